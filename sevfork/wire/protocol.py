@@ -1,0 +1,247 @@
+"""What the host and the agent say to each other: requests, replies, progress, failures.
+
+Payloads are msgpack of the structs below. Everything that decides about trust travels inside them
+as opaque bytes (launch configurations, handshake messages, evidence) and is parsed by the package
+it belongs to. Both sides treat what they read as hostile.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from sevfork import errors
+from sevfork.wire.lines import Frame, Kind
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """The base of every payload."""
+
+
+# Requests, host to agent.
+
+
+class GetStatus(Message, frozen=True):
+    """Answered by Status at any time."""
+
+
+class Configure(Message, frozen=True):
+    """The launch configuration, which the agent checks against its own report. -> Status"""
+
+    launch_config: bytes
+
+
+class Capture(Message, frozen=True):
+    """Capture the workload into the volume with this serial, for ``count`` children. -> Captured"""
+
+    count: int
+    volume_serial: str
+    token: bytes | None = None
+
+
+class Join(Message, frozen=True):
+    """A child's JOIN for one of the OFFERs of a capture. -> Granted"""
+
+    fork_id: bytes
+    index: int
+    join: bytes
+
+
+class Confirm(Message, frozen=True):
+    """A child's CONFIRM. -> Done"""
+
+    fork_id: bytes
+    index: int
+    message: bytes
+
+
+class Event(Message, frozen=True):
+    """A child's life-cycle EVENT. -> Done"""
+
+    fork_id: bytes
+    index: int
+    message: bytes
+
+
+class Abandon(Message, frozen=True):
+    """Forget a capture: its OFFERs and image key are erased. -> Done"""
+
+    fork_id: bytes
+
+
+class Offer(Message, frozen=True):
+    """To a child: the OFFER it was launched for. -> Joining"""
+
+    offer: bytes
+
+
+class Restore(Message, frozen=True):
+    """To a child: its GRANT, and where the sealed image is. -> Restored"""
+
+    grant: bytes
+    volume_serial: str
+
+
+class Attest(Message, frozen=True):
+    """Fresh evidence over the caller's nonce, never over report data of its choice. -> Attested"""
+
+    nonce: bytes
+
+
+Request = (
+    GetStatus | Configure | Capture | Join | Confirm | Event | Abandon | Offer | Restore | Attest
+)
+
+# Replies, agent to host.
+
+
+class Status(Message, frozen=True):
+    """What the agent is and what its workload does.
+
+    ``phase``: unconfigured, starting, ready, failed, waiting (a child before its GRANT), restoring.
+    ``uncapturable``: why the workload cannot be forked, in words, or None.
+    """
+
+    version: str
+    technology: str
+    phase: str
+    detail: str
+    uncapturable: str | None
+    role: str | None
+    generation: int
+    instance_key: bytes
+    policy_digest: bytes
+    fork_policy: str
+    workload: str
+
+
+class Captured(Message, frozen=True):
+    """One OFFER a child, in index order; the pause in ms; plaintext and sealed sizes in bytes."""
+
+    fork_id: bytes
+    offers: list[bytes]
+    pause_ms: float
+    state_bytes: int
+    sealed_bytes: int
+
+
+class Granted(Message, frozen=True):
+    grant: bytes
+
+
+class Joining(Message, frozen=True):
+    join: bytes
+
+
+class Restored(Message, frozen=True):
+    """The CONFIRM and the events, for the parent. The workload runs and its hooks have passed."""
+
+    confirm: bytes
+    events: list[bytes]
+    generation: int
+    restore_ms: float
+
+
+class Attested(Message, frozen=True):
+    """``claims`` is what the agent says of itself; its hash and the nonce's are in report data."""
+
+    evidence: bytes
+    claims: bytes
+
+
+class Done(Message, frozen=True):
+    pass
+
+
+Reply = Status | Captured | Granted | Joining | Restored | Attested | Done
+
+
+class Progress(Message, frozen=True):
+    """A phase that began or moved on; done and total in bytes, total 0 where it is not known."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+
+
+class Failure(Message, frozen=True):
+    """An error, with the exit code that the command should end with."""
+
+    exit_code: int
+    message: str
+    hint: str | None = None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+_progress = msgspec.msgpack.Decoder(Progress)
+_failure = msgspec.msgpack.Decoder(Failure)
+
+_Decoded = TypeVar("_Decoded")
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_Decoded], payload: bytes) -> _Decoded:
+    try:
+        return decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise errors.NotAuthentic(
+            "the channel carried a message that is not of the protocol"
+        ) from exc
+
+
+def decode_request(payload: bytes) -> Request:
+    """Raise NotAuthentic for anything but one request."""
+    return _decode(_requests, payload)
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Raise NotAuthentic for anything but one reply."""
+    return _decode(_replies, payload)
+
+
+def decode_progress(payload: bytes) -> Progress:
+    """Raise NotAuthentic for anything but one progress message."""
+    return _decode(_progress, payload)
+
+
+def decode_failure(payload: bytes) -> errors.SevforkError:
+    """The error that a failure stands for; its text is cleaned for a terminal."""
+    failure = _decode(_failure, payload)
+    return error_for(
+        failure.exit_code, _clean(failure.message), failure.hint and _clean(failure.hint)
+    )
+
+
+def failure_frame(request_id: bytes, error: errors.SevforkError) -> Frame:
+    failure = Failure(error.exit_code, error.message[:2000], error.hint)
+    return Frame(Kind.FAILURE, request_id, encode(failure))
+
+
+_BY_EXIT_CODE: dict[int, type[errors.SevforkError]] = {
+    kind.exit_code: kind
+    for kind in (
+        errors.UsageError,
+        errors.WrongState,
+        errors.HostCannot,
+        errors.AttestationFailed,
+        errors.InsecureRefused,
+        errors.NotAuthentic,
+        errors.RefusedByGuest,
+        errors.TimedOut,
+    )
+}
+
+
+def error_for(exit_code: int, message: str, hint: str | None) -> errors.SevforkError:
+    return _BY_EXIT_CODE.get(exit_code, errors.SevforkError)(message, hint=hint)
+
+
+def _clean(text: str) -> str:
+    """Printable text only: what a guest says must not drive the terminal it is shown on."""
+    return "".join(char if char.isprintable() else " " for char in text)[:2000]
