@@ -214,7 +214,7 @@ def decode_failure(payload: bytes) -> errors.SevforkError:
     """The error that a failure stands for; its text is cleaned for a terminal."""
     failure = _decode(_failure, payload)
     return error_for(
-        failure.exit_code, _clean(failure.message), failure.hint and _clean(failure.hint)
+        failure.exit_code, clean(failure.message), failure.hint and clean(failure.hint)
     )
 
 
@@ -242,6 +242,6 @@ def error_for(exit_code: int, message: str, hint: str | None) -> errors.SevforkE
     return _BY_EXIT_CODE.get(exit_code, errors.SevforkError)(message, hint=hint)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Printable text only: what a guest says must not drive the terminal it is shown on."""
     return "".join(char if char.isprintable() else " " for char in text)[:2000]

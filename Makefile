@@ -1,0 +1,28 @@
+# make demo  fork a running Redis and show it; make test  run every test, real guests included.
+# Both set up what they need first (Debian packages as root or with sudo).
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test test-fast lint bench clean
+
+setup:
+	scripts/setup
+
+demo: setup
+	$(BIN)/python scripts/demo.py
+
+test: setup lint
+	$(BIN)/python -m pytest tests
+
+test-fast: setup
+	$(BIN)/python -m pytest tests --ignore=tests/vm
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache

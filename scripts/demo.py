@@ -1,0 +1,206 @@
+"""The main job, as a user would do it: fork a running Redis and look at the children.
+
+Everything is done through the ``sevfork`` command; this script only plays the client that a Redis
+has. It exits non-zero when anything is not as it says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).resolve().parent.parent
+SEVFORK = Path(sys.executable).parent / "sevfork"
+KEYS = 25_600
+VALUE_BYTES = 4096
+BATCH = 256
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    console.print(f"[bold]==[/bold] {text}")
+
+
+def sevfork(*words: str, data: bool = False) -> Any:
+    """Run the command with its progress on stderr; with ``data``, return its JSON."""
+    argv = [str(SEVFORK), *words, *(["--json"] if data else [])]
+    console.print(f"[dim]$ sevfork {' '.join(argv[1:])}[/dim]")
+    done = subprocess.run(argv, stdout=subprocess.PIPE if data else None, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return json.loads(done.stdout) if data else None
+
+
+def check(what: str, holds: bool) -> None:
+    console.print(f"   {'[green]yes[/green]' if holds else '[red]NO[/red] '} {what}")
+    if not holds:
+        raise SystemExit(1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def connect(address: str) -> redis.Redis:
+    host, port = address.rsplit(":", 1)
+    return redis.Redis(host=host, port=int(port), socket_timeout=60, single_connection_client=True)
+
+
+def value(key: int) -> bytes:
+    """Incompressible and different for every key."""
+    import random
+
+    return random.Random(key).randbytes(VALUE_BYTES)  # noqa: S311 - test data, not a secret
+
+
+def fill(client: redis.Redis) -> None:
+    for start in range(0, KEYS, BATCH):
+        client.mset({f"key:{key}": value(key) for key in range(start, start + BATCH)})
+
+
+def holds_every_key(client: redis.Redis) -> bool:
+    if client.dbsize() < KEYS:
+        return False
+    for start in range(0, KEYS, BATCH):
+        keys = range(start, start + BATCH)
+        if client.mget([f"key:{key}" for key in keys]) != [value(key) for key in keys]:
+            return False
+    return True
+
+
+class Client(threading.Thread):
+    """One connection, opened before the fork, that counts up and notes its longest wait."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(daemon=True)
+        self._redis = connect(address)
+        self._stop_asked = threading.Event()
+        self.count = 0
+        self.longest_ms = 0.0
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._stop_asked.is_set():
+                before = time.monotonic()
+                self.count = int(self._redis.incr("counter"))
+                self.longest_ms = max(self.longest_ms, (time.monotonic() - before) * 1000)
+                time.sleep(0.002)
+        except redis.RedisError as exc:
+            self.error = exc
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join(60)
+
+
+def demo(count: int, name: str) -> None:
+    image = HERE / "build" / "redis"
+    workload = HERE / "firmware" / "workloads" / "redis.toml"
+    say("building the guest image (cached when nothing has changed)")
+    sevfork("guest", "build", "-o", str(image), "--workload", str(workload))
+
+    say("starting the parent: a measured guest with a Redis in it")
+    up = sevfork("up", name, "--image", str(image), "--publish", f"{free_port()}:6379", data=True)
+    address = up["vm"]["ports"][0]["address"]
+    parent = connect(address)
+
+    say(f"writing {KEYS * VALUE_BYTES // 2**20} MiB of keys into the parent")
+    fill(parent)
+    client = Client(address)
+    client.start()
+    parent.set("last-write", "before the fork")
+    counted_before = int(parent.get("counter") or 0)
+
+    say(f"forking it {count} times while a client goes on writing")
+    fork = sevfork("fork", name, "-n", str(count), data=True)
+    client.stop()
+    counted_after = client.count
+    parent.set("last-write", "after the fork, in the parent")
+
+    say("what the parent and its children hold")
+    check("the connection that was open before the fork still works", client.error is None)
+    children = [
+        (child["name"], connect(child["ports"][0]["address"])) for child in fork["children"]
+    ]
+    check(f"there are {count} children", len(children) == count)
+    counters = set()
+    for child_name, child in children:
+        check(f"{child_name} holds all {KEYS} keys", holds_every_key(child))
+        check(
+            f"{child_name} has the last write before the fork and none after it",
+            child.get("last-write") == b"before the fork",
+        )
+        counters.add(int(child.get("counter") or 0))
+        child.set("own", child_name)
+    check("every child is of the same instant", len(counters) == 1)
+    check(
+        "and that instant lies within the fork",
+        counted_before <= counters.pop() <= counted_after,
+    )
+    check(
+        "what a child writes is in no other VM",
+        parent.get("own") is None
+        and all(child.get("own") == child_name.encode() for child_name, child in children),
+    )
+    report(fork, client.longest_ms)
+    sevfork("ls", "--tree")
+
+
+def report(fork: dict[str, Any], longest_ms: float) -> None:
+    console.print(
+        f"   pause of the parent: {fork['pause_ms']:.0f} ms in the guest; "
+        f"the client's longest wait: {longest_ms:.0f} ms"
+    )
+    table = Table("child", "address", "ready after", title=f"fork of {fork['parent']}")
+    for child in fork["children"]:
+        table.add_row(child["name"], child["ports"][0]["address"], f"{child['ready_s']:.1f} s")
+    console.print(table)
+    console.print(f"   {fork['technology_label']}; {fork['accelerator_label']}")
+
+
+def clean_up(name: str) -> None:
+    """Remove the parent and its children, also when the demo failed half-way."""
+    listed = subprocess.run(
+        [SEVFORK, "ls", "--json"], stdout=subprocess.PIPE, check=False, timeout=120
+    )
+    vms = json.loads(listed.stdout)["vms"] if listed.returncode == 0 else []
+    mine = [vm["name"] for vm in vms if vm["name"] == name or vm["name"].startswith(f"{name}-fork")]
+    if mine:
+        sevfork("rm", *mine)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-n", "--count", type=int, default=2)
+    parser.add_argument("--keep", action="store_true", help="leave the VMs running")
+    arguments = parser.parse_args()
+    name = f"demo-{os.getpid()}"
+    started = time.monotonic()
+    try:
+        demo(arguments.count, name)
+    finally:
+        if not arguments.keep:
+            say("cleaning up")
+            clean_up(name)
+    say(f"done in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The guest's end of the control channel: a virtio-serial port that the host opens and closes.
+
+A host that disconnects in the middle of a line is noticed by the hang-up, and otherwise by the
+newline that starts the next line. Nothing is sent while no host is connected.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from pathlib import Path
+from types import TracebackType
+
+from sevfork.errors import SevforkError, TimedOut
+from sevfork.wire.lines import Frame, LineDecoder
+
+log = logging.getLogger(__name__)
+
+PORT = Path("/dev/virtio-ports/org.sevfork.agent.0")
+_READ_SIZE = 64 * 1024
+# poll() reports a hang-up at once while no host is connected, so an idle agent looks this often.
+_IDLE_S = 0.05
+_SEND_TIMEOUT_S = 30.0
+
+
+class HostGone(SevforkError):
+    """The host closed the channel, or stopped reading from it."""
+
+
+class Link:
+    """Frames over the port. Not safe for use by several threads."""
+
+    def __init__(self, path: Path = PORT) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._decoder = LineDecoder()
+        self._frames: list[Frame] = []
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+    def next_frame(self, timeout_s: float) -> Frame | None:
+        """The next frame, or None when none came in time."""
+        deadline = time.monotonic() + timeout_s
+        while not self._frames and time.monotonic() < deadline:
+            self._read(deadline)
+        return self._frames.pop(0) if self._frames else None
+
+    def send(self, frame: Frame) -> None:
+        """Write one line; raises HostGone when no host takes it."""
+        line = memoryview(frame.encode_line())
+        deadline = time.monotonic() + _SEND_TIMEOUT_S
+        while line:
+            line = line[self._write(line, deadline) :]
+
+    def exchange(self, request: Frame, timeout_s: float) -> Frame:
+        """Send a frame and wait for the one of the same kind and id; requests wait meanwhile."""
+        self.send(request)
+        deadline = time.monotonic() + timeout_s
+        postponed = []
+        try:
+            while frame := self.next_frame(max(0.0, deadline - time.monotonic())):
+                if (frame.kind, frame.request_id) == (request.kind, request.request_id):
+                    return frame
+                postponed.append(frame)
+        finally:
+            self._frames[:0] = postponed
+        raise TimedOut("the host did not answer the agent in time")
+
+    def _poll(self, events: int, deadline: float) -> int:
+        poller = select.poll()
+        poller.register(self._fd, events)
+        wait_ms = max(0, int((deadline - time.monotonic()) * 1000))
+        ready = poller.poll(wait_ms)
+        return ready[0][1] if ready else 0
+
+    def _read(self, deadline: float) -> None:
+        events = self._poll(select.POLLIN, deadline)
+        data = b""
+        if events & select.POLLIN:
+            try:
+                data = os.read(self._fd, _READ_SIZE)
+            except BlockingIOError:
+                return
+        if data:
+            dropped = self._decoder.dropped
+            self._frames += self._decoder.feed(data)
+            if self._decoder.dropped > dropped:
+                log.warning("dropped a line from the host that was not a frame")
+        elif events:
+            self._decoder.reset()
+            time.sleep(_IDLE_S)
+
+    def _write(self, line: memoryview, deadline: float) -> int:
+        events = self._poll(select.POLLOUT, deadline)
+        if not events & select.POLLOUT or events & select.POLLHUP:
+            raise HostGone("no host is listening on the control channel")
+        try:
+            return os.write(self._fd, line)
+        except BlockingIOError:
+            return 0

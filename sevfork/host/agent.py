@@ -1,0 +1,141 @@
+"""The host's end of the control channel: requests to one VM's agent, one at a time.
+
+Everything that comes back was chosen by a guest: it is decoded strictly, bounded in size, and
+shown only after it was cleaned for a terminal. The simulated secure processor answers here, because
+it is a library inside the host's command.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from sevfork import errors
+from sevfork.agent.evidence.simulated import SIMULATED_EVIDENCE
+from sevfork.wire import protocol
+from sevfork.wire.lines import ID_SIZE, Frame, Kind, LineDecoder
+
+# How long a wait for bytes may last before cancellation and deadline are looked at again.
+_POLL_S = 0.25
+# A booting guest drops what arrives before its agent has opened the port: ask again this often.
+_RETRY_S = 1.0
+
+_Reply = TypeVar("_Reply", bound=protocol.Message)
+OnProgress = Callable[[protocol.Progress], None]
+SimulatedReport = Callable[[bytes], bytes]
+
+
+class Pipe(Protocol):
+    """A byte pipe to the agent's port."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def receive(self, timeout_s: float) -> bytes:
+        """Bytes that arrived, b"" if none did in time; raises when the pipe is broken."""
+
+    def close(self) -> None: ...
+
+
+class Cancelled(errors.SevforkError):
+    """Another part of the same command failed or was interrupted."""
+
+
+class AgentClient:
+    """Asks one agent; ``simulated_report`` turns 64 bytes of report data into evidence, or is None.
+
+    Safe to use from several threads: requests wait for each other.
+    """
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        simulated_report: SimulatedReport | None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        self._pipe = pipe
+        self._simulated_report = simulated_report
+        self._cancelled = cancelled or threading.Event()
+        self._decoder = LineDecoder()
+        self._lock = threading.Lock()
+
+    def ask(
+        self,
+        request: protocol.Message,
+        reply_type: type[_Reply],
+        *,
+        deadline: float,
+        on_progress: OnProgress | None = None,
+    ) -> _Reply:
+        """The reply to a request; raises the agent's error, TimedOut, or NotAuthentic."""
+        frame = Frame(Kind.REQUEST, os.urandom(ID_SIZE), protocol.encode(request))
+        with self._lock:
+            self._pipe.send(frame.encode_line())
+            reply = self._await_reply(frame.request_id, deadline, on_progress)
+        if not isinstance(reply, reply_type):
+            raise errors.NotAuthentic("the agent answered with another kind of message")
+        return reply
+
+    def wait_for_agent(self, deadline: float) -> protocol.Status:
+        """The first status of an agent that may still be booting."""
+        while True:
+            try:
+                attempt = min(deadline, time.monotonic() + _RETRY_S)
+                return self.ask(protocol.GetStatus(), protocol.Status, deadline=attempt)
+            except errors.TimedOut:
+                if time.monotonic() >= deadline:
+                    raise errors.TimedOut(
+                        "no agent answered in the VM",
+                        hint="is it a guest built by 'sevfork guest build'? see its serial log",
+                    ) from None
+
+    def wait_until_ready(
+        self, deadline: float, on_phase: Callable[[protocol.Status], None] | None = None
+    ) -> protocol.Status:
+        """Poll the status until the workload is ready; raises when it failed."""
+        while True:
+            status = self.ask(protocol.GetStatus(), protocol.Status, deadline=deadline)
+            if on_phase:
+                on_phase(status)
+            if status.phase == "ready":
+                return status
+            if status.phase == "failed":
+                raise errors.RefusedByGuest(f"the workload failed: {protocol.clean(status.detail)}")
+            self._check(deadline, f"the workload was still '{protocol.clean(status.phase)}'")
+            time.sleep(0.5)
+
+    def close(self) -> None:
+        self._pipe.close()
+
+    def _await_reply(
+        self, request_id: bytes, deadline: float, on_progress: OnProgress | None
+    ) -> protocol.Reply:
+        while True:
+            for frame in self._frames(deadline):
+                if frame.kind == SIMULATED_EVIDENCE and self._simulated_report:
+                    self._answer_evidence(frame, self._simulated_report)
+                elif frame.request_id != request_id:
+                    continue  # an answer to a host command that has gone away
+                elif frame.kind == Kind.REPLY:
+                    return protocol.decode_reply(frame.payload)
+                elif frame.kind == Kind.FAILURE:
+                    raise protocol.decode_failure(frame.payload)
+                elif frame.kind == Kind.PROGRESS and on_progress:
+                    on_progress(protocol.decode_progress(frame.payload))
+
+    def _frames(self, deadline: float) -> list[Frame]:
+        self._check(deadline, "the agent did not answer in time")
+        wait_s = max(0.0, min(_POLL_S, deadline - time.monotonic()))
+        return self._decoder.feed(self._pipe.receive(wait_s))
+
+    def _check(self, deadline: float, message: str) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled("interrupted")
+        if time.monotonic() >= deadline:
+            raise errors.TimedOut(message)
+
+    def _answer_evidence(self, frame: Frame, simulated_report: SimulatedReport) -> None:
+        evidence = simulated_report(frame.payload)
+        self._pipe.send(Frame(SIMULATED_EVIDENCE, frame.request_id, evidence).encode_line())
