@@ -54,7 +54,7 @@ class SealWriter:
         self._chunk = self._pipeline.chunk()
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Take all of data; raise HostCannot if the device is full or fails, TimedOut if it hangs."""
+        """Take all of data; raise HostCannot if the device is full or fails, TimedOut if stuck."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         self._require_open()
