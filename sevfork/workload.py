@@ -1,0 +1,121 @@
+"""The workload file: what a guest runs, how it is known to be ready, what happens after a fork.
+
+TOML, read strictly: an unknown key, a wrong type or a path that is not absolute is an error, never
+repaired. The same file is read when an image is built and, from the measured root, in the guest
+(``/etc/sevfork/workload.toml``). Format: ``docs/guest-image.md``.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import PurePosixPath
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sevfork.errors import UsageError
+
+GUEST_PATH = "/etc/sevfork/workload.toml"
+# Directories of the guest that no workload may put files into.
+RESERVED = ("/etc/sevfork", "/etc/criu", "/usr/lib/sevfork", "/usr/lib/modules")
+# Mounted by the guest itself, so that a file of the image would be hidden there.
+MOUNTED_OVER = ("/dev", "/proc", "/run", "/sys", "/tmp")  # noqa: S108
+
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+PackageName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+UserName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]*$")]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+Words = Annotated[tuple[str, ...], Meta(min_length=1)]
+
+
+class Ready(Struct, frozen=True, forbid_unknown_fields=True):
+    """Ready when a TCP port of the guest accepts a connection, or when a command exits 0."""
+
+    tcp: Port | None = None
+    command: Words | None = None
+
+
+class Hook(Struct, frozen=True, forbid_unknown_fields=True):
+    """A command run inside the child's container before anything may leave the child."""
+
+    command: Words
+    timeout_s: Seconds = 30
+
+
+class Workload(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One process tree in one container. ``files`` maps a guest path to a path beside the TOML."""
+
+    name: Name
+    command: Words
+    ready: Ready
+    packages: tuple[PackageName, ...] = ()
+    environment: dict[str, str] = {}
+    user: UserName = "root"
+    working_directory: str = "/"
+    writable: tuple[str, ...] = ()
+    ready_timeout_s: Seconds = 120
+    after_fork: tuple[Hook, ...] = ()
+    files: dict[str, str] = {}
+    ports: tuple[Port, ...] = ()
+
+    @classmethod
+    def load(cls, data: bytes) -> Workload:
+        """Raise UsageError unless data is a well-formed workload file."""
+        try:
+            workload = msgspec.convert(tomllib.loads(data.decode()), cls)
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+            raise UsageError(f"workload file: not TOML: {exc}") from exc
+        except msgspec.ValidationError as exc:
+            raise UsageError(f"workload file: {exc}") from exc
+        _check(workload)
+        return workload
+
+
+def _check(workload: Workload) -> None:
+    """What the types do not say. Raise UsageError."""
+    ready = workload.ready
+    _require((ready.tcp is None) != (ready.command is None), "'ready' is either 'tcp' or 'command'")
+    commands = [workload.command, *(hook.command for hook in workload.after_fork)]
+    for command in [*commands, *([ready.command] if ready.command else [])]:
+        _check_path(command[0], "a command")
+        _require(not any("\0" in word for word in command), "a command holds a zero byte")
+    for path in (workload.working_directory, *workload.writable):
+        _check_path(path, "a directory")
+    for name, value in workload.environment.items():
+        _require(bool(_ENVIRONMENT_NAME.fullmatch(name)), f"environment: bad name '{name}'")
+        _require("\0" not in value, f"environment: '{name}' holds a zero byte")
+    for target, source in workload.files.items():
+        _check_file(target, source)
+
+
+def _check_path(path: str, what: str) -> None:
+    plain = "\0" not in path and not path.startswith("//") and ".." not in PurePosixPath(path).parts
+    _require(
+        plain and path.startswith("/") and str(PurePosixPath(path)) == path,
+        f"{what} needs a plain absolute path, got '{path}'",
+    )
+
+
+def _check_file(target: str, source: str) -> None:
+    _check_path(target, "files: a target")
+    for reserved in (*RESERVED, *MOUNTED_OVER):
+        inside = PurePosixPath(target).is_relative_to(reserved)
+        _require(not inside, f"files: '{target}' is in '{reserved}', which is not the workload's")
+    relative = PurePosixPath(source)
+    _require(
+        bool(source)
+        and "\0" not in source
+        and not relative.is_absolute()
+        and ".." not in relative.parts,
+        f"files: '{source}' is not a path beside the workload file",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(f"workload file: {message}")
