@@ -1,0 +1,206 @@
+"""Intel's collateral: TCB info, the quoting enclave's identity and two CRLs, not believed as yet.
+
+It comes from anyone, the host included. What makes it true is Intel's signature over the raw JSON
+text, and what makes it current is the time it is checked at. Nothing is read from a document before
+its signature has verified.
+
+One file holds it all, as JSON in the form that dcap-qvl and others use (``QuoteCollateralV3``).
+Source: Intel PCS API v4 (``tcb``, ``qe/identity``, ``pckcrl``, ``rootcacrl``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from sevfork.attest.tdx_chain import (
+    TCB_SIGNING_CHAIN,
+    Chain,
+    common_name,
+    is_signed_by,
+    well_formed,
+)
+from sevfork.attest.tdx_tcb import QeIdentity, TcbInfo, decode_json, unhex
+from sevfork.errors import AttestationFailed
+
+# Measured: 16 KB for a platform CA's. Evidence carries at most 64 KiB beside the quote.
+MAX_COLLATERAL_SIZE = 65536
+
+
+@dataclass(frozen=True)
+class SignedJson:
+    """A document's exact text, Intel's 64-byte signature (r||s) and the PEM chain of its signer."""
+
+    what: str
+    text: bytes
+    signature: bytes
+    issuer_chain: bytes
+
+    def verify(self) -> Chain:
+        """Check chain and signature; the root, the time and revocation are left to the caller."""
+        chain = Chain.load(f"{self.what}'s signing chain", self.issuer_chain)
+        chain.verify(TCB_SIGNING_CHAIN)
+        if not is_signed_by(chain.leaf_key, self.signature, self.text):
+            raise AttestationFailed(
+                f"{self.what} was changed: Intel's signature is of another text"
+            )
+        return chain
+
+    def tcb_info(self) -> TcbInfo:
+        """Parse TCB info; only ever after ``verify``."""
+        document = decode_json(self.what, self.text, TcbInfo)
+        document.verify_kind()
+        return document
+
+    def qe_identity(self) -> QeIdentity:
+        """Parse a QE identity; only ever after ``verify``."""
+        document = decode_json(self.what, self.text, QeIdentity)
+        document.verify_kind()
+        return document
+
+
+@dataclass(frozen=True)
+class RevocationList:
+    """A CRL, and a name for messages."""
+
+    what: str
+    crl: x509.CertificateRevocationList
+
+    @classmethod
+    def load(cls, what: str, der: bytes) -> RevocationList:
+        with well_formed(what):
+            return cls(what, x509.load_der_x509_crl(der))
+
+    @property
+    def number(self) -> int:
+        """The CRL number; AttestationFailed when there is none."""
+        with well_formed(self.what):
+            extensions = self.crl.extensions
+        try:
+            return extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        except x509.ExtensionNotFound as exc:
+            raise AttestationFailed(f"{self.what} has no number") from exc
+
+    def verify(self, issuer: x509.Certificate) -> None:
+        """Check that it is the issuer's, whole (no delta, no subset of reasons), and signed."""
+        with well_formed(self.what):
+            if self.crl.issuer != issuer.subject:
+                raise AttestationFailed(f"{self.what} is not of '{common_name(issuer)}'")
+            critical = [extension for extension in self.crl.extensions if extension.critical]
+            key = issuer.public_key()
+            if not isinstance(key, ec.EllipticCurvePublicKey):
+                raise AttestationFailed(f"{self.what}: the issuer's key is of the wrong kind")
+            signed = self.crl.is_signature_valid(key)
+        if critical:
+            raise AttestationFailed(f"{self.what} has critical extensions, which are unknown")
+        if not signed:
+            raise AttestationFailed(f"{self.what} is not signed by '{common_name(issuer)}'")
+
+    def verify_time(self, at: datetime) -> None:
+        """Check that it had been issued at a time, and no newer one was due."""
+        with well_formed(self.what):
+            issued, due = self.crl.last_update_utc, self.crl.next_update_utc
+        if due is None or not issued <= at < due:
+            until = f"{due:%Y-%m-%d}" if due else "no time"
+            raise AttestationFailed(
+                f"{self.what} is valid from {issued:%Y-%m-%d} to {until}, "
+                f"not at {at:%Y-%m-%dT%H:%M:%SZ}"
+            )
+
+    def verify_absent(self, certificate: x509.Certificate) -> None:
+        """Check that a certificate of the CRL's issuer is not on it."""
+        with well_formed(self.what):
+            serial = certificate.serial_number
+            entry = self.crl.get_revoked_certificate_by_serial_number(serial)
+        if entry is not None:
+            raise AttestationFailed(f"'{common_name(certificate)}' {serial:x} is revoked")
+
+
+class _CollateralFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    tcb_info: str
+    tcb_info_signature: str
+    tcb_info_issuer_chain: str
+    qe_identity: str
+    qe_identity_signature: str
+    qe_identity_issuer_chain: str
+    root_ca_crl: str
+    pck_crl: str
+    # Not used: CRL and PCK certificate are checked with the chain that the quote itself carries.
+    pck_crl_issuer_chain: str = ""
+    pck_certificate_chain: str | None = None
+
+
+@dataclass(frozen=True)
+class Collateral:
+    """Everything of Intel's that the verdict on one quote needs; nothing is verified yet."""
+
+    tcb_info: SignedJson
+    qe_identity: SignedJson
+    root_ca_crl: bytes  # DER, as is the next
+    pck_crl: bytes
+
+    @classmethod
+    def decode(cls, data: bytes) -> Collateral:
+        """Parse the JSON file; AttestationFailed when it is not one."""
+        if len(data) > MAX_COLLATERAL_SIZE:
+            raise AttestationFailed(f"collateral has more than {MAX_COLLATERAL_SIZE} bytes")
+        file = decode_json("collateral", data, _CollateralFile)
+        return cls(
+            _signed("TCB info", file.tcb_info, file.tcb_info_signature, file.tcb_info_issuer_chain),
+            _signed(
+                "QE identity",
+                file.qe_identity,
+                file.qe_identity_signature,
+                file.qe_identity_issuer_chain,
+            ),
+            unhex("collateral: root_ca_crl", file.root_ca_crl),
+            unhex("collateral: pck_crl", file.pck_crl),
+        )
+
+    def encode(self) -> bytes:
+        """The JSON file that ``decode`` reads."""
+        tcb, qe = self.tcb_info, self.qe_identity
+        file = _CollateralFile(
+            tcb_info=tcb.text.decode(),
+            tcb_info_signature=tcb.signature.hex(),
+            tcb_info_issuer_chain=tcb.issuer_chain.decode(),
+            qe_identity=qe.text.decode(),
+            qe_identity_signature=qe.signature.hex(),
+            qe_identity_issuer_chain=qe.issuer_chain.decode(),
+            root_ca_crl=self.root_ca_crl.hex(),
+            pck_crl=self.pck_crl.hex(),
+        )
+        return msgspec.json.encode(file)
+
+
+def _signed(what: str, text: str, signature: str, chain: str) -> SignedJson:
+    octets = unhex(f"{what}'s signature", signature, 64)
+    return SignedJson(what, text.encode(), octets, chain.encode())
+
+
+class _TcbInfoResponse(msgspec.Struct, frozen=True, rename="camel"):
+    tcb_info: msgspec.Raw
+    signature: str
+
+
+class _QeIdentityResponse(msgspec.Struct, frozen=True, rename="camel"):
+    enclave_identity: msgspec.Raw
+    signature: str
+
+
+def tcb_info_from_response(response: bytes, issuer_chain: bytes) -> SignedJson:
+    """PCS's answer to ``/tdx/certification/v4/tcb``; the chain is from its header, URL-decoded."""
+    answer = decode_json("TCB info", response, _TcbInfoResponse)
+    signature = unhex("TCB info's signature", answer.signature, 64)
+    return SignedJson("TCB info", bytes(answer.tcb_info), signature, issuer_chain)
+
+
+def qe_identity_from_response(response: bytes, issuer_chain: bytes) -> SignedJson:
+    """PCS's answer to ``/tdx/certification/v4/qe/identity``, likewise."""
+    answer = decode_json("QE identity", response, _QeIdentityResponse)
+    signature = unhex("QE identity's signature", answer.signature, 64)
+    return SignedJson("QE identity", bytes(answer.enclave_identity), signature, issuer_chain)
