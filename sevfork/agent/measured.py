@@ -1,0 +1,31 @@
+"""What the guest was built with: read once, from the root file system that was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sevfork.agent.built import TECHNOLOGY
+from sevfork.model import Technology
+from sevfork.policy import GuestPolicy
+from sevfork.workload import GUEST_PATH, Workload
+
+POLICY_PATH = Path("/etc/sevfork/policy.toml")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Technology, policy and workload; none of them can be chosen at run time."""
+
+    technology: Technology
+    policy: GuestPolicy
+    workload: Workload
+
+
+def read_measured() -> Measured:
+    """Raise UsageError when the image was built with a file that does not parse."""
+    return Measured(
+        Technology(TECHNOLOGY),
+        GuestPolicy.load(POLICY_PATH.read_bytes()),
+        Workload.load(Path(GUEST_PATH).read_bytes()),
+    )

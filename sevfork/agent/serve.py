@@ -1,0 +1,56 @@
+"""Serving the control channel: one request at a time, whatever the host does with the channel.
+
+Who may ask is anyone who holds the channel, which is the host; so every request is one that a
+hostile host may make, and what it may not do is refused where the thing itself is done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from sevfork.agent.link import HostGone, Link
+from sevfork.errors import SevforkError
+from sevfork.wire import protocol
+from sevfork.wire.lines import Frame, Kind
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+Handler = Callable[[protocol.Request, Progress], protocol.Reply]
+_IDLE_S = 3600.0
+
+
+def serve(link: Link, handle: Handler) -> None:
+    """Answer requests until the process ends."""
+    while True:
+        frame = link.next_frame(_IDLE_S)
+        if frame is not None and frame.kind == Kind.REQUEST:
+            _answer(link, frame, handle)
+
+
+def _answer(link: Link, frame: Frame, handle: Handler) -> None:
+    try:
+        link.send(_reply_to(link, frame, handle))
+    except HostGone as gone:
+        log.warning("no answer sent: %s", gone)
+
+
+def _reply_to(link: Link, frame: Frame, handle: Handler) -> Frame:
+    def progress(phase: str, done: int, total: int) -> None:
+        message = protocol.Progress(phase, done, total)
+        link.send(Frame(Kind.PROGRESS, frame.request_id, protocol.encode(message)))
+
+    try:
+        reply = handle(protocol.decode_request(frame.payload), progress)
+    except HostGone:
+        raise
+    except SevforkError as error:
+        log.warning("refused: %s", error)
+        return protocol.failure_frame(frame.request_id, error)
+    except Exception:
+        # The agent must outlive a request it mishandled; what it holds stays in the guest's log.
+        log.exception("a request failed unexpectedly")
+        failure = SevforkError("the agent failed unexpectedly", hint="see the VM's serial log")
+        return protocol.failure_frame(frame.request_id, failure)
+    return Frame(Kind.REPLY, frame.request_id, protocol.encode(reply))

@@ -1,0 +1,101 @@
+"""The agent's end of the channel, over a pseudo-terminal in place of a virtio-serial port."""
+
+import os
+import time
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sevfork.agent.link import HostGone, Link
+from sevfork.agent.serve import serve
+from sevfork.errors import RefusedByGuest, TimedOut
+from sevfork.wire import protocol
+from sevfork.wire.lines import Frame, Kind, LineDecoder
+
+PING = Frame(Kind.REQUEST, b"12345678", protocol.encode(protocol.GetStatus()))
+
+
+class Port:
+    """A pseudo-terminal: the test holds the host's end."""
+
+    def __init__(self) -> None:
+        self.host, guest = os.openpty()
+        tty.setraw(guest)
+        self.link = Link(Path(os.ttyname(guest)))
+        self._decoder = LineDecoder()
+        os.close(guest)
+
+    def heard(self) -> list[Frame]:
+        time.sleep(0.05)
+        return self._decoder.feed(os.read(self.host, 1 << 16))
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    port = Port()
+    with port.link:
+        yield port
+    os.close(port.host)
+
+
+def test_a_frame_arrives_after_garbage_and_a_frame_cut_short(port: Port) -> None:
+    line = PING.encode_line()
+    os.write(port.host, b"\x00\xff garbage" + line[:7])
+    os.write(port.host, line)
+    assert port.link.next_frame(1) == PING
+
+
+def test_waiting_has_an_end(port: Port) -> None:
+    assert port.link.next_frame(0.05) is None
+
+
+def test_an_exchange_postpones_requests_that_come_meanwhile(port: Port) -> None:
+    question = Frame(0x80, b"question", b"?")
+    os.write(port.host, PING.encode_line() + Frame(0x80, b"question", b"!").encode_line())
+    assert port.link.exchange(question, 1).payload == b"!"
+    assert port.link.next_frame(0.5) == PING
+
+
+def test_an_exchange_without_an_answer_is_a_timeout_and_loses_no_request(port: Port) -> None:
+    os.write(port.host, PING.encode_line())
+    with pytest.raises(TimedOut):
+        port.link.exchange(Frame(0x80, b"question", b"?"), 0.1)
+    assert port.link.next_frame(0.5) == PING
+
+
+class Enough(BaseException):
+    """Ends the serving loop."""
+
+
+def serve_these(port: Port, frames: list[Frame], answers: list[object]) -> list[Frame]:
+    def handle(request: object, progress: object) -> protocol.Done:
+        answer = answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return protocol.Done()
+
+    for frame in frames:
+        os.write(port.host, frame.encode_line())
+    with pytest.raises(Enough):
+        serve(port.link, handle)
+    return port.heard()
+
+
+def test_a_request_that_fails_unexpectedly_does_not_end_the_agent(port: Port) -> None:
+    answers = [ZeroDivisionError("a secret"), RefusedByGuest("no"), None, Enough()]
+    heard = serve_these(port, [PING] * 4, answers)
+    assert [frame.kind for frame in heard] == [Kind.FAILURE, Kind.FAILURE, Kind.REPLY]
+    assert b"a secret" not in heard[0].payload
+
+
+def test_a_request_that_does_not_parse_is_refused(port: Port) -> None:
+    broken = Frame(Kind.REQUEST, b"12345678", b"\xc1")
+    heard = serve_these(port, [broken, PING], [Enough()])
+    assert [frame.kind for frame in heard] == [Kind.FAILURE]
+
+
+def test_a_host_that_is_gone_does_not_end_the_agent(port: Port) -> None:
+    heard = serve_these(port, [PING] * 3, [HostGone("gone"), None, Enough()])
+    assert [frame.kind for frame in heard] == [Kind.REPLY]

@@ -1,0 +1,117 @@
+"""The host's client against an agent that answers, lies, dawdles or floods."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from sevfork import errors
+from sevfork.agent.evidence.simulated import SIMULATED_EVIDENCE
+from sevfork.host.agent import AgentClient, Cancelled
+from sevfork.wire import protocol
+from sevfork.wire.lines import Frame, Kind, LineDecoder
+
+DONE = protocol.encode(protocol.Done())
+
+
+class FakeAgent:
+    """A pipe with an agent at its other end: ``answer`` maps each frame to the bytes it causes."""
+
+    def __init__(self, answer: Callable[[Frame], bytes]) -> None:
+        self._answer = answer
+        self._decoder = LineDecoder()
+        self._arrived: list[bytes] = []
+        self.heard: list[Frame] = []
+        self.closed = False
+
+    def send(self, data: bytes) -> None:
+        for frame in self._decoder.feed(data):
+            self.heard.append(frame)
+            self._arrived.append(self._answer(frame))
+
+    def receive(self, timeout_s: float) -> bytes:
+        return self._arrived.pop(0) if self._arrived else time.sleep(min(timeout_s, 0.01)) or b""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def soon() -> float:
+    return time.monotonic() + 0.3
+
+
+def reply(frame: Frame, payload: bytes = DONE, kind: int = Kind.REPLY) -> bytes:
+    return Frame(kind, frame.request_id, payload).encode_line()
+
+
+def ask(agent: FakeAgent, **options: object) -> protocol.Done:
+    client = AgentClient(agent, None)
+    return client.ask(protocol.Abandon(bytes(16)), protocol.Done, deadline=soon(), **options)  # type: ignore[arg-type]
+
+
+def test_a_request_is_answered() -> None:
+    assert ask(FakeAgent(reply)) == protocol.Done()
+
+
+def test_answers_to_somebody_else_and_garbage_are_passed_over() -> None:
+    stale = Frame(Kind.REPLY, b"another!", DONE).encode_line()
+    assert ask(FakeAgent(lambda frame: stale + b"\xff\x00 garbage\n" + reply(frame)))
+
+
+def test_an_agents_error_keeps_its_exit_code() -> None:
+    def refuse(frame: Frame) -> bytes:
+        error = errors.RefusedByGuest("no")
+        return protocol.failure_frame(frame.request_id, error).encode_line()
+
+    with pytest.raises(errors.RefusedByGuest, match="no"):
+        ask(FakeAgent(refuse))
+
+
+def test_a_silent_agent_is_a_timeout() -> None:
+    with pytest.raises(errors.TimedOut):
+        ask(FakeAgent(lambda _: b""))
+
+
+def test_a_reply_of_another_kind_is_not_believed() -> None:
+    granted = protocol.encode(protocol.Granted(b"grant"))
+    with pytest.raises(errors.NotAuthentic):
+        ask(FakeAgent(lambda frame: reply(frame, granted)))
+
+
+def test_a_flood_of_progress_does_not_outlast_the_deadline() -> None:
+    class Flood(FakeAgent):
+        def receive(self, timeout_s: float) -> bytes:
+            return reply(self.heard[0], protocol.encode(protocol.Progress("x")), Kind.PROGRESS)
+
+    seen: list[protocol.Progress] = []
+    with pytest.raises(errors.TimedOut):
+        ask(Flood(lambda _: b""), on_progress=seen.append)
+    assert seen
+
+
+def test_cancelling_ends_a_wait() -> None:
+    cancelled = threading.Event()
+    client = AgentClient(FakeAgent(lambda _: b""), None, cancelled)
+    threading.Timer(0.05, cancelled.set).start()
+    with pytest.raises(Cancelled):
+        client.ask(protocol.GetStatus(), protocol.Status, deadline=time.monotonic() + 30)
+
+
+def test_the_simulated_processor_is_asked_and_its_answer_goes_back() -> None:
+    def asks_for_evidence_first(frame: Frame) -> bytes:
+        if frame.kind == SIMULATED_EVIDENCE:
+            assert frame.payload == b"signed:" + bytes(64)
+            return reply(agent.heard[0])
+        return Frame(SIMULATED_EVIDENCE, b"evidence", bytes(64)).encode_line()
+
+    agent = FakeAgent(asks_for_evidence_first)
+    client = AgentClient(agent, lambda report_data: b"signed:" + report_data)
+    assert client.ask(protocol.Attest(bytes(32)), protocol.Done, deadline=soon())
+
+
+def test_without_a_simulator_nobody_answers_for_it() -> None:
+    agent = FakeAgent(lambda _: Frame(SIMULATED_EVIDENCE, b"evidence", bytes(64)).encode_line())
+    with pytest.raises(errors.TimedOut):
+        ask(agent)
+    assert len(agent.heard) == 1
