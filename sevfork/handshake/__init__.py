@@ -1,0 +1,47 @@
+"""The fork handshake, version 1 (docs/handshake.md): bytes in, actions out."""
+
+from sevfork.handshake.actions import (
+    Action,
+    Actions,
+    Confirmed,
+    EventReceived,
+    NeedEvidence,
+    ReleaseState,
+    Send,
+)
+from sevfork.handshake.child import ChildSession
+from sevfork.handshake.instance import InstanceKey
+from sevfork.handshake.lineage import Certificate, Lineage, OwnerCertificate, owner_digest
+from sevfork.handshake.manifest import Layer, Manifest, manifest_digest
+from sevfork.handshake.messages import EventKind
+from sevfork.handshake.own import OwnLaunch, Verifier
+from sevfork.handshake.parent import ParentSession, Slot
+from sevfork.handshake.token import OwnerToken, TokenGate
+from sevfork.handshake.transcript import attest_report_data
+
+__all__ = [
+    "Action",
+    "Actions",
+    "Certificate",
+    "ChildSession",
+    "Confirmed",
+    "EventKind",
+    "EventReceived",
+    "InstanceKey",
+    "Layer",
+    "Lineage",
+    "Manifest",
+    "NeedEvidence",
+    "OwnLaunch",
+    "OwnerCertificate",
+    "OwnerToken",
+    "ParentSession",
+    "ReleaseState",
+    "Send",
+    "Slot",
+    "TokenGate",
+    "Verifier",
+    "attest_report_data",
+    "manifest_digest",
+    "owner_digest",
+]

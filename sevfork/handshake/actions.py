@@ -1,0 +1,52 @@
+"""What a session asks its caller to do. Sessions do nothing themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sevfork.handshake.lineage import Lineage
+from sevfork.handshake.manifest import Manifest
+from sevfork.handshake.messages import EventKind
+
+
+@dataclass(frozen=True)
+class NeedEvidence:
+    """Have the hardware sign these 64 bytes, and hand the evidence to ``provide_evidence``."""
+
+    report_data: bytes
+
+
+@dataclass(frozen=True)
+class Send:
+    """Relay this message to the other side."""
+
+    message: bytes
+
+
+@dataclass(frozen=True)
+class ReleaseState:
+    """For the child: restore what the manifest names, base first, as this generation."""
+
+    manifest: Manifest = field(repr=False)
+    lineage: Lineage
+    generation: int
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """For the parent: the child with this instance key has restored the state."""
+
+    instance_key: bytes
+
+
+@dataclass(frozen=True)
+class EventReceived:
+    """The other side says, authentically, that this happened to it."""
+
+    sequence: int
+    kind: EventKind
+    detail: bytes
+
+
+Action = NeedEvidence | Send | ReleaseState | Confirmed | EventReceived
+Actions = tuple[Action, ...]

@@ -1,0 +1,65 @@
+"""The manifest: which sealed images, opened by which keys, make up the state. It is a secret."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from sevfork.errors import NotAuthentic
+from sevfork.handshake.codec import Cursor, Kind, head
+from sevfork.seal import MAX_CHUNKS
+from sevfork.seal.header import DIGEST_SIZE, ID_SIZE, KEY_SIZE
+
+MAX_LAYERS = 64
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One sealed image. Its base is the layer before it."""
+
+    image_key: bytes = field(repr=False)
+    header_digest: bytes
+    chunk_count: int
+    image_id: bytes
+
+    def __post_init__(self) -> None:
+        sizes = (len(self.image_key), len(self.header_digest), len(self.image_id))
+        if sizes != (KEY_SIZE, DIGEST_SIZE, ID_SIZE) or not 1 <= self.chunk_count <= MAX_CHUNKS:
+            raise NotAuthentic("manifest: a layer with a field of the wrong size")
+
+    def encode(self) -> bytes:
+        count = self.chunk_count.to_bytes(4, "big")
+        return self.image_key + self.header_digest + count + self.image_id
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The layers in order, the base first."""
+
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.layers) <= MAX_LAYERS:
+            raise NotAuthentic(f"manifest: {len(self.layers)} layers, limit {MAX_LAYERS}")
+
+    def encode(self) -> bytes:
+        first = head(Kind.MANIFEST, 0, len(self.layers))
+        return first + b"".join(layer.encode() for layer in self.layers)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Manifest:
+        cursor = Cursor(Kind.MANIFEST, data)
+        cursor.zeros(1)
+        layers = tuple(_layer(cursor) for _ in range(cursor.number(1)))
+        cursor.end()
+        return cls(layers)
+
+
+def manifest_digest(manifest: bytes) -> bytes:
+    """SHA-384 of the encoded manifest; it tells nothing, because every image key is random."""
+    return hashlib.sha384(manifest).digest()
+
+
+def _layer(cursor: Cursor) -> Layer:
+    key, digest = cursor.take(KEY_SIZE), cursor.take(DIGEST_SIZE)
+    return Layer(key, digest, cursor.number(4), cursor.take(ID_SIZE))

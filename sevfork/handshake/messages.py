@@ -1,0 +1,222 @@
+"""The messages of the handshake, version 1 (docs/handshake.md has the layout of each).
+
+What is hashed is always the bytes that were received; ``encode`` is for the side that makes a
+message. Fields that are random, keys or digests are plain bytes of the sizes given below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import ClassVar, Self
+
+from sevfork.attest.evidence import CERTIFICATES_LIMIT_BYTES, REPORT_LIMIT_BYTES
+from sevfork.handshake.codec import Cursor, Kind, head
+from sevfork.launch import DIGEST_SIZE, LAUNCH_CONFIG_SIZE
+from sevfork.lp import lp
+from sevfork.model import Technology
+
+SUITE_P384_MLKEM1024_AES256GCM_SHA384 = 1
+FORK_ID_SIZE = 16
+NONCE_SIZE = 32
+SHARE_SIZE = 97  # an uncompressed P-384 point
+KEM_SIZE = 1568  # an ML-KEM-1024 encapsulation key, and a ciphertext
+INSTANCE_KEY_SIZE = 32
+TAG_SIZE = 16
+EVIDENCE_LIMIT_BYTES = 12 + REPORT_LIMIT_BYTES + CERTIFICATES_LIMIT_BYTES
+GRANT_BOX_LIMIT_BYTES = 64 * 1024
+DETAIL_LIMIT_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Offer:
+    """From the parent: one child of one capture may join."""
+
+    technology: Technology
+    fork_id: bytes
+    child_index: int
+    nonce: bytes
+    share: bytes
+    encapsulation_key: bytes
+    launch_config: bytes
+    instance_key: bytes
+    manifest_digest: bytes
+    policy_digest: bytes
+
+    def encode(self) -> bytes:
+        first = head(Kind.OFFER, SUITE_P384_MLKEM1024_AES256GCM_SHA384, self.technology.wire)
+        child = self.fork_id + self.child_index.to_bytes(4, "big")
+        keys = self.nonce + self.share + self.encapsulation_key
+        parent = self.launch_config + self.instance_key
+        return first + child + keys + parent + self.manifest_digest + self.policy_digest
+
+    @classmethod
+    def decode(cls, data: bytes) -> Offer:
+        cursor = Cursor(Kind.OFFER, data)
+        if cursor.number(1) != SUITE_P384_MLKEM1024_AES256GCM_SHA384:
+            raise cursor.error("unknown suite")
+        offer = cls(
+            technology=cursor.technology(),
+            fork_id=cursor.take(FORK_ID_SIZE),
+            child_index=cursor.number(4),
+            nonce=cursor.take(NONCE_SIZE),
+            share=cursor.take(SHARE_SIZE),
+            encapsulation_key=cursor.take(KEM_SIZE),
+            launch_config=cursor.take(LAUNCH_CONFIG_SIZE),
+            instance_key=cursor.take(INSTANCE_KEY_SIZE),
+            manifest_digest=cursor.take(DIGEST_SIZE),
+            policy_digest=cursor.take(DIGEST_SIZE),
+        )
+        cursor.end()
+        return offer
+
+
+@dataclass(frozen=True)
+class JoinCore:
+    """The part of a JOIN that the child's evidence speaks for."""
+
+    technology: Technology
+    nonce: bytes
+    share: bytes
+    ciphertext: bytes
+    launch_config: bytes
+    instance_key: bytes
+
+    SIZE: ClassVar[int] = (
+        4 + NONCE_SIZE + SHARE_SIZE + KEM_SIZE + LAUNCH_CONFIG_SIZE + INSTANCE_KEY_SIZE
+    )
+
+    def encode(self) -> bytes:
+        first = head(Kind.JOIN, SUITE_P384_MLKEM1024_AES256GCM_SHA384, self.technology.wire)
+        keys = self.nonce + self.share + self.ciphertext
+        return first + keys + self.launch_config + self.instance_key
+
+    @classmethod
+    def decode(cls, data: bytes) -> JoinCore:
+        cursor = Cursor(Kind.JOIN, data)
+        if cursor.number(1) != SUITE_P384_MLKEM1024_AES256GCM_SHA384:
+            raise cursor.error("unknown suite")
+        core = cls(
+            technology=cursor.technology(),
+            nonce=cursor.take(NONCE_SIZE),
+            share=cursor.take(SHARE_SIZE),
+            ciphertext=cursor.take(KEM_SIZE),
+            launch_config=cursor.take(LAUNCH_CONFIG_SIZE),
+            instance_key=cursor.take(INSTANCE_KEY_SIZE),
+        )
+        cursor.end()
+        return core
+
+
+@dataclass(frozen=True)
+class Join:
+    """From the child: its core, as the exact bytes, and the evidence for it."""
+
+    core: bytes
+    evidence: bytes
+
+    def encode(self) -> bytes:
+        return self.core + lp(self.evidence)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Join:
+        cursor = Cursor(Kind.JOIN, data)
+        core = data[:2] + cursor.take(JoinCore.SIZE - 2)
+        join = cls(core, cursor.lp(EVIDENCE_LIMIT_BYTES))
+        cursor.end()
+        return join
+
+
+@dataclass(frozen=True)
+class Grant:
+    """From the parent: its evidence, and the box with the manifest and the lineage."""
+
+    evidence: bytes
+    box: bytes
+
+    def encode(self) -> bytes:
+        return head(Kind.GRANT) + lp(self.evidence, self.box)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Grant:
+        cursor = Cursor(Kind.GRANT, data)
+        cursor.zeros(2)
+        grant = cls(cursor.lp(EVIDENCE_LIMIT_BYTES), cursor.lp(GRANT_BOX_LIMIT_BYTES))
+        cursor.end()
+        return grant
+
+
+@dataclass(frozen=True)
+class GrantContent:
+    """What the GRANT's box holds: the encoded manifest and the child's encoded lineage."""
+
+    manifest: bytes = field(repr=False)
+    lineage: bytes
+
+    def encode(self) -> bytes:
+        return head(Kind.GRANT_CONTENT) + lp(self.manifest, self.lineage)
+
+    @classmethod
+    def decode(cls, data: bytes) -> GrantContent:
+        cursor = Cursor(Kind.GRANT_CONTENT, data)
+        cursor.zeros(2)
+        content = cls(cursor.lp(GRANT_BOX_LIMIT_BYTES), cursor.lp(GRANT_BOX_LIMIT_BYTES))
+        cursor.end()
+        return content
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """From the child: the state is restored. An empty box, for what it says is that it opens."""
+
+    box: bytes
+
+    def encode(self) -> bytes:
+        return head(Kind.CONFIRM) + self.box
+
+    @classmethod
+    def decode(cls, data: bytes) -> Confirm:
+        cursor = Cursor(Kind.CONFIRM, data)
+        cursor.zeros(2)
+        confirm = cls(cursor.take(TAG_SIZE))
+        cursor.end()
+        return confirm
+
+
+@dataclass(frozen=True)
+class Event:
+    """From the child: something happened to it; the box holds an EventKind and a detail."""
+
+    sequence: int
+    box: bytes
+
+    KIND: ClassVar[Kind] = Kind.EVENT
+
+    def encode(self) -> bytes:
+        return head(self.KIND) + self.sequence.to_bytes(8, "big") + self.box
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        cursor = Cursor(cls.KIND, data)
+        cursor.zeros(2)
+        event = cls(cursor.number(8), cursor.rest())
+        if not 1 + TAG_SIZE <= len(event.box) <= 1 + DETAIL_LIMIT_BYTES + TAG_SIZE:
+            raise cursor.error(f"the box has {len(event.box)} bytes")
+        return event
+
+
+@dataclass(frozen=True)
+class ParentEvent(Event):
+    """The same from the parent to a child, under a key of its own."""
+
+    KIND: ClassVar[Kind] = Kind.PARENT_EVENT
+
+
+class EventKind(IntEnum):
+    """What happened in a VM's life, as the other side is told."""
+
+    RESTORED = 1
+    HOOKS_PASSED = 2
+    FAILED = 3
+    EXITED = 4
+    ABANDONED = 5

@@ -1,0 +1,259 @@
+"""The parent's side of one OFFER: bytes in, actions out, no I/O and no clock."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+
+from sevfork.attest.verdict import VerifiedReport
+from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
+from sevfork.handshake.actions import Actions, Confirmed, NeedEvidence, Send
+from sevfork.handshake.events import open_event, seal_event
+from sevfork.handshake.instance import InstanceKey
+from sevfork.handshake.keys import Boxes, OfferKeys, SharedSecrets, derive_boxes
+from sevfork.handshake.lineage import MAX_DESCENT, Certificate, Lineage
+from sevfork.handshake.manifest import Manifest, manifest_digest
+from sevfork.handshake.messages import (
+    NONCE_SIZE,
+    Confirm,
+    Event,
+    EventKind,
+    Grant,
+    GrantContent,
+    Join,
+    JoinCore,
+    Offer,
+    ParentEvent,
+)
+from sevfork.handshake.own import OwnLaunch, Verifier
+from sevfork.handshake.transcript import (
+    child_report_data,
+    parent_report_data,
+    transcript_1,
+    transcript_2,
+)
+from sevfork.launch import LaunchConfig, Role
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place that one OFFER is for: which fork, which child of it, and its generation."""
+
+    fork_id: bytes
+    child_index: int
+    generation: int
+
+
+# The states hold what may still be used in them, so that leaving a state erases its secrets.
+
+
+@dataclass(frozen=True)
+class _Offered:
+    """Waiting for a JOIN; the only state with private keys."""
+
+    keys: OfferKeys = field(repr=False)
+    manifest: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Granting:
+    """Spent on one verified child; waiting for the parent's own evidence."""
+
+    received: bytes = field(repr=False)
+    join: Join = field(repr=False)
+    core: JoinCore
+    child: VerifiedReport
+    t1: bytes
+    secrets: SharedSecrets = field(repr=False)
+    manifest: bytes = field(repr=False)
+
+    def again(self) -> Actions:
+        return (NeedEvidence(parent_report_data(self.t1, self.join.evidence)),)
+
+
+@dataclass(frozen=True)
+class _Granted:
+    """The GRANT is made. It can be sent again byte for byte, and never be made again."""
+
+    received: bytes = field(repr=False)
+    grant: bytes = field(repr=False)
+    child_key: bytes
+    boxes: Boxes = field(repr=False)
+
+    def again(self) -> Actions:
+        return (Send(self.grant),)
+
+
+@dataclass(frozen=True)
+class _Confirmed:
+    child_key: bytes
+    boxes: Boxes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Dead:
+    reason: str
+
+
+class ParentSession:
+    """One OFFER for one child; ``now`` is monotonic time in seconds, from the caller."""
+
+    def __init__(
+        self,
+        own: OwnLaunch,
+        instance: InstanceKey,
+        lineage: Lineage,
+        slot: Slot,
+        manifest: Manifest,
+        verifier: Verifier,
+        *,
+        now: float,
+        lifetime_s: float,
+    ) -> None:
+        """``lineage`` is the parent's own.
+
+        Raises NotAuthentic if it does not verify, WrongState if it is another VM's or the
+        generation does not follow, RefusedByGuest if the descent has become too long.
+        """
+        _require_fit(own, instance, lineage, slot)
+        self._own, self._instance, self._lineage, self._slot = own, instance, lineage, slot
+        self._verifier, self._expires = verifier, now + lifetime_s
+        keys, encoded = OfferKeys(), manifest.encode()
+        self.offer = self._make_offer(keys, manifest_digest(encoded)).encode()
+        self._state: _Offered | _Granting | _Granted | _Confirmed | _Dead
+        self._state = _Offered(keys, encoded)
+
+    @property
+    def spent(self) -> bool:
+        """Whether nobody can join by this OFFER any more."""
+        return not isinstance(self._state, _Offered)
+
+    def receive_join(self, data: bytes, now: float) -> Actions:
+        """NeedEvidence for a child that passed every check; the GRANT again for the same JOIN.
+
+        Raises NotAuthentic, AttestationFailed (the OFFER stays good for the true child), or
+        RefusedByGuest if the OFFER is spent, expired, or not for this child.
+        """
+        self._require_alive(now)
+        state = self._state
+        if isinstance(state, _Offered):
+            return self._spend(state, data)
+        if isinstance(state, _Granting | _Granted) and state.received == data:
+            return state.again()
+        raise RefusedByGuest("offer: it is spent on another JOIN")
+
+    def provide_evidence(self, evidence: bytes, now: float) -> Actions:
+        """The GRANT, from the parent's evidence for the report data that was asked for."""
+        self._require_alive(now)
+        state = self._state
+        if not isinstance(state, _Granting):
+            raise WrongState("offer: no evidence was asked for")
+        t2 = transcript_2(state.t1, state.join.evidence, evidence)
+        wanted = child_report_data(state.t1)
+        boxes = derive_boxes(state.child, wanted, state.secrets, t2)
+        lineage = self._lineage.extended(self._certify(state)).encode()
+        content = GrantContent(state.manifest, lineage).encode()
+        grant = Grant(evidence, boxes.grant.seal(content)).encode()
+        self._state = _Granted(state.received, grant, state.core.instance_key, boxes)
+        return (Send(grant),)
+
+    def receive_confirm(self, data: bytes) -> Actions:
+        """Confirmed, once. Raises NotAuthentic if it is forged, WrongState at any other time."""
+        state = self._state
+        if not isinstance(state, _Granted):
+            raise WrongState("confirm: no child is about to confirm this OFFER")
+        if state.boxes.confirm.open(Confirm.decode(data).box):
+            raise NotAuthentic("confirm: the box is not empty")
+        self._state = _Confirmed(state.child_key, state.boxes)
+        return (Confirmed(state.child_key),)
+
+    def receive_event(self, data: bytes) -> Actions:
+        """EventReceived; a child whose restore fails says so without ever having confirmed."""
+        return (open_event(self._boxes().event, Event, data),)
+
+    def event(self, kind: EventKind, detail: bytes = b"") -> bytes:
+        """An event for the child."""
+        return seal_event(self._boxes().parent_event, ParentEvent, kind, detail)
+
+    def expire(self, now: float) -> bool:
+        """Erase the keys of an OFFER whose time is over; whether it is dead."""
+        if now >= self._expires and isinstance(self._state, _Offered | _Granting):
+            self._state = _Dead("it has expired")
+        return isinstance(self._state, _Dead)
+
+    def abandon(self) -> None:
+        """Erase everything: no GRANT, no CONFIRM and no event any more."""
+        self._state = _Dead("it was abandoned")
+
+    def _make_offer(self, keys: OfferKeys, digest: bytes) -> Offer:
+        return Offer(
+            technology=self._own.technology,
+            fork_id=self._slot.fork_id,
+            child_index=self._slot.child_index,
+            nonce=secrets.token_bytes(NONCE_SIZE),
+            share=keys.share,
+            encapsulation_key=keys.encapsulation_key,
+            launch_config=self._own.launch_config,
+            instance_key=self._instance.public,
+            manifest_digest=digest,
+            policy_digest=self._own.policy_digest,
+        )
+
+    def _spend(self, state: _Offered, data: bytes) -> Actions:
+        """Verify the child, agree on secrets, and let go of the private keys for good."""
+        join = Join.decode(data)
+        core = JoinCore.decode(join.core)
+        self._require_child(core)
+        t1 = transcript_1(self.offer, join.core)
+        expected = self._own.expect(child_report_data(t1), core.launch_config)
+        child = self._verifier(join.evidence, expected)
+        shared = state.keys.agree(core.share, core.ciphertext)
+        granting = _Granting(data, join, core, child, t1, shared, state.manifest)
+        self._state = granting
+        return granting.again()
+
+    def _require_child(self, core: JoinCore) -> None:
+        """What the evidence will be checked against must name a child of exactly this OFFER."""
+        if core.technology is not self._own.technology:
+            raise RefusedByGuest("join: the child is of another technology")
+        config = LaunchConfig.decode(core.launch_config)
+        if config.role is not Role.CHILD or config.owner != self._own.config.owner:
+            raise RefusedByGuest("join: the VM was not launched as a child of this owner")
+        if config.offer_digest != hashlib.sha384(self.offer).digest():
+            raise RefusedByGuest("join: the VM was launched for another OFFER")
+        if core.instance_key in self._lineage.keys:
+            raise RefusedByGuest("join: the instance is the parent itself, or an ancestor")
+
+    def _certify(self, state: _Granting) -> Certificate:
+        return Certificate(
+            parent=self._instance.public,
+            child=state.core.instance_key,
+            fork_id=self._slot.fork_id,
+            child_index=self._slot.child_index,
+            generation=self._slot.generation,
+            manifest_digest=manifest_digest(state.manifest),
+        ).signed(self._instance)
+
+    def _require_alive(self, now: float) -> None:
+        self.expire(now)
+        if isinstance(self._state, _Dead):
+            raise RefusedByGuest(f"offer: {self._state.reason}", hint="fork again")
+        if now >= self._expires:
+            raise RefusedByGuest("offer: the time in which its GRANT is sent again is over")
+
+    def _boxes(self) -> Boxes:
+        if not isinstance(self._state, _Granted | _Confirmed):
+            raise WrongState("event: this OFFER has no child")
+        return self._state.boxes
+
+
+def _require_fit(own: OwnLaunch, instance: InstanceKey, lineage: Lineage, slot: Slot) -> None:
+    lineage.verify(own.config.owner)
+    was_forked = own.config.role is Role.CHILD
+    if lineage.keys[-1] != instance.public or bool(lineage.certificates) != was_forked:
+        raise WrongState("lineage: it is that of another VM")
+    if slot.generation <= lineage.generation:
+        raise WrongState(f"lineage: generation {slot.generation} is not after its own")
+    if len(lineage.certificates) >= MAX_DESCENT:
+        raise RefusedByGuest(f"lineage: a descent of {MAX_DESCENT} forks cannot be forked again")

@@ -1,0 +1,36 @@
+"""What is hashed, and under which label. No caller's bytes reach report data unhashed."""
+
+from __future__ import annotations
+
+import hashlib
+
+from sevfork.lp import lp
+
+
+def transcript_1(offer: bytes, join_core: bytes) -> bytes:
+    """T1 over the exact OFFER and JOIN.core."""
+    return hashlib.sha384(lp(b"sevfork/1 T1", offer, join_core)).digest()
+
+
+def transcript_2(t1: bytes, join_evidence: bytes, grant_evidence: bytes) -> bytes:
+    """T2: T1 and both sides' exact evidence."""
+    return hashlib.sha384(lp(b"sevfork/1 T2", t1, join_evidence, grant_evidence)).digest()
+
+
+def child_report_data(t1: bytes) -> bytes:
+    """The 64 bytes that the child's hardware signs."""
+    return _report_data(b"sevfork/1 child", t1)
+
+
+def parent_report_data(t1: bytes, join_evidence: bytes) -> bytes:
+    """The 64 bytes that the parent's hardware signs: it has seen, and answers, that evidence."""
+    return _report_data(b"sevfork/1 parent", t1, hashlib.sha384(join_evidence).digest())
+
+
+def attest_report_data(nonce: bytes, claims: bytes) -> bytes:
+    """The 64 bytes for ``sevfork attest``; can never be those of a child or a parent."""
+    return _report_data(b"sevfork/1 attest", nonce, claims)
+
+
+def _report_data(label: bytes, *parts: bytes) -> bytes:
+    return hashlib.sha512(lp(label, *parts)).digest()
