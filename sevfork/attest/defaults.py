@@ -1,0 +1,136 @@
+"""Policies written out: what an image's measured policy and ``sevfork verify`` start from.
+
+Every field is spelled out, because a policy that leaves one out is not valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from sevfork.attest.snp_report import Product, Tcb
+from sevfork.model import Technology
+
+NO_MINIMUM = {
+    Product.MILAN: Tcb(0, 0, 0, 0),
+    Product.GENOA: Tcb(0, 0, 0, 0),
+    Product.TURIN: Tcb(0, 0, 0, 0, 0),
+}
+SIMULATED_MINIMUM = {Product.SIMULATED: Tcb(1, 0, 1, 1)}
+# Those that make a guest no weaker, and multithreading, which almost every host has on.
+_HARMLESS_POLICY_BITS = (
+    "smt",
+    "single-socket",
+    "aes-256-xts",
+    "rapl-disabled",
+    "ciphertext-hiding",
+    "page-swap-disabled",
+)
+# Intel signed the TDX module: MRSIGNERSEAM is zero for its own.
+_INTEL_MODULE = "00" * 48
+
+SNP_SECTION = """
+[{section}.snp]
+minimum_report_version = 2
+signing_keys = {signing_keys}
+csp_ids = "any"
+vmpl = [0]
+minimum_abi = "0.0"
+minimum_firmware = "0.0.0"
+allow_provisional_firmware = false
+allow_masked_chip_id = false
+minimum_guest_svn = 0
+required_mitigations = 0
+measurements = "any"
+host_data = "any"
+family_ids = "any"
+image_ids = "any"
+id_keys = "any"
+author_keys = "any"
+chips = "any"
+denied_chips = []
+crl = "optional"
+minimum_crl_number = 0
+
+[{section}.snp.guest_policy]
+allowed = {policy_bits}
+required = []
+
+[{section}.snp.platform]
+allowed = "any"
+required = []
+"""
+
+TDX_SECTION = """
+[{section}.tdx]
+minimum_quote_version = 4
+xfam = "any"
+mrseam = "any"
+mrsigner_seam = ["{intel_module}"]
+seam_attributes = ["0000000000000000"]
+minimum_tee_tcb_svn = "00000000000000000000000000000000"
+mrtd = "any"
+rtmr0 = "any"
+rtmr1 = "any"
+rtmr2 = "any"
+rtmr3 = "any"
+mrconfigid = "any"
+mrowner = "any"
+mrownerconfig = "any"
+mrservicetd = "any"
+platforms = "any"
+denied_platforms = []
+fmspcs = "any"
+minimum_qe_svn = 0
+collateral = "{collateral}"
+tcb_statuses = ["UpToDate", "SWHardeningNeeded"]
+advisories = "any"
+minimum_tcb_evaluation_number = 0
+minimum_crl_number = 0
+
+[{section}.tdx.attributes]
+allowed = ["sept-ve-disable", "lass", "pks", "key-locker"]
+required = []
+"""
+
+
+def policy_toml(
+    technologies: Sequence[Technology],
+    roots: Sequence[str],
+    not_before: datetime,
+    *,
+    minimum_tcb: Mapping[Product, Tcb] = NO_MINIMUM,
+    signing_keys: Sequence[str] = ("vcek",),
+    collateral: str = "required",
+    section: str = "",
+) -> str:
+    """An attestation policy, as a file of its own or as table ``section`` of another one."""
+    text = [
+        *([f"[{section}]"] if section else []),
+        "schema = 1",
+        f"technologies = {toml_list(technology.value for technology in technologies)}",
+        f"roots = {toml_list(roots)}",
+        f"not_before = {not_before.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+    ]
+    if {Technology.SIMULATED, Technology.SEV_SNP} & set(technologies):
+        text.append(_snp_section(section, signing_keys))
+        text += [_minimum(section, product, tcb) for product, tcb in minimum_tcb.items()]
+    if Technology.TDX in technologies:
+        fields = {"intel_module": _INTEL_MODULE, "collateral": collateral}
+        text.append(TDX_SECTION.format(section=section, **fields))
+    joined = "\n".join(text)
+    return joined if section else joined.replace("[.", "[")
+
+
+def toml_list(values: Iterable[str]) -> str:
+    return "[" + ", ".join(f'"{value}"' for value in values) + "]"
+
+
+def _snp_section(section: str, signing_keys: Sequence[str]) -> str:
+    keys, bits = toml_list(signing_keys), toml_list(_HARMLESS_POLICY_BITS)
+    return SNP_SECTION.format(section=section, signing_keys=keys, policy_bits=bits)
+
+
+def _minimum(section: str, product: Product, tcb: Tcb) -> str:
+    numbers = [f"{name} = {value}" for name, value in vars(tcb).items() if value is not None]
+    return "\n".join([f"[{section}.snp.minimum_tcb.{product.value}]", *numbers, ""])

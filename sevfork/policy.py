@@ -1,0 +1,116 @@
+"""The guest's policy: the measured file ``/etc/sevfork/policy.toml``, which says who may be forked.
+
+It is part of what the launch measurement covers, so a host cannot change it, and an owner can
+read in an image what it will do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+
+from sevfork.attest.defaults import NO_MINIMUM, SIMULATED_MINIMUM, policy_toml
+from sevfork.attest.policy import Policy, decode_toml
+from sevfork.attest.verdict import VerifiedReport
+from sevfork.attest.verify import Expected
+from sevfork.errors import RefusedByGuest, UsageError
+from sevfork.model import Technology
+
+_DAY_S = 24 * 60 * 60
+Lifetime = Annotated[int, msgspec.Meta(ge=1, le=30 * _DAY_S)]
+Fork = Literal["owner", "anyone"]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file as written; every key is required, as in the attestation policy inside it."""
+
+    schema: Literal[1]
+    fork: Fork
+    launch: Literal["self"]
+    chip: Literal["same", "any"] | tuple[str, ...]
+    offer_lifetime_s: Lifetime
+    image_key_lifetime_s: Lifetime
+    warm_lifetime_s: Lifetime
+    attest: Policy
+
+
+@dataclass(frozen=True)
+class GuestPolicy:
+    """What this image allows. ``digest`` is SHA-384 over the file's exact bytes.
+
+    ``fork``: who may ask for a fork, the holder of an owner's token or anyone. ``launch``: a peer
+    must be of this very launch. ``chip``: where a peer may run; chip ids in hexadecimal, if a
+    list.
+    """
+
+    fork: Fork
+    launch: Literal["self"]
+    chip: Literal["same", "any"] | tuple[str, ...]
+    offer_lifetime_s: int
+    image_key_lifetime_s: int
+    warm_lifetime_s: int
+    attest: Policy
+    digest: bytes
+
+    @classmethod
+    def load(cls, data: bytes) -> GuestPolicy:
+        """Raise UsageError, saying where, unless data is a complete guest policy in TOML."""
+        file = decode_toml(data, _File, "the guest's policy")
+        attest = _with_chips(file.attest, file.chip)
+        fields = {name: getattr(file, name) for name in _File.__struct_fields__}
+        del fields["schema"]
+        return cls(**{**fields, "attest": attest}, digest=hashlib.sha384(data).digest())
+
+    def expected_of_peer(
+        self, own: VerifiedReport, report_data: bytes, launch_config_hash: bytes
+    ) -> Expected:
+        """What a peer's evidence must say: this launch, another instance, and the right chip.
+
+        Raise RefusedByGuest if the policy wants the same chip and this guest does not know its own.
+        """
+        if self.chip == "same" and own.chip_id is None:
+            raise RefusedByGuest("the policy wants the same chip, and this guest's chip has no id")
+        return Expected(
+            report_data=report_data,
+            launch_config_hash=launch_config_hash,
+            launch_identity=own.launch_identity,
+            other_than_report_id=own.report_id,
+            chip_id=own.chip_id if self.chip == "same" else None,
+        )
+
+
+def _with_chips(attest: Policy, chip: str | tuple[str, ...]) -> Policy:
+    """A list of chips is one more thing that the attestation policy accepts or not."""
+    if isinstance(chip, str):
+        return attest
+    if attest.snp is None or attest.snp.chips != "any":
+        raise UsageError("a list of chips needs an SNP section with 'chips = \"any\"'")
+    return msgspec.structs.replace(attest, snp=msgspec.structs.replace(attest.snp, chips=chip))
+
+
+def guest_policy_toml(
+    technology: Technology, fork: Fork, roots: Sequence[str], build_time: datetime
+) -> str:
+    """The policy for an image: its own technology, these roots (hex SHA-256), one chip."""
+    simulated = technology is Technology.SIMULATED
+    head = [
+        f"# sevfork's policy in a guest image for: {technology.label}",
+        "schema = 1",
+        f'fork = "{fork}"',
+        'launch = "self"',
+        'chip = "same"',
+        "offer_lifetime_s = 600",
+        "image_key_lifetime_s = 3600",
+        "warm_lifetime_s = 3600",
+        "",
+    ]
+    minimum = SIMULATED_MINIMUM if simulated else NO_MINIMUM
+    attest = policy_toml([technology], roots, build_time, minimum_tcb=minimum, section="attest")
+    text = "\n".join(head) + "\n" + attest
+    GuestPolicy.load(text.encode())
+    return text
