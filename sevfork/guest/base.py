@@ -1,0 +1,326 @@
+"""The cached stage: Debian packages and wheels unpacked, pruned and compiled; the kernel unpacked.
+
+It depends on the recipe, the lock and the set of packages, so that several workload images with
+the same packages share it. Layout of a cached base: ``root.tar``, ``initramfs/`` (the programs of
+the initramfs and their libraries), ``kernel/`` (the kernel package, unpacked), ``base.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from sevfork.errors import HostCannot, UsageError
+from sevfork.guest.apt import PrivateApt, Unresolvable
+from sevfork.guest.lock import Lock
+from sevfork.guest.packages import Package, is_kernel, local_index, names
+from sevfork.guest.progress import Progress
+from sevfork.guest.recipe import Debian, Recipe
+from sevfork.process import CommandFailed, run
+
+PYTHON_DIRECTORY = "usr/lib/sevfork/python"
+_COMPILED = (f"/{PYTHON_DIRECTORY}", "/usr/lib/python3.13", "/usr/lib/python3/dist-packages")
+_INITRAMFS_PROGRAMS = ("usr/bin/busybox", "usr/sbin/dmsetup")
+_PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
+# Raised when this file begins to make something else of the same inputs.
+_REVISION = 1
+
+
+class PackageVersion(Struct, frozen=True, order=True):
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+
+
+class BaseInfo(Struct, frozen=True):
+    """What went into a base; ``moved`` says what differs from the lock, a line each."""
+
+    epoch_s: int
+    packages: tuple[PackageVersion, ...]
+    moved: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BaseRequest:
+    """Everything that a base depends on. ``epoch_s`` None: the lock's, else the mirror's date."""
+
+    recipe: Recipe
+    lock: Lock
+    packages: tuple[str, ...]
+    wheels: str
+    epoch_s: int | None
+
+    @property
+    def key(self) -> str:
+        inputs = [
+            *(_REVISION, msgspec.to_builtins(self.recipe.debian), self.recipe.root.prune),
+            *(self.lock.render(), self.wanted, self.wheels, self.epoch_s),
+        ]
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
+
+    @property
+    def wanted(self) -> list[str]:
+        debian = self.recipe.debian
+        return sorted({*debian.packages, *debian.initramfs_packages, *self.packages})
+
+
+@dataclass(frozen=True)
+class Base:
+    directory: Path
+    info: BaseInfo
+
+    @property
+    def root_archive(self) -> Path:
+        return self.directory / "root.tar"
+
+    @property
+    def initramfs(self) -> Path:
+        return self.directory / "initramfs"
+
+    @property
+    def kernel(self) -> Path:
+        return self.directory / "kernel"
+
+
+class BaseCache:
+    """Bases by their key in ``directory``, with the private apt that fetches what they need."""
+
+    def __init__(self, directory: Path, mirror: str, progress: Progress) -> None:
+        self._directory = directory
+        self._mirror = mirror
+        self._progress = progress
+
+    def get(self, request: BaseRequest, *, refresh: bool, locked: bool) -> Base:
+        """The base, made if it is not there. ``refresh`` asks the mirror even when it is.
+
+        Raises UsageError, before anything is built, when ``locked`` and something moved.
+        """
+        place = self._directory / "bases" / request.key
+        if place.is_dir() and not refresh:
+            base = Base(
+                place, msgspec.json.decode((place / "base.json").read_bytes(), type=BaseInfo)
+            )
+            require_locked(base.info.moved, locked)
+            return base
+        return self._make(request, place, locked)
+
+    def newest(self, request: BaseRequest) -> Lock:
+        """The request's lock, brought to what the mirror has now."""
+        apt = self._apt()
+        packages = self._resolve(apt, request.recipe.debian, Lock(), request.wanted)
+        return request.lock.updated(packages, apt.newest_release())
+
+    def _make(self, request: BaseRequest, place: Path, locked: bool) -> Base:
+        require_root()
+        apt = self._apt()
+        packages = self._resolve(apt, request.recipe.debian, request.lock, request.wanted, locked)
+        moved = request.lock.moved(packages)
+        require_locked(moved, locked)
+        self._progress(f"fetching {len(packages)} packages ({_megabytes(packages):.0f} MB)")
+        apt.fetch(packages)
+        info = BaseInfo(
+            request.epoch_s or request.lock.epoch_s or apt.newest_release(),
+            tuple(sorted(_version(package) for package in packages)),
+            moved,
+        )
+        with _work_directory(place.parent) as work:
+            self._build(work, request, packages, apt.packages_directory, info)
+            _replace(work / "base", place)
+        return Base(place, info)
+
+    def _apt(self) -> PrivateApt:
+        return PrivateApt(self._directory / "apt", self._directory / "packages")
+
+    def _resolve(
+        self,
+        apt: PrivateApt,
+        debian: Debian,
+        lock: Lock,
+        wanted: Sequence[str],
+        locked: bool = False,
+    ) -> list[Package]:
+        """All packages, the kernel image included.
+
+        The locked versions first. When those do not go together any more: the newest ones. When
+        the newer suite's no longer install on the older one: none from there.
+        """
+        attempts = [(debian, lock, "as locked")]
+        if not locked:
+            older = msgspec.structs.replace(debian, newer_packages=())
+            attempts += [(debian, Lock(), "the newest"), (older, Lock(), f"all of {debian.suite}")]
+        for attempt, pins, what in attempts:
+            self._progress(f"choosing packages: {what}")
+            apt.set_up(attempt, self._mirror, pins)
+            try:
+                return sorted([*apt.resolve(wanted), apt.resolve_kernel(debian.kernel)])
+            except Unresolvable as exc:
+                failure = exc
+        raise failure
+
+    def _build(
+        self,
+        work: Path,
+        request: BaseRequest,
+        packages: Sequence[Package],
+        fetched: Path,
+        info: BaseInfo,
+    ) -> None:
+        base, tree = work / "base", work / "tree"
+        base.mkdir()
+        self._progress("installing the packages")
+        (kernel,) = (package for package in packages if is_kernel(package))
+        run(["dpkg-deb", "-x", fetched / kernel.file_name, base / "kernel"], timeout_s=120)
+        installed = [package for package in packages if package is not kernel]
+        _bootstrap(work / "repository", fetched, installed, tree, info.epoch_s)
+        _take_programs(tree, base / "initramfs")
+        _prune(tree, request.recipe.root.prune)
+        self._progress("adding the agent's libraries and compiling Python")
+        _install_wheels(request.wheels, work / "wheels", tree / PYTHON_DIRECTORY)
+        compile_python(tree, _COMPILED)
+        _settle(tree)
+        run(
+            ["tar", "--sort=name", "--numeric-owner", "-C", tree, "-cf", base / "root.tar", "."],
+            timeout_s=300,
+        )
+        (base / "base.json").write_bytes(msgspec.json.encode(info))
+
+
+def require_locked(moved: Sequence[str], locked: bool) -> None:
+    if moved and locked:
+        raise UsageError(
+            f"the mirror has moved on from the lock file: {'; '.join(moved)}",
+            hint="leave out --locked, update it with --update-lock, or name a snapshot "
+            "(http://snapshot.debian.org/archive/debian/DATE) in SEVFORK_DEBIAN_MIRROR",
+        )
+
+
+def require_root() -> None:
+    """Owners and device nodes of the guest's file system can be made by root only."""
+    if os.geteuid() != 0:
+        raise HostCannot("building a guest image needs root", hint="run it with sudo")
+
+
+def _megabytes(packages: Sequence[Package]) -> float:
+    return sum(package.size_bytes for package in packages) / 1e6
+
+
+def _version(package: Package) -> PackageVersion:
+    return PackageVersion(package.name, package.version, package.architecture, package.sha256)
+
+
+@contextmanager
+def _work_directory(parent: Path) -> Iterator[Path]:
+    """A directory that nobody else can enter: there are set-uid files in it for a while."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".work-", dir=parent) as work:
+        yield Path(work)
+
+
+def _replace(new: Path, place: Path) -> None:
+    """Put a directory in place of another, or beside nothing when a concurrent build was first."""
+    old = new.parent / "old"
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+
+
+def _bootstrap(
+    repository: Path, fetched: Path, packages: Sequence[Package], tree: Path, epoch_s: int
+) -> None:
+    """Install exactly the given packages, from a repository that holds nothing else."""
+    repository.mkdir()
+    for package in packages:
+        os.link(fetched / package.file_name, repository / package.file_name)
+    (repository / "Packages").write_text(local_index(packages) + "\n")
+    source = f"deb [trusted=yes] copy:{repository} ./"  # each file's SHA-256 was checked
+    run(
+        ["mmdebstrap", "--mode=root", "--format=directory", "--variant=custom", "--quiet"]
+        + [f"--include={','.join(names(packages))}", "", str(tree), source],
+        timeout_s=900,
+        env={"SOURCE_DATE_EPOCH": str(epoch_s)},
+    )
+
+
+def _take_programs(tree: Path, target: Path) -> None:
+    """Copy the initramfs's programs, and the libraries that the loader would give them."""
+    for program in _INITRAMFS_PROGRAMS:
+        for path in [program, *_libraries(tree, program)]:
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tree / path, target / path)
+
+
+def _libraries(tree: Path, program: str) -> list[str]:
+    """The shared libraries of a program, as paths in the tree; none for a static one."""
+    try:
+        listing = run(["chroot", tree, "ldd", f"/{program}"], timeout_s=60).stdout
+    except CommandFailed as exc:
+        if "not a dynamic executable" in exc.output:
+            return []
+        raise
+    words = [word for line in listing.splitlines() for word in line.split()]
+    return [word.lstrip("/") for word in words if word.startswith("/")]
+
+
+def _prune(tree: Path, patterns: Sequence[str]) -> None:
+    for pattern in patterns:
+        for path in tree.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _install_wheels(requirements: str, downloads: Path, target: Path) -> None:
+    """Fetch the pinned wheels and unpack them; nothing of them is run here."""
+    downloads.mkdir()
+    (downloads / "requirements.txt").write_text(requirements)
+    platforms = [f"--platform={name}_x86_64" for name in _PLATFORMS]
+    run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        + ["--only-binary=:all:", "--python-version=3.13", *platforms]
+        + ["--dest", str(downloads), "--requirement", str(downloads / "requirements.txt")],
+        timeout_s=600,
+    )
+    for wheel in sorted(downloads.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(target)
+
+
+def compile_python(tree: Path, directories: Sequence[str]) -> None:
+    """Byte-compile with the guest's own Python. Unchecked: the root file system never changes."""
+    run(
+        ["chroot", str(tree), "/usr/bin/python3", "-I", "-m", "compileall", "-q", "-f"]
+        + ["--invalidation-mode=unchecked-hash", *directories],
+        timeout_s=600,
+        env={"PYTHONHASHSEED": "0"},
+    )
+
+
+def _settle(tree: Path) -> None:
+    """What a read-only root needs: its mount points, its fixed names, no set-uid program."""
+    for name in ("dev", "proc", "run", "sys", "tmp", "var/tmp"):
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    (tree / "dev/shm").chmod(0o1777)
+    (tree / "etc/machine-id").write_text("")  # init binds this boot's over it
+    (tree / "etc/hostname").write_text("sevfork\n")
+    (tree / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    (tree / "etc/resolv.conf").unlink(missing_ok=True)
+    (tree / "etc/resolv.conf").write_text("nameserver 10.0.2.3\n")
+    for path in tree.rglob("*"):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
+            path.chmod(stat.S_IMODE(mode) & 0o777)

@@ -1,0 +1,222 @@
+"""The use case: a workload file in, a measured guest image out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sevfork
+from sevfork.attest.simulator import SimulatedProcessor
+from sevfork.errors import UsageError
+from sevfork.guest import contents, cpio, initramfs, manifest, verity
+from sevfork.guest.base import (
+    Base,
+    BaseCache,
+    BaseRequest,
+    compile_python,
+    require_root,
+)
+from sevfork.guest.contents import File, Files
+from sevfork.guest.lock import Lock
+from sevfork.guest.modules import KernelModules
+from sevfork.guest.progress import Progress
+from sevfork.guest.recipe import Recipe
+from sevfork.model import Technology
+from sevfork.policy import Fork, guest_policy_toml
+from sevfork.process import run
+from sevfork.workload import Workload
+
+DEFAULT_MIRROR = "http://deb.debian.org/debian"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be built, and from where. ``simulator``: the simulated processor's directory."""
+
+    output: Path
+    workload: Path
+    technology: Technology
+    fork: Fork
+    firmware: Path
+    cache: Path
+    mirror: str
+    simulator: Path
+    locked: bool = False
+    update_lock: bool = False
+    refresh: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that is read before anything is made."""
+
+    recipe: Recipe
+    workload: Workload
+    files: Files
+    init: bytes
+    policy: bytes
+    base: Base
+
+    def inputs(self, order: Order) -> str:
+        """A digest of all that the image depends on."""
+        files = {n: [f.mode, hashlib.sha384(f.data).hexdigest()] for n, f in self.files.items()}
+        packages = [[p.name, p.sha256] for p in self.base.info.packages]
+        whole = [
+            *(
+                self.base.directory.name,
+                self.base.info.epoch_s,
+                packages,
+                files,
+                self.init.decode(),
+            ),
+            *(
+                order.technology.value,
+                order.fork,
+                self.recipe.modules,
+                self.recipe.kernel.command_line,
+            ),
+            self.recipe.kernel.cpu_model,
+        ]
+        return hashlib.sha384(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def build(order: Order, progress: Progress) -> bool:
+    """Build the image into ``order.output``. False: it is there already, from the same inputs.
+
+    Nothing is left behind by a build that fails: the directory is made elsewhere and renamed.
+    """
+    _require_ours(order.output)
+    source = _read(order, progress)
+    for line in source.base.info.moved:
+        progress(f"not as locked: {line}")
+    if manifest.is_current(order.output, source.inputs(order)):
+        return False
+    require_root()
+    order.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".sevfork-image-", dir=order.output.parent) as work:
+        image = Path(work) / "image"
+        image.mkdir()
+        _make(order, source, Path(work) / "tree", image, progress)
+        _publish(image, order.output, Path(work) / "old")
+    return True
+
+
+def _read(order: Order, progress: Progress) -> Source:
+    recipe = Recipe.load((order.firmware / "guest.toml").read_bytes())
+    toml = order.workload.read_bytes()
+    workload = Workload.load(toml)
+    beside = order.workload.resolve().parent
+    files = {
+        **contents.agent_files(Path(sevfork.__file__).parent, order.technology),
+        **contents.firmware_files(order.firmware),
+        **contents.workload_files(workload, toml, beside),
+    }
+    base = _base(order, recipe, workload, progress)
+    policy = _policy(order, base.info.epoch_s)
+    files[contents.POLICY_PATH] = File(policy)
+    init = (order.firmware / "initramfs-init").read_bytes()
+    return Source(recipe, workload, files, init, policy, base)
+
+
+def _base(order: Order, recipe: Recipe, workload: Workload, progress: Progress) -> Base:
+    lock_file = order.firmware / "packages.lock"
+    lock = Lock.parse(lock_file.read_text()) if lock_file.exists() else Lock()
+    wheels = (order.firmware / "wheels.txt").read_text()
+    cache = BaseCache(order.cache, order.mirror, progress)
+
+    request = BaseRequest(recipe, lock, workload.packages, wheels, _source_date_epoch())
+    if order.update_lock:
+        request = replace(request, lock=cache.newest(request))
+        replace_text(lock_file, request.lock.render())
+    return cache.get(request, refresh=order.refresh, locked=order.locked)
+
+
+def _source_date_epoch() -> int | None:
+    """https://reproducible-builds.org/specs/source-date-epoch/"""
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise UsageError(f"SOURCE_DATE_EPOCH is not a number of seconds: '{text}'")
+    return int(text)
+
+
+def _policy(order: Order, epoch_s: int) -> bytes:
+    """The measured policy: which roots the image accepts, who may fork it."""
+    roots = []
+    if order.technology is Technology.SIMULATED:
+        roots = [SimulatedProcessor.load_or_create(order.simulator).root_fingerprint]
+    built = datetime.fromtimestamp(epoch_s, UTC)
+    return guest_policy_toml(order.technology, order.fork, roots, built).encode()
+
+
+def _make(order: Order, source: Source, tree: Path, image: Path, progress: Progress) -> None:
+    """Fill ``image`` with the four files."""
+    base, modules = source.base, KernelModules(source.base.kernel)
+    progress("filling the root file system")
+    _fill(tree, source, modules, order.technology)
+    progress("writing the root file system and its hash tree")
+    epoch_s = base.info.epoch_s
+    root = verity.make_root(tree, image / "root.img", epoch_s)
+    early = modules.ordered(source.recipe.modules["initramfs"])
+    entries = initramfs.entries(initramfs.programs(base.initramfs), early, source.init)
+    (image / "initrd.img").write_bytes(cpio.archive(entries, epoch_s))
+    (vmlinuz,) = (base.kernel / "boot").glob("vmlinuz-*")
+    shutil.copyfile(vmlinuz, image / "vmlinuz")
+    manifest.write(image, _built(order, source, root))
+
+
+def _fill(tree: Path, source: Source, modules: KernelModules, technology: Technology) -> None:
+    tree.mkdir()
+    run(["tar", "--numeric-owner", "-C", tree, "-xpf", source.base.root_archive], timeout_s=300)
+    wanted = source.recipe.modules
+    early = modules.ordered(wanted["initramfs"])
+    late = modules.ordered([*wanted["root"], *wanted[technology.value]])
+    contents.write(tree, source.files)
+    contents.write(tree, contents.module_files({n: m for n, m in late.items() if n not in early}))
+    contents.make_writable(tree, source.workload)
+    contents.require_programs(tree, source.workload)
+    compile_python(tree, [f"/{contents.PACKAGE}"])
+
+
+def _built(order: Order, source: Source, root: verity.Verity) -> manifest.Built:
+    kernel = source.recipe.kernel
+    return manifest.Built(
+        source.inputs(order),
+        order.technology,
+        " ".join([*kernel.command_line, root.kernel_argument]),
+        kernel.cpu_model,
+        root,
+        source.workload,
+        source.base.info,
+        source.policy,
+        order.fork,
+    )
+
+
+def _require_ours(output: Path) -> None:
+    """Raise UsageError rather than replace a directory that is not an image."""
+    if not output.exists():
+        return
+    if not output.is_dir() or (any(output.iterdir()) and not (output / "manifest.json").is_file()):
+        raise UsageError(f"'{output}' exists and is not a guest image", hint="choose another DIR")
+
+
+def _publish(image: Path, output: Path, old: Path) -> None:
+    image.chmod(0o755)
+    if output.exists():
+        output.rename(old)
+    image.rename(output)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text)
+    new.replace(path)

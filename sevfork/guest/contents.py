@@ -1,0 +1,128 @@
+"""What goes into a root file system on top of a base: the agent, its policy, the workload.
+
+Everything is a pure mapping from path to file until ``write`` puts it into a tree.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sevfork.errors import UsageError
+from sevfork.guest.base import PYTHON_DIRECTORY
+from sevfork.model import Technology
+from sevfork.workload import GUEST_PATH, Workload
+
+PACKAGE = f"{PYTHON_DIRECTORY}/sevfork"
+POLICY_PATH = "etc/sevfork/policy.toml"
+# The guest's part of the package: these modules, and everything in these packages but the rest.
+_MODULES = ("__init__", "errors", "launch", "lp", "model", "policy", "process", "workload")
+_PACKAGES = ("agent", "attest", "handshake", "seal", "wire")
+# A guest has no way to make simulated evidence but to ask the host for it, ...
+_NEVER = ("attest/simulator.py", "attest/fetch.py", "attest/launch_digest.py", "agent/built.py")
+# ... and one built for hardware has not even that.
+_SIMULATED_ONLY = ("agent/evidence/simulated.py",)
+
+
+@dataclass(frozen=True)
+class File:
+    data: bytes
+    mode: int = 0o644
+
+
+Files = dict[str, File]
+
+
+def agent_files(package: Path, technology: Technology) -> Files:
+    """The agent's part of the Python package in ``package``, for one technology."""
+    left_out = {*_NEVER, *(_SIMULATED_ONLY if technology.confidential else ())}
+    paths = [package / f"{name}.py" for name in _MODULES]
+    paths += [path for name in _PACKAGES for path in (package / name).rglob("*.py")]
+    relative = {path.relative_to(package).as_posix(): path for path in paths if path.exists()}
+    files = {
+        f"{PACKAGE}/{name}": File(path.read_bytes())
+        for name, path in relative.items()
+        if name not in left_out
+    }
+    built = f'"""Written when the image was built."""\n\nTECHNOLOGY = "{technology.value}"\n'
+    return {**files, f"{PACKAGE}/agent/built.py": File(built.encode())}
+
+
+def firmware_files(directory: Path) -> Files:
+    """The files of the recipe's directory that are in the guest as they are."""
+    return {
+        "usr/lib/sevfork/init": File((directory / "init").read_bytes(), 0o755),
+        "etc/criu/runc.conf": File((directory / "criu/runc.conf").read_bytes()),
+    }
+
+
+def workload_files(workload: Workload, toml: bytes, beside: Path) -> Files:
+    """The workload file and the files that it names, which are ``beside`` it."""
+    files = {target.lstrip("/"): _source(beside / name) for target, name in workload.files.items()}
+    return {**files, GUEST_PATH.lstrip("/"): File(toml)}
+
+
+def _source(path: Path) -> File:
+    try:
+        return File(path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644)
+    except OSError as exc:
+        raise UsageError(f"workload file: cannot read '{path}': {exc.strerror}") from exc
+
+
+def module_files(modules: Mapping[str, bytes]) -> Files:
+    """Kernel modules (in load order) and the list that the initramfs loads them by."""
+    files = {f"usr/lib/modules/{name}.ko": File(data) for name, data in modules.items()}
+    return {**files, "usr/lib/modules/load": File("".join(f"{m}\n" for m in modules).encode())}
+
+
+def write(tree: Path, files: Mapping[str, File]) -> None:
+    for name, file in files.items():
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(file.data)
+        path.chmod(file.mode)
+
+
+def make_writable(tree: Path, workload: Workload) -> None:
+    """Make the workload's directories, its user's. Raise UsageError when there is no such user."""
+    user, group = _owner((tree / "etc/passwd").read_text(), workload.user)
+    for name in workload.writable:
+        path = tree / name.lstrip("/")
+        if not path.exists():
+            path.mkdir(parents=True)
+            os.chown(path, user, group)
+
+
+def _owner(passwd: str, user: str) -> tuple[int, int]:
+    for line in passwd.splitlines():
+        fields = line.split(":")
+        if fields[0] == user:
+            return int(fields[2]), int(fields[3])
+    raise UsageError(f"workload file: the image has no user '{user}'; which package makes it?")
+
+
+def require_programs(tree: Path, workload: Workload) -> None:
+    """Raise UsageError when a program that the workload file names is not in the image."""
+    commands = [workload.command, *(hook.command for hook in workload.after_fork)]
+    for command in [*commands, *([workload.ready.command] if workload.ready.command else [])]:
+        if not _exists(tree, command[0]):
+            raise UsageError(
+                f"workload file: '{command[0]}' is not in the image",
+                hint="name the Debian package that has it in 'packages'",
+            )
+
+
+def _exists(tree: Path, path: str, depth: int = 40) -> bool:
+    """Whether a path exists in a tree whose absolute links are the tree's own."""
+    here = tree
+    parts = PurePosixPath(path).parts[1:]
+    for index, part in enumerate(parts):
+        here = here / part
+        if here.is_symlink():
+            parent = "/" + here.parent.relative_to(tree).as_posix()
+            target = os.path.normpath(Path(parent, here.readlink(), *parts[index + 1 :]))
+            return depth > 0 and _exists(tree, target, depth - 1)
+    return here.exists()
