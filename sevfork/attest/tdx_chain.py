@@ -133,16 +133,13 @@ class Chain:
                 names = f"'{common_name(certificate)}' is not signed by '{common_name(issuer)}'"
                 raise AttestationFailed(f"{self.what}: {names}") from exc
 
-    def verify_time(self, at: datetime) -> None:
-        """Check that every certificate is valid at a time (aware)."""
-        for certificate in self.certificates:
-            with well_formed(self.what):
-                start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-            if not start <= at <= end:
-                raise AttestationFailed(
-                    f"{self.what}: '{common_name(certificate)}' is valid from {start:%Y-%m-%d} "
-                    f"to {end:%Y-%m-%d}, not at {at:%Y-%m-%dT%H:%M:%SZ}"
-                )
+    @property
+    def validity(self) -> tuple[datetime, datetime]:
+        """The time span (aware, both ends included) in which every certificate is valid."""
+        with well_formed(self.what):
+            starts = [certificate.not_valid_before_utc for certificate in self.certificates]
+            ends = [certificate.not_valid_after_utc for certificate in self.certificates]
+        return max(starts), min(ends)
 
 
 def common_name(certificate: x509.Certificate) -> str:

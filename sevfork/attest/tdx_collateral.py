@@ -11,7 +11,7 @@ Source: Intel PCS API v4 (``tcb``, ``qe/identity``, ``pckcrl``, ``rootcacrl``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 from cryptography import x509
@@ -50,13 +50,13 @@ class SignedJson:
             )
         return chain
 
-    def tcb_info(self) -> TcbInfo:
+    def as_tcb_info(self) -> TcbInfo:
         """Parse TCB info; only ever after ``verify``."""
         document = decode_json(self.what, self.text, TcbInfo)
         document.verify_kind()
         return document
 
-    def qe_identity(self) -> QeIdentity:
+    def as_qe_identity(self) -> QeIdentity:
         """Parse a QE identity; only ever after ``verify``."""
         document = decode_json(self.what, self.text, QeIdentity)
         document.verify_kind()
@@ -75,16 +75,6 @@ class RevocationList:
         with well_formed(what):
             return cls(what, x509.load_der_x509_crl(der))
 
-    @property
-    def number(self) -> int:
-        """The CRL number; AttestationFailed when there is none."""
-        with well_formed(self.what):
-            extensions = self.crl.extensions
-        try:
-            return extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        except x509.ExtensionNotFound as exc:
-            raise AttestationFailed(f"{self.what} has no number") from exc
-
     def verify(self, issuer: x509.Certificate) -> None:
         """Check that it is the issuer's, whole (no delta, no subset of reasons), and signed."""
         with well_formed(self.what):
@@ -100,24 +90,28 @@ class RevocationList:
         if not signed:
             raise AttestationFailed(f"{self.what} is not signed by '{common_name(issuer)}'")
 
-    def verify_time(self, at: datetime) -> None:
-        """Check that it had been issued at a time, and no newer one was due."""
+    @property
+    def validity(self) -> tuple[datetime, datetime]:
+        """When it was issued, and when the next one was due (never, if it does not say)."""
         with well_formed(self.what):
             issued, due = self.crl.last_update_utc, self.crl.next_update_utc
-        if due is None or not issued <= at < due:
-            until = f"{due:%Y-%m-%d}" if due else "no time"
-            raise AttestationFailed(
-                f"{self.what} is valid from {issued:%Y-%m-%d} to {until}, "
-                f"not at {at:%Y-%m-%dT%H:%M:%SZ}"
-            )
+        return issued, due or datetime.min.replace(tzinfo=UTC)
 
-    def verify_absent(self, certificate: x509.Certificate) -> None:
-        """Check that a certificate of the CRL's issuer is not on it."""
+    @property
+    def number(self) -> int | None:
+        """Its number. Measured: Intel's lists all say 1, so time is the better floor."""
+        with well_formed(self.what):
+            extensions = self.crl.extensions
+        try:
+            return extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        except x509.ExtensionNotFound:
+            return None
+
+    def names(self, certificate: x509.Certificate) -> bool:
+        """Whether a certificate of the CRL's issuer is on it."""
         with well_formed(self.what):
             serial = certificate.serial_number
-            entry = self.crl.get_revoked_certificate_by_serial_number(serial)
-        if entry is not None:
-            raise AttestationFailed(f"'{common_name(certificate)}' {serial:x} is revoked")
+            return self.crl.get_revoked_certificate_by_serial_number(serial) is not None
 
 
 class _CollateralFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

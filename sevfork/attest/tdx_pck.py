@@ -32,6 +32,10 @@ class Platform:
     svns: tuple[int, ...]  # 16 components
     pce_svn: int
 
+    @property
+    def svns_text(self) -> str:
+        return f"{'.'.join(map(str, self.svns))}, PCE {self.pce_svn}"
+
     @classmethod
     def of(cls, certificate: x509.Certificate) -> Platform:
         """Read the extension; AttestationFailed when it is absent, malformed or lacks a value."""

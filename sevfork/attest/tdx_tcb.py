@@ -109,6 +109,9 @@ class _Level(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     tcb_status: TcbStatus
     advisories: tuple[str, ...] = msgspec.field(default=(), name="advisoryIDs")
 
+    def __str__(self) -> str:
+        return f"{self.tcb_status.value}, level of {self.tcb_date:%Y-%m-%d}"
+
 
 class PlatformLevel(_Level, frozen=True, kw_only=True, rename="camel"):
     """One of the platform's TCB levels."""
@@ -168,30 +171,30 @@ def _masked_equal(got: bytes, wanted: bytes, mask: bytes, *, strict: bool = Fals
     return number & keep == want & keep and not (strict and number & ~keep)
 
 
-class _Dated(msgspec.Struct, frozen=True, rename="camel"):
+class Dated(msgspec.Struct, frozen=True, rename="camel"):
+    """What every document of Intel's has."""
+
     id: str
     version: int
     issue_date: _Time
     next_update: _Time
     tcb_evaluation_data_number: int
 
-    def verify_time(self, what: str, at: datetime) -> None:
-        """Check that it had been issued at a time, and had not expired by then."""
-        if not self.issue_date <= at < self.next_update:
-            raise AttestationFailed(
-                f"{what} expired: it is valid from {self.issue_date:%Y-%m-%dT%H:%M:%SZ} to "
-                f"{self.next_update:%Y-%m-%dT%H:%M:%SZ}, not at {at:%Y-%m-%dT%H:%M:%SZ}"
-                if at >= self.issue_date
-                else f"{what} was issued later, at {self.issue_date:%Y-%m-%dT%H:%M:%SZ}"
-            )
+    @property
+    def validity(self) -> tuple[datetime, datetime]:
+        """When it was issued, and when the next one was due."""
+        return self.issue_date, self.next_update
+
+    @property
+    def kind(self) -> str:
+        return f"'{self.id}' version {self.version}"
 
     def _verify_kind(self, what: str, kind: str, version: int) -> None:
         if (self.id, self.version) != (kind, version):
-            got = f"'{self.id}' version {self.version}"
-            raise AttestationFailed(f"{what} is {got}, not '{kind}' version {version}")
+            raise AttestationFailed(f"{what} is {self.kind}, not '{kind}' version {version}")
 
 
-class TcbInfo(_Dated, frozen=True, rename="camel"):
+class TcbInfo(Dated, frozen=True, rename="camel"):
     """TCB levels of one platform family (FMSPC), and of the TDX modules it may run."""
 
     fmspc: str
@@ -207,31 +210,31 @@ class TcbInfo(_Dated, frozen=True, rename="camel"):
         if self.tcb_type:
             raise AttestationFailed(f"TCB info has type {self.tcb_type}, which is unknown")
 
-    def verify_platform(self, platform: Platform) -> None:
-        """Check that it speaks of this kind of platform."""
-        got = unhex("TCB info: fmspc", self.fmspc), unhex("TCB info: pceId", self.pce_id)
-        if got != (platform.fmspc, platform.pce_id):
-            raise AttestationFailed(
-                f"TCB info is for FMSPC {got[0].hex()}, PCE id {got[1].hex()}, the platform's are "
-                f"{platform.fmspc.hex()}, {platform.pce_id.hex()}"
-            )
+    @property
+    def platform_kind(self) -> tuple[str, str]:
+        """FMSPC and PCE id of the platforms that it speaks of, in lower-case hex."""
+        return self.fmspc.lower(), self.pce_id.lower()
 
-    def platform_level(self, platform: Platform, tee_tcb_svn: bytes) -> PlatformLevel:
-        """The first level (Intel lists the newest first) that the platform meets."""
+    def platform_level(self, platform: Platform, report: TdReport) -> PlatformLevel:
+        """The first level (Intel lists the newest first) that the platform meets.
+
+        The quote's SVNs are those at the TD's launch: a module that was updated under a running TD
+        does not make its status better.
+        """
         for level in self.tcb_levels:
-            if level.is_met(platform, tee_tcb_svn):
+            if level.is_met(platform, report.tee_tcb_svn):
                 return level
         raise AttestationFailed("the platform is below every TCB level that Intel lists")
 
-    def module_level(self, report: TdReport) -> EnclaveLevel | None:
-        """Check the TDX module's signer; its level, or None for one before version 1."""
+    def module_levels(self, report: TdReport) -> tuple[EnclaveLevel, ...]:
+        """Check the TDX module's signer; its one level, or none for a module of version 0."""
         isv_svn, version = report.tee_tcb_svn[:2]
         if not version:
             self.tdx_module.verify(report)
-            return None
+            return ()
         identity = self._module_identity(f"TDX_{version:02X}")
         identity.verify(report)
-        return _enclave_level(f"TDX module {identity.id}", identity.tcb_levels, isv_svn)
+        return (_enclave_level(f"TDX module {identity.id}", identity.tcb_levels, isv_svn),)
 
     def _module_identity(self, name: str) -> _ModuleIdentity:
         for identity in self.tdx_module_identities:
@@ -240,7 +243,7 @@ class TcbInfo(_Dated, frozen=True, rename="camel"):
         raise AttestationFailed(f"TCB info has no TDX module '{name}'")
 
 
-class QeIdentity(_Dated, frozen=True, rename="camel"):
+class QeIdentity(Dated, frozen=True, rename="camel"):
     """What the quoting enclave must be."""
 
     miscselect: str
