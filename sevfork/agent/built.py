@@ -1,3 +1,3 @@
 """What the image this agent lies in was built for. The image build writes this file anew."""
 
-TECHNOLOGY = "simulated"
+TECHNOLOGY: str = "simulated"

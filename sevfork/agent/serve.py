@@ -6,6 +6,7 @@ hostile host may make, and what it may not do is refused where the thing itself 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -21,29 +22,42 @@ Handler = Callable[[protocol.Request, Progress], protocol.Reply]
 _IDLE_S = 3600.0
 
 
-def serve(link: Link, handle: Handler) -> None:
+class Doomed(SevforkError):
+    """What happened cannot be undone, and the VM must not go on: it is switched off after this."""
+
+    def __init__(self, cause: SevforkError) -> None:
+        super().__init__(cause.message, hint=cause.hint)
+        self.exit_code = cause.exit_code
+
+
+def serve(link: Link, handle: Handler, power_off: Callable[[], None]) -> None:
     """Answer requests until the process ends."""
     while True:
         frame = link.next_frame(_IDLE_S)
         if frame is not None and frame.kind == Kind.REQUEST:
-            _answer(link, frame, handle)
+            _serve_one(link, frame, handle, power_off)
 
 
-def _answer(link: Link, frame: Frame, handle: Handler) -> None:
+def _serve_one(link: Link, frame: Frame, handle: Handler, power_off: Callable[[], None]) -> None:
     try:
-        link.send(_reply_to(link, frame, handle))
+        link.send(_answer(link, frame, handle))
+    except Doomed as doomed:
+        log.error("switching off: %s", doomed)
+        with contextlib.suppress(HostGone):
+            link.send(protocol.failure_frame(frame.request_id, doomed))
+        power_off()
     except HostGone as gone:
         log.warning("no answer sent: %s", gone)
 
 
-def _reply_to(link: Link, frame: Frame, handle: Handler) -> Frame:
+def _answer(link: Link, frame: Frame, handle: Handler) -> Frame:
     def progress(phase: str, done: int, total: int) -> None:
         message = protocol.Progress(phase, done, total)
         link.send(Frame(Kind.PROGRESS, frame.request_id, protocol.encode(message)))
 
     try:
         reply = handle(protocol.decode_request(frame.payload), progress)
-    except HostGone:
+    except (HostGone, Doomed):
         raise
     except SevforkError as error:
         log.warning("refused: %s", error)

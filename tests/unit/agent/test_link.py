@@ -79,7 +79,7 @@ def serve_these(port: Port, frames: list[Frame], answers: list[object]) -> list[
     for frame in frames:
         os.write(port.host, frame.encode_line())
     with pytest.raises(Enough):
-        serve(port.link, handle)
+        serve(port.link, handle, lambda: heard_off.append(True))
     return port.heard()
 
 

@@ -1,0 +1,184 @@
+"""One agent: what it answers to each request, in each state that its VM can be in."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from sevfork import __version__
+from sevfork.agent.child import Child
+from sevfork.agent.engine import Engine
+from sevfork.agent.evidence.provider import EvidenceProvider
+from sevfork.agent.forks import Forks, Self
+from sevfork.agent.identity import Identity, Verifier, establish
+from sevfork.agent.life import Life
+from sevfork.agent.measured import Measured
+from sevfork.agent.serve import Progress
+from sevfork.errors import RefusedByGuest, SevforkError, WrongState
+from sevfork.handshake import InstanceKey, Lineage, attest_report_data
+from sevfork.launch import Role
+from sevfork.wire import protocol
+
+log = logging.getLogger(__name__)
+
+NONCE_SIZES = range(16, 65)
+
+
+class Workload(Protocol):
+    """What the agent asks of the container that its workload runs in."""
+
+    @property
+    def is_running(self) -> bool: ...
+
+    def start(self) -> None: ...
+
+    def wait_ready(self) -> None: ...
+
+
+class Agent:
+    """Handles requests one at a time; the workload starts on a thread of its own."""
+
+    def __init__(
+        self,
+        measured: Measured,
+        key: InstanceKey,
+        provider: EvidenceProvider,
+        workload: Workload,
+        engine: Engine,
+        network_up: Callable[[], None],
+    ) -> None:
+        self._measured, self._key, self._provider = measured, key, provider
+        self._workload, self._engine, self._network_up = workload, engine, network_up
+        self._verifier = Verifier(measured.policy)
+        self._life = Life()
+        self._identity: Identity | None = None
+        self._child: Child | None = None
+        self._forks: Forks | None = None
+
+    def handle(self, request: protocol.Request, progress: Progress) -> protocol.Reply:
+        """The reply; raises a SevforkError for what cannot or must not be done."""
+        match request:
+            case protocol.GetStatus():
+                return self._status()
+            case protocol.Configure(launch_config=launch_config):
+                self._configure(launch_config)
+                return self._status()
+            case protocol.Attest(nonce=nonce):
+                return self._attest(nonce)
+            case protocol.Capture():
+                self._require_ready()
+                return self._parent().capture(request, progress)
+            case protocol.Join():
+                return self._parent().join(request)
+            case protocol.Confirm():
+                self._parent().confirm(request)
+            case protocol.Event():
+                self._parent().event(request)
+            case protocol.Abandon(fork_id=fork_id):
+                self._parent().abandon(fork_id)
+            case protocol.Offer():
+                return self._joining().offer(request)
+            case protocol.Restore():
+                return self._restore(request, progress)
+        return protocol.Done()
+
+    def _status(self) -> protocol.Status:
+        condition = self._life.now
+        return protocol.Status(
+            version=__version__,
+            technology=self._measured.technology.value,
+            phase=condition.phase,
+            detail=condition.detail,
+            uncapturable=condition.uncapturable,
+            role=self._identity.config.role.name.lower() if self._identity else None,
+            generation=condition.generation,
+            instance_key=self._key.public,
+            policy_digest=self._measured.policy.digest,
+            fork_policy=self._measured.policy.fork,
+            workload=self._measured.workload.name,
+        )
+
+    def _configure(self, launch_config: bytes) -> None:
+        """Once; the same configuration again changes nothing.
+
+        An agent that was started again finds its workload running. It has no key, no OFFER and no
+        lineage any more: the workload serves on, and cannot be forked.
+        """
+        if self._identity is not None:
+            if self._identity.launch.launch_config != launch_config:
+                raise RefusedByGuest("this VM is configured already, as something else")
+            return
+        if self._workload.is_running:
+            raise WrongState(
+                "the agent was started again under its workload, which cannot be forked any more",
+                hint="the workload serves on; start a new VM to fork from",
+            )
+        identity = establish(launch_config, self._provider, self._verifier, self._key)
+        self._identity = identity
+        me = self._me(identity, Lineage(self._key.public))
+        if identity.config.role is Role.ROOT:
+            self._forks = Forks(me, self._engine)
+            self._life.change(phase="starting")
+            threading.Thread(target=self._start, name="workload", daemon=True).start()
+        else:
+            self._child = Child(me, self._engine, self._network_up)
+            self._life.change(phase="waiting")
+            threading.Thread(target=self._engine.warm_up, name="warm-up", daemon=True).start()
+
+    def _me(self, identity: Identity, lineage: Lineage) -> Self:
+        return Self(identity, self._key, lineage, self._verifier, self._provider)
+
+    def _start(self) -> None:
+        """Start the workload, wait for it, and try whether it can be captured."""
+        try:
+            self._network_up()
+            self._workload.start()
+            self._workload.wait_ready()
+            self._life.change(phase="starting", detail="trying a capture")
+            uncapturable = self._engine.probe()
+        except SevforkError as exc:
+            log.warning("the workload did not start: %s", exc)
+            self._life.change(phase="failed", detail=exc.message)
+        except Exception:
+            log.exception("the workload did not start")
+            self._life.change(phase="failed", detail="unexpectedly; see the VM's serial log")
+        else:
+            self._life.change(phase="ready", detail="", uncapturable=uncapturable)
+
+    def _restore(self, request: protocol.Restore, progress: Progress) -> protocol.Restored:
+        child = self._joining()
+        restored = child.restore(request, progress)
+        if self._identity is None or child.lineage is None:
+            raise WrongState("a child that was not configured cannot have been restored")
+        self._forks = Forks(self._me(self._identity, child.lineage), self._engine)
+        self._child = None
+        self._life.change(phase="ready", generation=restored.generation)
+        return restored
+
+    def _attest(self, nonce: bytes) -> protocol.Attested:
+        if len(nonce) not in NONCE_SIZES:
+            raise RefusedByGuest("a nonce has 16 to 64 bytes")
+        claims = protocol.encode(self._status())
+        evidence = self._provider.evidence(attest_report_data(nonce, claims))
+        return protocol.Attested(evidence.encode(), claims)
+
+    def _require_ready(self) -> None:
+        condition = self._life.now
+        if condition.phase != "ready":
+            raise WrongState(f"the workload is not ready to be forked: it is {condition.phase}")
+        if condition.uncapturable:
+            raise RefusedByGuest(f"the workload cannot be forked: {condition.uncapturable}")
+        if not self._workload.is_running:
+            raise WrongState("the workload has ended")
+
+    def _parent(self) -> Forks:
+        if self._forks is None:
+            raise WrongState("this VM runs no workload yet")
+        return self._forks
+
+    def _joining(self) -> Child:
+        if self._child is None:
+            raise RefusedByGuest("this VM is not a child that waits for its parent")
+        return self._child

@@ -1,0 +1,209 @@
+"""The parent's side inside the guest: captures, and the OFFERs that are open for them.
+
+Everything here lives in RAM and dies with the agent. The host may ask for anything in any order; what
+a JOIN must prove is decided in ``sevfork.handshake``, and who may ask for a capture, here.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sevfork.agent.engine import Capture, Engine
+from sevfork.agent.evidence.provider import EvidenceProvider
+from sevfork.agent.identity import Identity, Verifier
+from sevfork.agent.volume import find_volume
+from sevfork.errors import RefusedByGuest, UsageError, WrongState
+from sevfork.handshake import (
+    Actions,
+    InstanceKey,
+    Layer,
+    Lineage,
+    Manifest,
+    NeedEvidence,
+    ParentSession,
+    Send,
+    Slot,
+    TokenGate,
+)
+from sevfork.seal import BlockDevice, SealedImage, SealWriter
+from sevfork.wire import protocol
+
+log = logging.getLogger(__name__)
+
+# 64 OFFERs of 2 KiB fit into one frame; whoever wants more children forks again.
+MAX_CHILDREN = 64
+MAX_OPEN_FORKS = 8
+MAX_KEPT_FORKS = 256
+_KEY_SIZE = 32
+_FORK_ID_SIZE = 16
+_VM_ID_SIZE = 16
+_REPORT_EVERY_BYTES = 4 * 2**20
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Self:
+    """What a VM brings into a handshake as a parent."""
+
+    identity: Identity
+    key: InstanceKey
+    lineage: Lineage
+    verifier: Verifier
+    provider: EvidenceProvider
+
+
+@dataclass(frozen=True)
+class _Fork:
+    """One capture: its sessions in index order, and which of them have come to their end."""
+
+    sessions: tuple[ParentSession, ...]
+    confirmed: set[int] = field(default_factory=set)
+
+    def is_open(self, now: float) -> bool:
+        """Whether somebody can still join."""
+        return any(not session.spent and not session.expire(now) for session in self.sessions)
+
+
+class Forks:
+    """All captures of this VM that may still have children."""
+
+    def __init__(self, me: Self, engine: Engine) -> None:
+        self._me, self._engine = me, engine
+        policy = me.verifier.policy
+        self._gate = TokenGate(me.identity.config.owner, me.key.public, policy.digest)
+        self._forks: dict[bytes, _Fork] = {}
+
+    def capture(self, request: protocol.Capture, progress: Progress) -> protocol.Captured:
+        """Seal the workload's state into the volume and make one OFFER a child.
+
+        Raises UsageError, RefusedByGuest (policy), HostCannot (volume), and the engine's errors; the
+        workload runs on, whatever happens.
+        """
+        self._admit(request)
+        image_key = secrets.token_bytes(_KEY_SIZE)
+        capture, sealed, state_bytes = self._seal(request.volume_serial, image_key, progress)
+        layer = Layer(image_key, sealed.header_digest, sealed.chunk_count, sealed.image_id)
+        fork_id = secrets.token_bytes(_FORK_ID_SIZE)
+        sessions = self._offer(fork_id, request.count, Manifest((layer,)))
+        self._forks[fork_id] = _Fork(sessions)
+        log.info("captured for %d children, pause %.0f ms", request.count, capture.pause_ms)
+        return protocol.Captured(
+            fork_id=fork_id,
+            offers=[session.offer for session in sessions],
+            pause_ms=capture.pause_ms,
+            state_bytes=state_bytes,
+            sealed_bytes=sealed.chunk_count * 2**20,
+        )
+
+    def join(self, request: protocol.Join) -> protocol.Granted:
+        """The GRANT for a JOIN that passed every check."""
+        session = self._session(request.fork_id, request.index)
+        now = time.monotonic()
+        actions = session.receive_join(request.join, now)
+        for action in actions:
+            if isinstance(action, NeedEvidence):
+                evidence = self._me.provider.evidence(action.report_data).encode()
+                actions = session.provide_evidence(evidence, now)
+        return protocol.Granted(sent(actions))
+
+    def confirm(self, request: protocol.Confirm) -> None:
+        self._session(request.fork_id, request.index).receive_confirm(request.message)
+        self._forks[request.fork_id].confirmed.add(request.index)
+        log.info("child %d has confirmed", request.index)
+
+    def event(self, request: protocol.Event) -> None:
+        session = self._session(request.fork_id, request.index)
+        for action in session.receive_event(request.message):
+            log.info("child %d: %s", request.index, action)
+
+    def abandon(self, fork_id: bytes) -> None:
+        """Erase what no child has confirmed; children that live go on sending their events."""
+        fork = self._forks.get(fork_id)
+        for index, session in enumerate(fork.sessions if fork else ()):
+            if fork and index not in fork.confirmed:
+                session.abandon()
+
+    def _admit(self, request: protocol.Capture) -> None:
+        if not 1 <= request.count <= MAX_CHILDREN:
+            raise UsageError(f"a fork has 1 to {MAX_CHILDREN} children, not {request.count}")
+        if self._me.verifier.policy.fork == "owner":
+            self._gate.admit(request.token, request.count)
+        now = time.monotonic()
+        if sum(fork.is_open(now) for fork in self._forks.values()) >= MAX_OPEN_FORKS:
+            raise RefusedByGuest(
+                f"{MAX_OPEN_FORKS} captures of this VM have open OFFERs",
+                hint="wait until their children have joined or their time is over",
+            )
+        while len(self._forks) >= MAX_KEPT_FORKS:
+            del self._forks[next(iter(self._forks))]
+
+    def _seal(
+        self, serial: str, image_key: bytes, progress: Progress
+    ) -> tuple[Capture, SealedImage, int]:
+        vm_id, generation = self._me.key.instance_id[:_VM_ID_SIZE], self._me.lineage.generation
+        with (
+            BlockDevice(find_volume(serial), writable=True) as device,
+            SealWriter(device, image_key, vm_id, generation + 1) as writer,
+        ):
+            sink = _CountingSink(writer, progress)
+            capture = self._engine.capture(sink, sink.enter)
+            sink.enter("flush")
+            return capture, writer.finish(), sink.written
+
+    def _offer(self, fork_id: bytes, count: int, manifest: Manifest) -> tuple[ParentSession, ...]:
+        me, now = self._me, time.monotonic()
+        return tuple(
+            ParentSession(
+                me.identity.launch,
+                me.key,
+                me.lineage,
+                Slot(fork_id, index, me.lineage.generation + 1),
+                manifest,
+                me.verifier,
+                now=now,
+                lifetime_s=me.verifier.policy.offer_lifetime_s,
+            )
+            for index in range(count)
+        )
+
+    def _session(self, fork_id: bytes, index: int) -> ParentSession:
+        sessions = self._forks[fork_id].sessions if fork_id in self._forks else ()
+        if not 0 <= index < len(sessions):
+            raise RefusedByGuest(
+                "there is no such OFFER", hint="the agent has restarted, or the fork was abandoned"
+            )
+        return sessions[index]
+
+
+class _CountingSink:
+    """Passes on to the sealed image, and tells the host how far it is."""
+
+    def __init__(self, writer: SealWriter, progress: Progress) -> None:
+        self._writer, self._progress = writer, progress
+        self._phase, self._told = "capture", 0
+        self.written = 0
+
+    def enter(self, phase: str) -> None:
+        self._phase = phase
+        self._progress(phase, self.written, 0)
+
+    def write(self, data: bytes) -> int:
+        self._writer.write(data)
+        self.written += len(data)
+        if self.written - self._told >= _REPORT_EVERY_BYTES:
+            self._told = self.written
+            self._progress(self._phase, self.written, 0)
+        return len(data)
+
+
+def sent(actions: Actions) -> bytes:
+    """The one message that a step of a handshake sends."""
+    messages = [action.message for action in actions if isinstance(action, Send)]
+    if len(messages) != 1:
+        raise WrongState("the handshake is not at the step that was asked for")
+    return messages[0]

@@ -1,0 +1,31 @@
+"""The sealed volume that the host plugs in, found by its serial number and by nothing else."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from sevfork.errors import NotAuthentic, TimedOut
+
+SYS_BLOCK = Path("/sys/block")
+DEV = Path("/dev")
+_SERIAL = re.compile(r"sf-[0-9a-f]{16}")
+_POLL_S = 0.05
+
+
+def find_volume(serial: str, timeout_s: float = 20.0) -> Path:
+    """The device node of the virtio disk with this serial; it may be plugged in meanwhile.
+
+    The host names the serial, so only names of sevfork's own form are looked for: never the root.
+    Raises NotAuthentic, TimedOut.
+    """
+    if not _SERIAL.fullmatch(serial):
+        raise NotAuthentic("the volume's serial number is not one of sevfork's")
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for candidate in SYS_BLOCK.glob("vd*/serial"):
+            if candidate.read_text().strip() == serial:
+                return DEV / candidate.parent.name
+        time.sleep(_POLL_S)
+    raise TimedOut(f"no volume with serial number '{serial}' appeared in the guest")
