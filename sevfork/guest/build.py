@@ -32,7 +32,7 @@ from sevfork.policy import Fork, guest_policy_toml
 from sevfork.process import run
 from sevfork.workload import Workload
 
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
+_MOVED_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,14 @@ class Source:
         return hashlib.sha384(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
+def default_fork(technology: Technology, asked: str | None) -> Fork:
+    """Only the owner decides who may fork, but where isolation is simulated there is nothing to
+    protect, and a demonstration needs no key."""
+    if asked is None:
+        return "owner" if technology.confidential else "anyone"
+    return "owner" if asked == "owner" else "anyone"
+
+
 def build(order: Order, progress: Progress) -> bool:
     """Build the image into ``order.output``. False: it is there already, from the same inputs.
 
@@ -93,8 +101,7 @@ def build(order: Order, progress: Progress) -> bool:
     """
     _require_ours(order.output)
     source = _read(order, progress)
-    for line in source.base.info.moved:
-        progress(f"not as locked: {line}")
+    _say_moved(source.base.info.moved, progress)
     if manifest.is_current(order.output, source.inputs(order)):
         return False
     require_root()
@@ -105,6 +112,13 @@ def build(order: Order, progress: Progress) -> bool:
         _make(order, source, Path(work) / "tree", image, progress)
         _publish(image, order.output, Path(work) / "old")
     return True
+
+
+def _say_moved(moved: tuple[str, ...], progress: Progress) -> None:
+    for line in moved[:_MOVED_SHOWN]:
+        progress(f"not as locked: {line}")
+    if len(moved) > _MOVED_SHOWN:
+        progress(f"... and {len(moved) - _MOVED_SHOWN} more (all of them are in manifest.json)")
 
 
 def _read(order: Order, progress: Progress) -> Source:
