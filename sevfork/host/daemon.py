@@ -1,0 +1,315 @@
+"""Which libvirt to talk to, and a private libvirtd where there is none.
+
+In this order: what was asked for (``-c``, SEVFORK_CONNECT, LIBVIRT_DEFAULT_URI); for users,
+libvirt's own session daemon, which libvirt starts by itself; for root, a private libvirtd that
+sevfork started earlier, the system's libvirtd if one answers, else a new private one.
+``docs/private-libvirtd.md`` says why it is a daemon, and how it keeps out of the way of one that an
+admin installs later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sevfork import process
+from sevfork.errors import HostCannot, SevforkError, TimedOut, UsageError
+from sevfork.host import libvirt, maker
+from sevfork.host.hypervisor import Hypervisor
+
+SYSTEM_URI = "qemu:///system"
+SESSION_URI = "qemu:///session"
+# Measured: it answers after 0.1 s. Drivers are then still coming up; the first connection waits.
+_START_TIMEOUT_S = 30
+_STOP_TIMEOUT_S = 20
+# sun_path holds 107 characters; the longest below our directory is a guest's channel:
+# lib/qemu/channel/target/domain-NN-<20 characters>/org.sevfork.agent.0
+_LONGEST_STATE_DIR = 40
+
+_QEMU_CONF = """\
+# Written by sevfork for its private libvirtd; changed whenever it starts.
+stdio_handler = "file"
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+namespaces = [ ]
+"""
+
+_LIBVIRTD_CONF = """\
+# Written by sevfork for its private libvirtd; changed whenever it starts.
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+unix_sock_ro_perms = "0700"
+unix_sock_rw_perms = "0700"
+host_uuid_source = "machine-id"
+log_outputs = "3:file:{log}"
+"""
+
+# libvirtd has its directories compiled in. In a mount namespace of its own they are ours, so that
+# a libvirtd of the system, now or later, shares no socket, lock, or list of VMs with this one.
+_IN_NAMESPACE = """\
+set -eu
+while [ "$1" != -- ]; do mount --bind "$1" "$2"; shift 2; done
+shift
+exec "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The private libvirtd's directories: VMs and volumes in ``state``, sockets in ``run``."""
+
+    state: Path
+    run: Path
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Layout:
+        """``SEVFORK_STATE_DIR``, else /var/lib/sevfork and /run/sevfork."""
+        chosen = environ.get("SEVFORK_STATE_DIR")
+        if not chosen:
+            return cls(Path("/var/lib/sevfork"), Path("/run/sevfork"))
+        state = Path(chosen).absolute()
+        if len(str(state)) > _LONGEST_STATE_DIR:
+            raise UsageError(
+                f"SEVFORK_STATE_DIR '{state}' is too long for the sockets in it",
+                hint=f"choose a directory of at most {_LONGEST_STATE_DIR} characters",
+            )
+        return cls(state, state / "run")
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "libvirt" / "libvirt-sock"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.run / "libvirtd.pid"
+
+    @property
+    def log(self) -> Path:
+        return self.state / "log" / "libvirtd.log"
+
+    @property
+    def pool(self) -> Path:
+        return self.state / "volumes"
+
+    @property
+    def uri(self) -> str:
+        return f"qemu+unix:///system?socket={self.socket}"
+
+    @property
+    def mounts(self) -> dict[Path, str]:
+        """Our directory or file -> libvirtd's compiled-in path."""
+        return {
+            self.state / "etc": "/etc/libvirt",
+            self.state / "lib": "/var/lib/libvirt",
+            self.state / "cache": "/var/cache/libvirt",
+            self.state / "log": "/var/log/libvirt",
+            self.run / "libvirt": "/run/libvirt",
+        }
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A connection URI, where its storage pool would go, and why it is this one."""
+
+    uri: str
+    pool: Path | None
+    reason: str
+    private: bool = False
+
+
+def connect(asked: str | None, note: Callable[[str], None]) -> Hypervisor:
+    """The hypervisor to use; ``note`` hears of anything that takes long.
+
+    Raises HypervisorUnreachable, and HostCannot where no libvirtd can be started.
+    """
+    environ, layout = os.environ, Layout.of(os.environ)
+    endpoint = choose(asked, environ, layout, root=os.geteuid() == 0, answers=answers)
+    if endpoint.private:
+        ensure_running(layout, note)
+    return libvirt.connect(endpoint.uri, pool_path=str(endpoint.pool) if endpoint.pool else None)
+
+
+def choose(
+    asked: str | None,
+    environ: Mapping[str, str],
+    layout: Layout,
+    *,
+    root: bool,
+    answers: Callable[[Path], bool],
+) -> Endpoint:
+    """Decide, without starting anything; ``answers`` says whether a socket does."""
+    for uri, reason in (
+        (asked, "--connect"),
+        (environ.get("SEVFORK_CONNECT"), "SEVFORK_CONNECT"),
+        (environ.get("LIBVIRT_DEFAULT_URI"), "LIBVIRT_DEFAULT_URI"),
+    ):
+        if uri:
+            return Endpoint(uri, _pool_for(uri, environ), reason)
+    if not root:
+        return Endpoint(SESSION_URI, _pool_for(SESSION_URI, environ), "libvirt's session daemon")
+    if answers(layout.socket):
+        return Endpoint(layout.uri, layout.pool, "sevfork's private libvirtd", private=True)
+    if any(answers(Path(f"/run/libvirt/{name}-sock")) for name in ("libvirt", "virtqemud")):
+        return Endpoint(SYSTEM_URI, None, "the system's libvirtd")
+    return Endpoint(layout.uri, layout.pool, "a private libvirtd, started now", private=True)
+
+
+def _pool_for(uri: str, environ: Mapping[str, str]) -> Path | None:
+    """The session daemon of this machine keeps volumes in the user's own data directory."""
+    if uri.partition("?")[0] != SESSION_URI:
+        return None
+    data = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME", "/")) / ".local/share"
+    return Path(data) / "sevfork" / "volumes"
+
+
+def answers(path: Path) -> bool:
+    """Whether something accepts connections at a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def ensure_running(layout: Layout, note: Callable[[str], None]) -> None:
+    """Start the private libvirtd unless it answers; of several commands at once, one starts it."""
+    if answers(layout.socket):
+        return
+    _require_programs()
+    _make_directories(layout)
+    with _locked(layout):
+        if not answers(layout.socket):
+            note(
+                "no libvirtd answers: starting a private one (the first time takes up to a minute)"
+            )
+            _start(layout)
+
+
+def stop(layout: Layout) -> bool:
+    """End the private libvirtd; guests go on running and are found again. False if none ran."""
+    if not answers(layout.socket):
+        return False
+    with _locked(layout):
+        pid = int(layout.pid_file.read_text())
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while maker.start_time(pid) is not None:
+            if time.monotonic() >= deadline:
+                raise TimedOut(f"libvirtd ({pid}) did not end in {_STOP_TIMEOUT_S} s")
+            time.sleep(0.05)
+    return True
+
+
+def _require_programs() -> None:
+    for program, package in (
+        ("libvirtd", "libvirt-daemon libvirt-daemon-driver-qemu"),
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("unshare", "util-linux"),
+        ("mount", "mount"),
+    ):
+        if shutil.which(program, path=_path()) is None:
+            raise HostCannot(f"'{program}' is not installed", hint=f"apt install {package}")
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+def _make_directories(layout: Layout) -> None:
+    try:
+        for ours, theirs in layout.mounts.items():
+            ours.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Mount points: empty directories where the system has no libvirtd.
+            Path(theirs).mkdir(mode=0o755, parents=True, exist_ok=True)
+        layout.pool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise HostCannot(f"cannot make '{exc.filename}': {exc.strerror}") from exc
+
+
+@contextlib.contextmanager
+def _locked(layout: Layout) -> Iterator[None]:
+    with (layout.run / "start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _start(layout: Layout) -> None:
+    mounts = {**_write_configuration(layout), **layout.mounts}
+    pairs = [word for ours, theirs in mounts.items() for word in (str(ours), theirs)]
+    daemon = ["libvirtd", "--daemon", "--pid-file", str(layout.pid_file)]
+    namespace = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", _IN_NAMESPACE, "sh"]
+    try:
+        process.run(
+            [*namespace, *pairs, "--", *daemon],
+            timeout_s=_START_TIMEOUT_S,
+            env={"PATH": _path()},
+        )
+    except process.CommandFailed as exc:
+        raise _cannot_start(layout, exc.output) from exc
+    _await_socket(layout)
+
+
+def _write_configuration(layout: Layout) -> dict[Path, str]:
+    """Write libvirtd's files; returns what has to be mounted beyond the directories."""
+    etc = layout.state / "etc"
+    cgroups = "" if _cgroups_usable() else "cgroup_controllers = [ ]\n"
+    (etc / "qemu.conf").write_text(_QEMU_CONF + cgroups)
+    (etc / "libvirtd.conf").write_text(_LIBVIRTD_CONF.format(log="/var/log/libvirt/libvirtd.log"))
+    return _user_files(layout)
+
+
+def _cgroups_usable() -> bool:
+    """Whether libvirt can make control groups: the unified hierarchy, and writable."""
+    root = Path("/sys/fs/cgroup")
+    return (root / "cgroup.controllers").exists() and os.access(root, os.W_OK)
+
+
+def _user_files(layout: Layout) -> dict[Path, str]:
+    """A private passwd and group where the user that Debian's libvirt was compiled for is missing.
+
+    libvirtd looks that user up before it reads in qemu.conf that it is not to be used. The package
+    libvirt-daemon-system would make it, and start a libvirtd for the system with it.
+    """
+    with contextlib.suppress(KeyError):
+        pwd.getpwnam("libvirt-qemu")
+        return {}
+    line = "libvirt-qemu:x:64055:64055:sevfork private libvirtd:/nonexistent:/usr/sbin/nologin\n"
+    made = {}
+    for name, extra in (("passwd", line), ("group", "libvirt-qemu:x:64055:\n")):
+        ours = layout.state / name
+        ours.write_text(Path(f"/etc/{name}").read_text().rstrip("\n") + "\n" + extra)
+        made[ours] = f"/etc/{name}"
+    return made
+
+
+def _await_socket(layout: Layout) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not answers(layout.socket):
+        if time.monotonic() >= deadline:
+            raise _cannot_start(layout, "it does not answer")
+        time.sleep(0.05)
+
+
+def _cannot_start(layout: Layout, output: str) -> SevforkError:
+    last = (output.strip().splitlines() or ["it said nothing"])[-1]
+    if "ermission denied" in output or "not permitted" in output:
+        return HostCannot(
+            f"cannot start a private libvirtd: {last}",
+            hint="it needs CAP_SYS_ADMIN for a mount namespace: a container must be privileged; "
+            "or name a libvirt with --connect",
+        )
+    return HostCannot(f"cannot start a private libvirtd: {last}", hint=f"see '{layout.log}'")

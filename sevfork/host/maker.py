@@ -1,0 +1,51 @@
+"""Who makes a VM, and whether that process lives: it tells half-made VMs from young ones."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from sevfork.metadata import Maker
+
+_PROC = Path("/proc")
+
+
+def this_process() -> Maker:
+    """The process that runs, as it is written into the VMs that it makes."""
+    pid = os.getpid()
+    start = start_time(pid)
+    if start is None:
+        raise RuntimeError("a running process is not in /proc")
+    return Maker(_host(), _boot_id(), pid, start)
+
+
+def is_dead(maker: Maker) -> bool:
+    """True only when it is certain: another machine's processes cannot be judged from here."""
+    if maker.host != _host():
+        return False
+    return maker.boot != _boot_id() or start_time(maker.pid) != maker.start
+
+
+def _host() -> str:
+    # A PID means something within one PID namespace only (containers).
+    return f"{socket.gethostname()} {(_PROC / 'self/ns/pid').readlink()}"
+
+
+def _boot_id() -> str:
+    # Start times count from boot.
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_time(pid: int) -> int | None:
+    """Field 22 of /proc/PID/stat (clock ticks since boot), None if no such process runs.
+
+    The fields are counted behind the last ')': the name in field 2 may hold anything.
+    """
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    state, start = fields[0], int(fields[19])
+    return None if state == "Z" else start
