@@ -1,0 +1,104 @@
+"""The OCI bundle's ``config.json``: what the workload's container is, and what it cannot do.
+
+Lean on purpose, because each mount and namespace costs time while the workload is frozen
+(measured): no network namespace (the guest has one workload, and its link is what is cut), no UTS
+namespace (a child's host name is its own guest's), no cgroup namespace (CRIU cannot restore one),
+no file systems but ``/proc``, and no ``/sys``: there lies configfs, where evidence is made.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from dataclasses import dataclass
+
+from sevfork.errors import UsageError
+from sevfork.workload import Workload
+
+# What remains for a program that starts as root. Left out of what is usual for containers:
+# MKNOD and SYS_ADMIN (devices: evidence, the control channel, sealed volumes), NET_RAW and
+# NET_ADMIN (the link), SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_TIME, SYSLOG, AUDIT_WRITE.
+CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+)
+# CRIU restores CLOCK_MONOTONIC only for what is in a time namespace.
+NAMESPACES = ("pid", "ipc", "mount", "time")
+OPEN_FILES = 65536
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class User:
+    """Who the workload runs as."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+    @classmethod
+    def find(cls, name: str) -> User:
+        """Look it up in the guest's own measured files. Raise UsageError if it is not there."""
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError as exc:
+            raise UsageError(f"the workload's user '{name}' is not in the image") from exc
+        groups = tuple(sorted({group.gr_gid for group in grp.getgrall() if name in group.gr_mem}))
+        return cls(entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
+
+
+def config(workload: Workload, user: User, root: str, cgroup: str) -> dict[str, object]:
+    """The whole of ``config.json``. ``cgroup`` is a path in the unified hierarchy."""
+    return {
+        "ociVersion": "1.0.2",
+        "process": _process(workload, user),
+        "root": {"path": root},
+        # Read-only: to a container's root, /proc/sys and the like are files that root may write,
+        # such as kernel.core_pattern, which would run a program in the guest itself.
+        "mounts": [
+            {
+                "destination": "/proc",
+                "type": "proc",
+                "source": "proc",
+                "options": ["nosuid", "noexec", "nodev", "ro"],
+            }
+        ],
+        "linux": {
+            "namespaces": [{"type": namespace} for namespace in NAMESPACES],
+            "cgroupsPath": cgroup,
+            # runc adds null, zero, full, random, urandom and tty to this.
+            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+        },
+    }
+
+
+def _process(workload: Workload, user: User) -> dict[str, object]:
+    environment = {"PATH": _PATH, "HOME": user.home, **workload.environment}
+    return {
+        "terminal": False,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
+        "args": list(workload.command),
+        "env": [f"{name}={value}" for name, value in environment.items()],
+        "cwd": workload.working_directory,
+        "capabilities": {
+            kind: list(CAPABILITIES) for kind in ("bounding", "effective", "permitted")
+        },
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES}],
+        "noNewPrivileges": True,
+    }
+
+
+def descriptors() -> list[str]:
+    """runc's ``descriptors.json``: where the workload's standard streams lead, as runc saw it."""
+    return [os.devnull] * 3

@@ -1,0 +1,230 @@
+"""The workload's container: an overlay on the guest's own root, run by ``runc``.
+
+Standard streams are ``/dev/null``: nothing that the workload prints may reach the serial console,
+which the host reads, and CRIU can restore it (runc opens the container's own).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import TimeoutExpired
+
+from sevfork import process
+from sevfork.agent import bundle
+from sevfork.agent.engine import Generation
+from sevfork.agent.layer import inodes_of, shared_mappings
+from sevfork.agent.mounts import mount_overlay, unmount
+from sevfork.agent.tree import make_directory, write_file
+from sevfork.errors import SevforkError, TimedOut, WrongState
+from sevfork.workload import Workload
+
+log = logging.getLogger(__name__)
+
+STATE = Path("/run/sevfork")
+GENERATION_FILE = "run/sevfork/generation"
+_ID = "workload"
+_CGROUP = "/sevfork/workload"
+_CGROUP_DIRECTORY = Path("/sys/fs/cgroup") / _CGROUP.removeprefix("/")
+_START_TIMEOUT_S = 60.0
+_SHORT_TIMEOUT_S = 30.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command inside the container ended. Its output is the workload's own and is dropped."""
+
+    returncode: int
+
+
+@dataclass(frozen=True)
+class Container:
+    """One workload and its files. ``busy`` is held by whoever must have it undisturbed."""
+
+    workload: Workload
+    state: Path = STATE
+    busy: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def upper(self) -> Path:
+        """What the workload has written."""
+        return self.state / "layer" / "upper"
+
+    @property
+    def root(self) -> Path:
+        """The workload's root directory: the upper layer on the guest's root."""
+        return self.state / "root"
+
+    @property
+    def bundle(self) -> Path:
+        return self.state / "bundle"
+
+    @property
+    def cgroup(self) -> Path:
+        return _CGROUP_DIRECTORY
+
+    @property
+    def pid(self) -> int:
+        """Of the container's first process, in the guest's numbers."""
+        return int((self.state / "pid").read_text())
+
+    @property
+    def is_running(self) -> bool:
+        with suppress(FileNotFoundError):
+            return "populated 1" in (self.cgroup / "cgroup.events").read_text()
+        return False
+
+    def start(self, generation: Generation | None = None) -> None:
+        """Make the root file system and run the workload's command in it."""
+        self.prepare()
+        self.identify(generation or Generation(0, secrets.token_bytes(16)))
+        user = bundle.User.find(self.workload.user)
+        for path in self.workload.writable:
+            make_directory(self.root, path.removeprefix("/"), user.uid, user.gid)
+        self.runc_detached("run", "--bundle", self.bundle)
+
+    def prepare(self) -> None:
+        """Mount the root on what the upper layer holds, and write the bundle."""
+        for directory in (self.upper, self.upper.parent / "work", self.root, self.bundle):
+            directory.mkdir(parents=True, exist_ok=True)
+        self.upper.chmod(0o755)
+        user = bundle.User.find(self.workload.user)
+        content = bundle.config(self.workload, user, str(self.root), _CGROUP)
+        (self.bundle / "config.json").write_text(json.dumps(content))
+        options = f"lowerdir=/,upperdir={self.upper},workdir={self.upper.parent / 'work'}"
+        # Fixed here, so that a kernel's defaults do not change what is in the upper layer.
+        options += ",index=off,metacopy=off,redirect_dir=off,xino=off"
+        mount_overlay(self.root, options)
+        _forbid_user_namespaces()
+
+    def identify(self, generation: Generation) -> None:
+        """Give the container's files this guest's own identity, and the generation.
+
+        The files keep their sizes, which CRIU checks of files that were open.
+        """
+        write_file(self.root, GENERATION_FILE, generation.page(), 0o444)
+        write_file(self.root, "etc/machine-id", f"{secrets.token_hex(16)}\n".encode(), 0o444)
+        write_file(self.root, "etc/hostname", f"{socket.gethostname()}\n".encode())
+
+    def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Wait until the workload answers. Raise TimedOut, or WrongState when it has ended."""
+        deadline = time.monotonic() + (timeout_s or self.workload.ready_timeout_s)
+        while not self._is_ready():
+            if not self.is_running:
+                raise WrongState(f"the workload '{self.workload.name}' ended before it was ready")
+            if time.monotonic() > deadline:
+                raise TimedOut(f"the workload '{self.workload.name}' was not ready in time")
+            time.sleep(_POLL_S)
+
+    def _is_ready(self) -> bool:
+        ready = self.workload.ready
+        if ready.tcp is not None:
+            return _accepts(ready.tcp)
+        with suppress(TimedOut):
+            return self.exec(ready.command or (), timeout_s=_SHORT_TIMEOUT_S).returncode == 0
+        return False
+
+    def exec(
+        self, argv: Sequence[str], env: Mapping[str, str] | None = None, *, timeout_s: float
+    ) -> Finished:
+        """Run a command inside, as the workload's user. Raise TimedOut."""
+        assignments = [f"--env={name}={value}" for name, value in (env or {}).items()]
+        with self.busy:
+            done = self._runc("exec", *assignments, _ID, *argv, timeout_s=timeout_s, check=False)
+        return Finished(done.returncode)
+
+    def pause(self) -> None:
+        self._freeze("1")
+
+    def resume(self) -> None:
+        self._freeze("0")
+
+    def thaw(self) -> None:
+        """Whatever went wrong before: nothing of the workload stays frozen."""
+        if self.is_running:
+            self.resume()
+
+    def _freeze(self, wanted: str) -> None:
+        (self.cgroup / "cgroup.freeze").write_text(wanted)
+        deadline = time.monotonic() + _SHORT_TIMEOUT_S
+        while f"frozen {wanted}" not in (self.cgroup / "cgroup.events").read_text():
+            if time.monotonic() > deadline:
+                raise TimedOut("the workload could not be frozen or thawed in time")
+            time.sleep(0.001)
+
+    def kill(self) -> None:
+        """End the workload and forget its files; no matter what was there."""
+        self._runc("delete", "--force", _ID, timeout_s=_SHORT_TIMEOUT_S, check=False)
+        with suppress(SevforkError):
+            unmount(self.root)
+
+    def mapped_inodes(self) -> frozenset[int]:
+        """Files of the upper layer that the workload maps shared and writable."""
+        paths: set[str] = set()
+        for pid in (self.cgroup / "cgroup.procs").read_text().split():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                maps = Path("/proc", pid, "maps").read_bytes()
+                paths.update(shared_mappings(os.fsdecode(maps)))
+        return inodes_of(self.upper, paths)
+
+    def runc_detached(self, verb: str, *words: str | Path) -> None:
+        """``runc run`` or ``runc restore``; the workload's streams are those of the command."""
+        failure = self.state / "runc.log"
+        failure.unlink(missing_ok=True)
+        options: list[str | Path] = ["--detach", "--pid-file", self.state / "pid"]
+        argv = [*self._runc_words(failure), verb, *options, *words, _ID]
+        with (
+            Path(os.devnull).open("wb") as null,
+            process.spawn(argv, stdout=null, stderr=null) as child,
+        ):
+            try:
+                returncode = child.wait(_START_TIMEOUT_S)
+            except TimeoutExpired as exc:
+                raise TimedOut(f"'runc {verb}' did not finish in {_START_TIMEOUT_S:g} s") from exc
+        if returncode:
+            raise SevforkError(f"runc {verb}: {_last_message(failure)}")
+
+    def _runc(self, *words: str | Path, timeout_s: float, check: bool = True) -> process.Completed:
+        argv = [*self._runc_words(self.state / "runc.log"), *words]
+        return process.run(argv, timeout_s=timeout_s, check=check)
+
+    def _runc_words(self, failure: Path) -> list[str | Path]:
+        return ["runc", "--root", self.state / "runc", "--log", failure, "--log-format", "json"]
+
+    @contextmanager
+    def undisturbed(self, timeout_s: float) -> Iterator[None]:
+        """No other command runs inside meanwhile: CRIU could not place its process."""
+        if not self.busy.acquire(timeout=timeout_s):
+            raise TimedOut("the container is busy")
+        try:
+            yield
+        finally:
+            self.busy.release()
+
+
+def _accepts(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def _last_message(failure: Path) -> str:
+    """The message of the last line of runc's log, which is JSON."""
+    with suppress(FileNotFoundError, IndexError, ValueError, KeyError):
+        return str(json.loads(failure.read_text().splitlines()[-1])["msg"])
+    return "failed without saying why"
+
+
+def _forbid_user_namespaces() -> None:
+    """In a user namespace of its own a workload would have every capability over it."""
+    Path("/proc/sys/user/max_user_namespaces").write_text("0")

@@ -1,0 +1,302 @@
+"""The engine ``criu``: the workload's memory by CRIU, its files by ourselves.
+
+A capture, in the order of the stream (``archive.py``):
+
+1. CRIU copies the memory while the workload runs (a pre-dump; the workload stands still only while
+   its pages are being marked). The pages and all files that the workload has written go out.
+2. The same again, which leaves little to do for the end: only what changed during step 1.
+3. CRIU freezes the workload and dumps the rest. When it says that it has everything and all is
+   still frozen, the files that changed are copied aside. So memory and files are of one instant.
+   The workload runs on, and what was put aside goes out.
+
+What CRIU writes lies on the guest's tmpfs only, and each page is given back when it has gone out.
+If anything fails, CRIU is told so, or finds its socket closed, and lets the workload run on.
+
+CRIU's settings for the restore, which ``runc`` starts, are in the measured root:
+``/etc/criu/runc.conf`` (from ``firmware/criu/runc.conf``). Those for a dump are below.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sevfork.agent import bundle, criu_rpc, network
+from sevfork.agent.afterfork import run_hooks
+from sevfork.agent.archive import Packer, Unpacker
+from sevfork.agent.container import Container
+from sevfork.agent.criu_rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
+from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
+from sevfork.agent.layer import LayerCopy
+from sevfork.agent.refusal import explain
+from sevfork.errors import RefusedByGuest, SevforkError, WrongState
+
+log = logging.getLogger(__name__)
+
+_WORTH_ANOTHER_COPY_S = 1.0  # a workload changes little in less
+_COPY_TIMEOUT_S = 300.0
+_FREEZE_TIMEOUT_S = 120.0
+_SEIZE_TIMEOUT_S = 10  # CRIU's own, for processes that do not stop (uninterruptible sleep)
+_WARM_UP_TIMEOUT_S = 60.0
+_LAST = "last"
+_LOG = "criu.log"
+_ERRORS_AND_WARNINGS = 2
+_GHOST_LIMIT_BYTES = 1 << 30  # open files whose name is gone; CRIU puts them into its images
+
+
+@dataclass(frozen=True)
+class CriuEngine:
+    """Captures and restores a container. One call at a time."""
+
+    container: Container
+
+    def probe(self) -> str | None:
+        """A capture that is thrown away: whatever CRIU refuses, it refuses now."""
+        try:
+            self.capture(_Nowhere(), lambda _: None)
+        except RefusedByGuest as exc:
+            return f"{exc.message}; {exc.hint}"
+        return None
+
+    def capture(self, sink: Sink, on_phase: OnPhase) -> Capture:
+        """Write the workload's state to the sink.
+
+        Raises RefusedByGuest with the reason in words when CRIU cannot capture the workload,
+        TimedOut, and whatever the sink raises. The workload runs on in any case.
+        """
+        if not self.container.is_running:
+            raise WrongState(f"the workload '{self.container.workload.name}' has ended")
+        with self.container.undisturbed(_COPY_TIMEOUT_S), self._scratch("capture") as scratch:
+            try:
+                return _Attempt(self.container, scratch, Packer(sink), on_phase).run()
+            finally:
+                self.container.thaw()
+
+    def unpack(self, source: Source) -> None:
+        """Read to the end of the source, which raises if it is not authentic."""
+        images = self._images
+        for directory in (images, self.container.upper):
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+        Unpacker(images, self.container.upper).read(source)
+
+    def resume(self, generation: Generation) -> None:
+        """Restore what was unpacked, as the given generation, and run the after-fork hooks."""
+        self.container.prepare()
+        self.container.identify(generation)
+        try:
+            self._restore()
+        finally:
+            shutil.rmtree(self._images, ignore_errors=True)
+        run_hooks(self.container, self.container.workload.after_fork, generation)
+
+    def warm_up(self) -> None:
+        """Read the programs into the page cache, and let CRIU find out what the kernel can do.
+
+        Measured under TCG: see docs/guest-image.md. CRIU keeps what it found in /run/criu.kdat.
+        """
+        for name in ("runc", "criu"):
+            program = shutil.which(name)
+            if program is not None:
+                Path(program).read_bytes()
+        with self._scratch("warm-up") as scratch, criu_rpc.running(scratch / "stderr") as criu:
+            criu.learn_features(timeout_s=_WARM_UP_TIMEOUT_S)
+
+    @property
+    def _images(self) -> Path:
+        return self.container.state / "images"
+
+    def _restore(self) -> None:
+        last = self._images / _LAST
+        with self._scratch("restore") as work, network.binding_allowed():
+            words = ["--bundle", f"{self.container.bundle}", "--image-path", f"{last}"]
+            options = [
+                "--work-path",
+                f"{work}",
+                "--manage-cgroups-mode",
+                "ignore",
+                "--file-locks",
+                "--auto-dedup",
+            ]
+            try:
+                self.container.runc_detached("restore", *words, *options)
+            except SevforkError as exc:
+                raise SevforkError(f"{exc.message} ({_last_error(work / 'restore.log')})") from exc
+        if not self.container.is_running:
+            raise SevforkError("the restored workload ended at once")
+
+    @contextmanager
+    def _scratch(self, name: str) -> Iterator[Path]:
+        """An empty directory on tmpfs that is gone afterwards."""
+        directory = self.container.state / name
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True, mode=0o700)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass
+class _Attempt:
+    """One capture under way; ``scratch`` gets a directory for each of CRIU's copies."""
+
+    container: Container
+    scratch: Path
+    packer: Packer
+    on_phase: OnPhase
+    _layer: LayerCopy = field(init=False)
+    _copies: list[str] = field(default_factory=list)
+    _pauses_ms: list[float] = field(default_factory=list)
+    _memory_bytes: list[int] = field(default_factory=list)
+    _frozen_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._layer = LayerCopy(self.container.upper)
+
+    def run(self) -> Capture:
+        with criu_rpc.running(self.scratch / "stderr") as criu:
+            self.on_phase("copy")
+            started = time.monotonic()
+            self._copy_memory(criu)
+            file_bytes = self._send_files()
+            if time.monotonic() - started > _WORTH_ANOTHER_COPY_S:
+                self._copy_memory(criu)
+            self.on_phase("freeze")
+            frozen_file_bytes = self._freeze(criu)
+        self.on_phase("export")
+        self._send_images(_LAST)
+        self.packer.append(self._spool)
+        self.packer.end()
+        return self._account(file_bytes, frozen_file_bytes)
+
+    @property
+    def _spool(self) -> Path:
+        return self.scratch / "changed-files"
+
+    def _copy_memory(self, criu: Criu) -> None:
+        """Copy what changed since the last copy, while the workload runs, and send it out."""
+        name = str(len(self._copies))
+        self._ask(criu, Request.PRE_DUMP, name)
+        self._pauses_ms.append(_pause_ms(self.scratch / name / "stats-dump"))
+        self._send_images(name)
+
+    def _send_files(self) -> int:
+        before = self.packer.size_bytes
+        self._layer.copy_running(self.packer, self.container.mapped_inodes)
+        return self.packer.size_bytes - before
+
+    def _freeze(self, criu: Criu) -> int:
+        """The rest, with the workload frozen; return how many bytes of files were copied then."""
+        with self._spool.open("wb") as spool:
+            aside = Packer(spool)
+
+            def on_notify(script: str) -> None:
+                if script == "pre-dump":
+                    self._frozen_at = time.monotonic()
+                elif script == "post-dump":
+                    self._layer.copy_frozen(aside, self.container.mapped_inodes)
+
+            self._ask(criu, Request.DUMP, _LAST, on_notify)
+            self._pauses_ms.append((time.monotonic() - self._frozen_at) * 1000)
+        (self.scratch / _LAST / "descriptors.json").write_text(json.dumps(bundle.descriptors()))
+        return aside.size_bytes
+
+    def _ask(self, criu: Criu, kind: Request, name: str, on_notify: OnNotify | None = None) -> None:
+        """One copy into the directory ``name``. Raise RefusedByGuest when CRIU refuses."""
+        directory = self.scratch / name
+        directory.mkdir(mode=0o700)
+        options = self._options(directory)
+        timeout_s = _FREEZE_TIMEOUT_S if kind is Request.DUMP else _COPY_TIMEOUT_S
+        try:
+            criu.request(kind, options, timeout_s=timeout_s, on_notify=on_notify)
+        except CriuRefused as exc:
+            raise _refused(directory / _LOG) from exc
+        self._copies.append(name)
+
+    def _options(self, directory: Path) -> dict[Option, Value]:
+        options: dict[Option, Value] = {
+            Option.IMAGES_DIR_FD: -1,
+            Option.IMAGES_DIR: str(directory),
+            Option.LOG_FILE: _LOG,
+            Option.LOG_LEVEL: _ERRORS_AND_WARNINGS,
+            Option.PID: self.container.pid,
+            Option.ROOT: str(self.container.root),
+            Option.FREEZE_CGROUP: str(self.container.cgroup),
+            Option.MANAGE_CGROUPS_MODE: criu_rpc.CGROUPS_IGNORE,  # runc makes the child's
+            Option.LEAVE_RUNNING: True,
+            Option.NOTIFY_SCRIPTS: True,
+            Option.TRACK_MEM: True,
+            Option.PRE_DUMP_MODE: criu_rpc.PRE_DUMP_BY_READING,
+            Option.TIMEOUT: _SEIZE_TIMEOUT_S,
+            Option.FILE_LOCKS: True,
+            Option.LINK_REMAP: True,
+            Option.GHOST_LIMIT: _GHOST_LIMIT_BYTES,
+            Option.ORPHAN_PTS_MASTER: True,
+            # Established connections are not touched here and are closed in the child.
+            Option.TCP_CLOSE: True,
+            Option.TCP_SKIP_IN_FLIGHT: True,
+            Option.NETWORK_LOCK: criu_rpc.NETWORK_LOCK_SKIP,
+        }
+        if self._copies:
+            options[Option.PARENT_IMG] = f"../{self._copies[-1]}"
+        return options
+
+    def _send_images(self, name: str) -> None:
+        """Send a copy out; of the images only the pages are large, and they are given back."""
+        directory, memory_bytes = self.scratch / name, 0
+        for path in sorted(directory.iterdir()):
+            member = f"images/{name}/{path.name}"
+            if path.is_symlink():
+                self.packer.add_symbolic_link(member, str(path.readlink()))
+            elif path.name.startswith("pages-"):
+                memory_bytes += path.stat().st_size
+                self.packer.move_in(member, path)
+            elif path.name != _LOG:
+                self.packer.add_content(member, path.read_bytes())
+        self._memory_bytes.append(memory_bytes)
+
+    def _account(self, file_bytes: int, frozen_file_bytes: int) -> Capture:
+        return Capture(
+            pause_ms=self._pauses_ms[-1],
+            earlier_pauses_ms=tuple(self._pauses_ms[:-1]),
+            memory_bytes=sum(self._memory_bytes),
+            frozen_memory_bytes=self._memory_bytes[-1],
+            file_bytes=file_bytes + frozen_file_bytes,
+            frozen_file_bytes=frozen_file_bytes,
+        )
+
+
+class _Nowhere:
+    """A sink for a trial."""
+
+    def write(self, data: bytes, /) -> object:
+        return len(data)
+
+
+def _refused(log_file: Path) -> RefusedByGuest:
+    text = log_file.read_text(errors="replace") if log_file.exists() else ""
+    refusal = explain(text)
+    return RefusedByGuest(refusal.reason, hint=refusal.advice)
+
+
+def _last_error(log_file: Path) -> str:
+    text = log_file.read_text(errors="replace") if log_file.exists() else ""
+    return explain(text).reason
+
+
+def _pause_ms(stats: Path) -> float:
+    """From CRIU's ``stats-dump``: the time to freeze and the time frozen, in microseconds.
+
+    Two magic numbers (u32), a size (u32), then ``stats_entry``: 1 = dump { 1 = freezing_time,
+    2 = frozen_time, ... } (images/stats.proto).
+    """
+    entry = criu_rpc.decode(stats.read_bytes()[12:]).get(1, b"")
+    times = criu_rpc.decode(entry) if isinstance(entry, bytes) else {}
+    return sum(int(times.get(number, 0)) for number in (1, 2)) / 1000

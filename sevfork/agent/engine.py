@@ -1,0 +1,77 @@
+"""What captures a workload and brings it back, whatever the engine: the nouns and the interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sevfork.errors import NotAuthentic
+
+GENERATION_FILE_SIZE = 4096  # one page, so that a mapping of it is a mapping of the whole file
+UNIQUE_ID_SIZE = 16
+OnPhase = Callable[[str], None]
+
+
+class Sink(Protocol):
+    """Where a capture is written, in order: the sealed image's writer."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+class Source(Protocol):
+    """Where a capture is read from; ``b""`` only after everything has verified."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How many forks lie above this VM, and 16 bytes that no other VM of the family has."""
+
+    counter: int
+    unique_id: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.unique_id) != UNIQUE_ID_SIZE or not 0 <= self.counter < 2**64:
+            raise NotAuthentic("generation: a 64-bit counter and 16 bytes are needed")
+
+    def page(self) -> bytes:
+        """The generation file: u64 little-endian counter | unique id (16) | zeros to 4096 bytes."""
+        head = self.counter.to_bytes(8, "little") + self.unique_id
+        return head.ljust(GENERATION_FILE_SIZE, b"\0")
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What one capture cost. Times in milliseconds of CLOCK_MONOTONIC, sizes in bytes.
+
+    ``pause_ms`` is the last and consistent freeze; ``earlier_pauses_ms`` are the short ones of the
+    copies that were made while the workload ran.
+    """
+
+    pause_ms: float
+    earlier_pauses_ms: tuple[float, ...]
+    memory_bytes: int
+    frozen_memory_bytes: int
+    file_bytes: int
+    frozen_file_bytes: int
+
+
+class Engine(Protocol):
+    """Each call ends within its own deadlines and raises a SevforkError when it fails."""
+
+    def probe(self) -> str | None:
+        """None if the running workload can be captured, else the reason in words."""
+
+    def capture(self, sink: Sink, on_phase: OnPhase) -> Capture:
+        """Write the workload's state to the sink; the workload runs on, whatever happens."""
+
+    def unpack(self, source: Source) -> None:
+        """Read a capture to its end into this guest's memory; nothing runs yet."""
+
+    def resume(self, generation: Generation) -> None:
+        """Let what was unpacked run, as the given generation, and run the after-fork hooks."""
+
+    def warm_up(self) -> None:
+        """What makes a later ``unpack`` and ``resume`` faster and may be done before either."""

@@ -1,0 +1,159 @@
+"""Files below a directory that somebody else may be changing.
+
+A workload owns what lies in its container's root. It could put a symbolic link where the agent
+expects a directory, at any moment, and make the agent read or write a file of the guest instead.
+So nothing here resolves a path: every step opens one name in an open directory, never through a
+link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sevfork.errors import RefusedByGuest
+
+_NO_DIRECTORY = (errno.ELOOP, errno.ENOTDIR, errno.ENOENT)
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Node:
+    """One name in an open directory. ``path`` is relative to the tree's root, which is ``.``."""
+
+    path: str
+    status: os.stat_result
+    directory: int
+    name: str
+
+    @property
+    def real_path(self) -> str:
+        """For calls that know no ``dir_fd``; valid while the walk stands at this node."""
+        return f"/proc/self/fd/{self.directory}/{self.name}"
+
+    def open(self) -> int:
+        """A read-only descriptor of a regular file."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(self.name, flags, dir_fd=self.directory)
+
+    def link_target(self) -> str:
+        return os.readlink(self.name, dir_fd=self.directory)
+
+    def attributes(self) -> dict[str, bytes]:
+        """Extended attributes, of links too."""
+        names = os.listxattr(self.real_path, follow_symlinks=False)
+        return {
+            name: os.getxattr(self.real_path, name, follow_symlinks=False) for name in sorted(names)
+        }
+
+
+def walk(root: Path) -> Iterator[Node]:
+    """Every node below root, a directory before what it holds, root itself first.
+
+    What disappears while the walk goes on is left out.
+    """
+    directory = os.open(root, _DIRECTORY)
+    try:
+        yield Node(".", os.fstat(directory), directory, ".")
+        yield from _walk(directory, "")
+    finally:
+        os.close(directory)
+
+
+def _walk(directory: int, prefix: str) -> Iterator[Node]:
+    for name in sorted(os.listdir(directory)):  # noqa: PTH208  # a descriptor
+        with suppress(FileNotFoundError):
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            node = Node(prefix + name, status, directory, name)
+            yield node
+            if stat.S_ISDIR(status.st_mode):
+                yield from _walk_into(node)
+
+
+def _walk_into(node: Node) -> Iterator[Node]:
+    try:
+        child = os.open(node.name, _DIRECTORY, dir_fd=node.directory)
+    except OSError as exc:
+        if exc.errno in _NO_DIRECTORY:
+            return  # not any more
+        raise
+    try:
+        yield from _walk(child, node.path + "/")
+    finally:
+        os.close(child)
+
+
+@contextmanager
+def parent_of(root: Path, path: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+    """An open descriptor of the directory that holds ``path``, and the last name.
+
+    ``path`` is relative to root. With ``create``, missing directories are made (mode 0755).
+    Raises RefusedByGuest when a link, or anything else that is no directory, is in the way.
+    """
+    *directories, name = path.split("/")
+    if any(part in ("", ".", "..") for part in (*directories, name)):
+        raise RefusedByGuest(f"'{path}' is not a plain relative path")
+    current = os.open(root, _DIRECTORY)
+    try:
+        for part in directories:
+            current = _step(current, part, create)
+        yield current, name
+    finally:
+        os.close(current)
+
+
+def _step(directory: int, name: str, create: bool) -> int:
+    """Open ``name`` in ``directory`` and close the latter, which stays open on an error."""
+    if create:
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=directory)
+    try:
+        child = os.open(name, _DIRECTORY, dir_fd=directory)
+    except OSError as exc:
+        if exc.errno in _NO_DIRECTORY:
+            raise RefusedByGuest(f"'{name}' in the container is no directory") from exc
+        raise
+    os.close(directory)
+    return child
+
+
+def write_file(root: Path, path: str, content: bytes, mode: int = 0o644) -> None:
+    """Put a new regular file at ``path``, which may exist as a file or a link, and replace it."""
+    with parent_of(root, path, create=True) as (directory, name):
+        remove(directory, name)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+
+
+def make_directory(root: Path, path: str, uid: int, gid: int) -> None:
+    """A directory at ``path`` that belongs to uid and gid, made if it is missing."""
+    with parent_of(root, f"{path}/.made", create=True) as (directory, _):
+        os.fchown(directory, uid, gid)
+
+
+def remove(directory: int, name: str) -> None:
+    """Remove ``name`` and, if it is a directory, everything below; no matter if there is none."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        _remove_directory(directory, name)
+
+
+def _remove_directory(directory: int, name: str) -> None:
+    child = os.open(name, _DIRECTORY, dir_fd=directory)
+    try:
+        for entry in os.listdir(child):  # noqa: PTH208  # a descriptor
+            remove(child, entry)
+    finally:
+        os.close(child)
+    os.rmdir(name, dir_fd=directory)
