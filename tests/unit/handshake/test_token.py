@@ -1,0 +1,83 @@
+"""The owner's token: every field is a limit, and it is spent once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sevfork.errors import NotAuthentic, RefusedByGuest
+from sevfork.handshake import InstanceKey, OwnerToken, TokenGate, owner_digest
+
+OWNER = Ed25519PrivateKey.generate()
+OWNER_DIGEST = owner_digest(OWNER.public_key().public_bytes_raw())
+INSTANCE = InstanceKey().public
+POLICY = b"p" * 48
+
+
+@pytest.fixture
+def gate() -> TokenGate:
+    return TokenGate(OWNER_DIGEST, INSTANCE, POLICY)
+
+
+def token(owner: Ed25519PrivateKey = OWNER, **fields: object) -> OwnerToken:
+    scope = {"instance_key": INSTANCE, "policy_digest": POLICY, "children": 3, "serial": 7}
+    return OwnerToken.issue(owner, **{**scope, **fields})
+
+
+@pytest.mark.parametrize("children", [1, 3])
+def test_token_admits_up_to_its_number_of_children(gate, children) -> None:
+    assert gate.admit(token().encode(), children) == token()
+
+
+@pytest.mark.parametrize("children", [0, 4, -1])
+def test_token_for_fewer_children_is_refused(gate, children) -> None:
+    with pytest.raises(RefusedByGuest, match="allows 3 children"):
+        gate.admit(token().encode(), children)
+
+
+def test_spent_serial_is_refused(gate) -> None:
+    gate.admit(token().encode(), 1)
+    with pytest.raises(RefusedByGuest, match="spent"):
+        gate.admit(token(children=2).encode(), 1)
+    gate.admit(token(serial=8).encode(), 1)
+
+
+def test_refused_token_is_not_spent(gate) -> None:
+    with pytest.raises(RefusedByGuest):
+        gate.admit(token().encode(), 4)
+    gate.admit(token().encode(), 3)
+
+
+def test_token_of_another_owner_is_refused(gate) -> None:
+    with pytest.raises(RefusedByGuest, match="another owner"):
+        gate.admit(token(Ed25519PrivateKey.generate()).encode(), 1)
+
+
+def test_token_for_another_instance_is_refused(gate) -> None:
+    with pytest.raises(RefusedByGuest, match="another instance"):
+        gate.admit(token(instance_key=InstanceKey().public).encode(), 1)
+
+
+def test_token_for_another_policy_is_refused(gate) -> None:
+    with pytest.raises(RefusedByGuest, match="another policy"):
+        gate.admit(token(policy_digest=b"q" * 48).encode(), 1)
+
+
+@pytest.mark.parametrize("change", [{"children": 100}, {"serial": 8}, {"signature": bytes(64)}])
+def test_token_that_was_changed_is_rejected(gate, change) -> None:
+    forged = dataclasses.replace(token(), **change)
+    with pytest.raises(NotAuthentic, match="signature"):
+        gate.admit(forged.encode(), 1)
+
+
+def test_missing_token_is_refused_with_a_hint(gate) -> None:
+    with pytest.raises(RefusedByGuest) as caught:
+        gate.admit(None, 1)
+    assert "--token" in caught.value.hint
+
+
+def test_vm_without_owner_admits_no_token() -> None:
+    with pytest.raises(RefusedByGuest, match="no owner"):
+        TokenGate(None, INSTANCE, POLICY).admit(token().encode(), 1)
