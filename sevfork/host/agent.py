@@ -55,7 +55,7 @@ class AgentClient:
         simulated_report: SimulatedReport | None,
         cancelled: threading.Event | None = None,
     ) -> None:
-        self._pipe = pipe
+        self.pipe = pipe
         self._simulated_report = simulated_report
         self._cancelled = cancelled or threading.Event()
         self._decoder = LineDecoder()
@@ -72,7 +72,7 @@ class AgentClient:
         """The reply to a request; raises the agent's error, TimedOut, or NotAuthentic."""
         frame = Frame(Kind.REQUEST, os.urandom(ID_SIZE), protocol.encode(request))
         with self._lock:
-            self._pipe.send(frame.encode_line())
+            self.pipe.send(frame.encode_line())
             reply = self._await_reply(frame.request_id, deadline, on_progress)
         if not isinstance(reply, reply_type):
             raise errors.NotAuthentic("the agent answered with another kind of message")
@@ -107,7 +107,7 @@ class AgentClient:
             time.sleep(0.5)
 
     def close(self) -> None:
-        self._pipe.close()
+        self.pipe.close()
 
     def _await_reply(
         self, request_id: bytes, deadline: float, on_progress: OnProgress | None
@@ -128,7 +128,7 @@ class AgentClient:
     def _frames(self, deadline: float) -> list[Frame]:
         self._check(deadline, "the agent did not answer in time")
         wait_s = max(0.0, min(_POLL_S, deadline - time.monotonic()))
-        return self._decoder.feed(self._pipe.receive(wait_s))
+        return self._decoder.feed(self.pipe.receive(wait_s))
 
     def _check(self, deadline: float, message: str) -> None:
         if self._cancelled.is_set():
@@ -138,4 +138,4 @@ class AgentClient:
 
     def _answer_evidence(self, frame: Frame, simulated_report: SimulatedReport) -> None:
         evidence = simulated_report(frame.payload)
-        self._pipe.send(Frame(SIMULATED_EVIDENCE, frame.request_id, evidence).encode_line())
+        self.pipe.send(Frame(SIMULATED_EVIDENCE, frame.request_id, evidence).encode_line())

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from sevfork.attest.launch_digest import simulated_launch_digest
 from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.domain import Boot
 from sevfork.errors import NotAuthentic, WrongState
+from sevfork.guest.paths import simulator_directory
 from sevfork.host.agent import SimulatedReport
 from sevfork.host.hypervisor import Storage
 from sevfork.launch import LaunchConfig, launch_config_hash
@@ -24,12 +25,6 @@ from sevfork.model import Technology
 
 _REPORT_DATA_SIZE = 64
 _REPORT_ID_SIZE = 32
-
-
-def simulator_directory() -> Path:
-    """Where the simulated chip is kept: made on first use, pinned in images that are built for it."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "sevfork" / "simulator"
 
 
 def launched(
@@ -48,7 +43,10 @@ def simulated_report(metadata: Metadata) -> SimulatedReport | None:
         return None
     if metadata.processor is None:
         raise WrongState("the simulated processor knows nothing of this VM's launch")
-    state, processor = metadata.processor, SimulatedProcessor.load_or_create(simulator_directory())
+    state, processor = (
+        metadata.processor,
+        SimulatedProcessor.load_or_create(simulator_directory(os.environ)),
+    )
 
     def report(report_data: bytes) -> bytes:
         if len(report_data) != _REPORT_DATA_SIZE:

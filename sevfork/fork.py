@@ -1,0 +1,509 @@
+"""The main job: fork a running VM into freshly launched children.
+
+The host's part of it is to carry bytes and to launch domains. Every act registers its undo before
+it is done, so that whatever fails, or is interrupted, leaves the parent running and nothing else;
+what a killed process leaves behind, the next command finds by the metadata (``sevfork.reap``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import secrets
+import threading
+import time
+import uuid as uuids
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from sevfork.domain import (
+    Accelerator,
+    GuestSpec,
+    child_spec,
+    disk_xml,
+    domain_xml,
+    random_mac,
+    spec_from_xml,
+)
+from sevfork.errors import (
+    HostCannot,
+    RefusedByGuest,
+    RolledBack,
+    SevforkError,
+    TimedOut,
+    WrongState,
+)
+from sevfork.handshake.messages import Offer
+from sevfork.host import maker
+from sevfork.host.agent import AgentClient, Cancelled
+from sevfork.host.hypervisor import (
+    ChannelBusy,
+    ChannelClosed,
+    Domain,
+    Hypervisor,
+    PortTaken,
+    Volume,
+)
+from sevfork.host.processor import launched, simulated_report
+from sevfork.launch import LaunchConfig, Role
+from sevfork.metadata import Metadata, Phase, PublishedPort
+from sevfork.model import Technology
+from sevfork.naming import child_names
+from sevfork.wire import protocol
+
+log = logging.getLogger(__name__)
+
+SEALED_TARGET = "vdb"
+# Room for the header, padding of the last chunk, archive headers and CRIU's own images.
+_VOLUME_SLACK_BYTES = 256 * 2**20
+_DETACH_TIMEOUT_S = 30.0
+_UNDO_TIMEOUT_S = 20.0
+_BUSY_POLL_S = 0.3
+_PORT_TRIES = 500
+
+
+@dataclass(frozen=True)
+class ForkRequest:
+    """``ports`` None: every port that the parent publishes, on the next free host port."""
+
+    parent: str
+    count: int = 1
+    name: str | None = None
+    replace: bool = False
+    ports: tuple[PublishedPort, ...] | None = None
+    token: bytes | None = field(default=None, repr=False)
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class ForkedChild:
+    """A child that runs, or with ``error`` one that did not come to be and is gone again."""
+
+    name: str
+    uuid: str
+    ports: tuple[PublishedPort, ...] = ()
+    generation: int = 0
+    ready_s: float = 0.0
+    restore_ms: float = 0.0
+    error: SevforkError | None = None
+
+
+@dataclass(frozen=True)
+class ForkOutcome:
+    """``pause_ms`` is how long the parent's workload stood still; times count from the start."""
+
+    parent: str
+    parent_uuid: str
+    technology: Technology
+    accelerator: Accelerator
+    fork_id: str
+    pause_ms: float
+    capture_s: float
+    state_bytes: int
+    sealed_bytes: int
+    children: tuple[ForkedChild, ...]
+
+
+class Watcher(Protocol):
+    """Is told how far a fork is; ``who`` is the parent's or a child's name."""
+
+    def __call__(self, who: str, phase: str, done: int = 0, total: int = 0) -> None: ...
+
+
+@dataclass(frozen=True)
+class ForkPlan:
+    """What a fork is going to do, decided before anything is touched."""
+
+    request: ForkRequest
+    domain: Domain
+    spec: GuestSpec
+    names: tuple[str, ...]
+    replaced: tuple[Domain, ...]
+    serial: str
+    volume_name: str
+    volume_bytes: int
+    ports: tuple[PublishedPort, ...]
+
+
+def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
+    """Look, decide and refuse; nothing is changed.
+
+    Raises WrongState, NameTaken, UsageError, HostCannot (memory, technology).
+    """
+    domain = hypervisor.find(request.parent)
+    if domain.metadata_xml is None:
+        raise WrongState(
+            f"'{domain.name}' has no sevfork agent: it was not made by sevfork",
+            hint="start a fork-ready VM with 'sevfork up'",
+        )
+    if not domain.state.active:
+        raise WrongState(
+            f"'{domain.name}' is {domain.state.value}: only a running VM can be forked"
+        )
+    spec = spec_from_xml(hypervisor.xml(domain.uuid))
+    _require_forkable(spec)
+    others = {each.name: each for each in hypervisor.domains()}
+    names = child_names(
+        domain.name, request.name, request.count, others.keys(), replace=request.replace
+    )
+    _require_memory(hypervisor, spec, request.count)
+    serial = f"sf-{secrets.token_hex(8)}"
+    return ForkPlan(
+        request=request,
+        domain=domain,
+        spec=spec,
+        names=tuple(names),
+        replaced=tuple(others[name] for name in names if name in others),
+        serial=serial,
+        volume_name=f"{serial}.sealed",
+        volume_bytes=_volume_bytes(spec.memory_mib),
+        ports=request.ports if request.ports is not None else spec.metadata.ports,
+    )
+
+
+def _require_forkable(spec: GuestSpec) -> None:
+    if spec.metadata.phase is not Phase.READY:
+        raise WrongState(f"'{spec.name}' is still being made")
+    if spec.metadata.technology is not Technology.SIMULATED:
+        raise HostCannot(
+            f"forking a '{spec.metadata.technology.value}' VM was never run on hardware",
+            hint="see README.md, 'Limits, plainly'",
+        )
+
+
+def _require_memory(hypervisor: Hypervisor, spec: GuestSpec, count: int) -> None:
+    free_mib, wanted_mib = hypervisor.facts().free_memory_mib, count * spec.memory_mib
+    if wanted_mib > free_mib:
+        raise HostCannot(
+            f"{count} children of {spec.memory_mib} MiB do not fit into "
+            f"{free_mib} MiB of free memory",
+            hint="fork fewer children, or end other VMs",
+        )
+
+
+def _volume_bytes(memory_mib: int) -> int:
+    """A workload fits into its guest's memory, so its state fits into that and a little more.
+
+    The volume is sparse: only what is written takes room.
+    """
+    return memory_mib * 2**20 + _VOLUME_SLACK_BYTES
+
+
+class Fork:
+    """One fork while it happens. ``capture`` comes first, then ``make_child`` for each index."""
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        plan: ForkPlan,
+        watch: Watcher,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        self.plan, self._hypervisor, self._watch = plan, hypervisor, watch
+        self._cancelled = cancelled or threading.Event()
+        self._started = time.monotonic()
+        self.deadline = self._started + plan.request.timeout_s
+        self._undo = contextlib.ExitStack()
+        self._ports = threading.Lock()
+
+    def __enter__(self) -> Fork:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def capture(self) -> protocol.Captured:
+        """Seal the parent's state into a new volume; the parent's agent keeps the OFFERs."""
+        plan = self.plan
+        self.parent = self._open_parent()
+        self._require_capturable()
+        volume = self._make_volume()
+        with self._plugged_into_parent(volume):
+            request = protocol.Capture(plan.request.count, plan.serial, plan.request.token)
+            captured = self.parent.ask(
+                request,
+                protocol.Captured,
+                deadline=self.deadline,
+                on_progress=self._telling(plan.domain.name),
+            )
+        self._undo.callback(self._abandon, captured.fork_id)
+        self.volume, self.captured = volume, captured
+        return captured
+
+    def make_child(self, index: int) -> ForkedChild:
+        """Launch, join, restore; raises after having removed whatever it had made."""
+        name = self.plan.names[index]
+        with contextlib.ExitStack() as undo:
+            spec = self._launch(index, undo)
+            agent = self._open_child(spec, undo)
+            restored = self._hand_over(index, spec, agent)
+            ports = self._release(spec, agent)
+            self._finish(spec, ports, restored.generation)
+            undo.pop_all()
+            agent.close()
+        child = ForkedChild(name, spec.uuid, ports, restored.generation, self.elapsed_s)
+        self._watch(name, "ready")
+        return replace(child, restore_ms=restored.restore_ms)
+
+    def _open_parent(self) -> AgentClient:
+        self._watch(self.plan.domain.name, "connect")
+        while True:
+            try:
+                return self._open(self.plan.spec, self._undo)
+            except ChannelBusy:
+                self._watch(self.plan.domain.name, "waiting for another command")
+                self._sleep(_BUSY_POLL_S, "another command holds the parent's agent")
+
+    def _open(self, spec: GuestSpec, undo: contextlib.ExitStack) -> AgentClient:
+        channel = self._hypervisor.open_channel(spec.uuid)
+        undo.callback(channel.close)
+        return AgentClient(channel, simulated_report(spec.metadata), self._cancelled)
+
+    def _sleep(self, seconds: float, message: str) -> None:
+        if self._cancelled.wait(seconds):
+            raise Cancelled("interrupted")
+        if time.monotonic() > self.deadline:
+            raise TimedOut(message)
+
+    def _require_capturable(self) -> None:
+        status = self.parent.wait_for_agent(min(self.deadline, time.monotonic() + 30))
+        if status.role is None:
+            raise WrongState(f"'{self.plan.domain.name}' was never configured by 'sevfork up'")
+        status = self.parent.wait_until_ready(self.deadline)
+        if status.uncapturable:
+            raise RefusedByGuest(
+                f"the workload cannot be forked: {protocol.clean(status.uncapturable)}"
+            )
+
+    def _make_volume(self) -> Volume:
+        storage, name = self._hypervisor.storage, self.plan.volume_name
+        self._undo.callback(storage.delete, name)
+        return storage.create(name, self.plan.volume_bytes)
+
+    @contextlib.contextmanager
+    def _plugged_into_parent(self, volume: Volume) -> Iterator[None]:
+        with self._plugged(self.plan.spec.uuid, volume, readonly=False):
+            yield
+
+    @contextlib.contextmanager
+    def _plugged(self, uuid: str, volume: Volume, *, readonly: bool) -> Iterator[None]:
+        xml = disk_xml(volume.path, self.plan.serial, SEALED_TARGET, readonly=readonly)
+        self._hypervisor.attach_device(uuid, xml)
+        try:
+            yield
+        except BaseException:
+            # The first failure is what the user is told; a child is about to be removed anyway.
+            with contextlib.suppress(SevforkError):
+                self._hypervisor.detach_disk(uuid, xml, SEALED_TARGET, _DETACH_TIMEOUT_S)
+            raise
+        self._hypervisor.detach_disk(uuid, xml, SEALED_TARGET, _DETACH_TIMEOUT_S)
+
+    def _telling(self, who: str) -> Callable[[protocol.Progress], None]:
+        def tell(progress: protocol.Progress) -> None:
+            self._watch(who, protocol.clean(progress.phase), progress.done, progress.total)
+
+        return tell
+
+    def _abandon(self, fork_id: bytes) -> None:
+        """Best effort: the OFFERs die by themselves in time, and with the parent."""
+        client = AgentClient(self.parent.pipe, None)
+        with contextlib.suppress(SevforkError):
+            deadline = time.monotonic() + _UNDO_TIMEOUT_S
+            client.ask(protocol.Abandon(fork_id), protocol.Done, deadline=deadline)
+
+    def _launch(self, index: int, undo: contextlib.ExitStack) -> GuestSpec:
+        """Define and start the child that the OFFER with this index is for."""
+        self._watch(self.plan.names[index], "launch")
+        self._check_cancelled()
+        spec = self.child(index)
+        undo.callback(self._remove, spec)
+        self._hypervisor.define(domain_xml(spec))
+        self._hypervisor.start(spec.uuid)
+        return spec
+
+    def child(self, index: int) -> GuestSpec:
+        """The child's domain, launched like its parent, its configuration naming its OFFER."""
+        parent, offer = self.plan.spec, self.captured.offers[index]
+        config = child_config(offer)
+        state = launched(
+            self._hypervisor.storage,
+            parent.boot,
+            vcpus=parent.vcpus,
+            cpu_model=parent.metadata.cpu_model,
+            config=config,
+        )
+        name, uuid = self.plan.names[index], str(uuids.uuid4())
+        metadata = Metadata(
+            technology=parent.metadata.technology,
+            role=Role.CHILD,
+            phase=Phase.FORMING,
+            image=parent.metadata.image,
+            cpu_model=parent.metadata.cpu_model,
+            generation=parent.metadata.generation + 1,
+            parent=parent.uuid,
+            parent_name=parent.name,
+            fork_id=self.captured.fork_id.hex(),
+            index=index,
+            workload_ports=parent.metadata.workload_ports,
+            volumes=(f"{name}-{uuid[:8]}.log",),
+            maker=maker.this_process(),
+            processor=state,
+        )
+        log_path = self._hypervisor.storage.path_of(metadata.volumes[0])
+        return child_spec(
+            parent,
+            name=name,
+            uuid=uuid,
+            mac=random_mac(),
+            console_log=log_path,
+            metadata=metadata,
+        )
+
+    def _remove(self, spec: GuestSpec) -> None:
+        self._hypervisor.destroy(spec.uuid)
+        self._hypervisor.undefine(spec.uuid)
+        for volume in spec.metadata.volumes:
+            self._hypervisor.storage.delete(volume)
+
+    def _open_child(self, spec: GuestSpec, undo: contextlib.ExitStack) -> AgentClient:
+        self._watch(spec.name, "boot")
+        agent = self._open(spec, undo)
+        agent.wait_for_agent(self.deadline)
+        config = child_config(self.offer_of(spec))
+        agent.ask(protocol.Configure(config.encode()), protocol.Status, deadline=self.deadline)
+        return agent
+
+    def offer_of(self, spec: GuestSpec) -> bytes:
+        return self.captured.offers[spec.metadata.index or 0]
+
+    def _hand_over(self, index: int, spec: GuestSpec, agent: AgentClient) -> protocol.Restored:
+        """Relay the handshake, and let the child restore."""
+        self._watch(spec.name, "handshake")
+        joining = agent.ask(
+            protocol.Offer(self.offer_of(spec)), protocol.Joining, deadline=self.deadline
+        )
+        granted = self.parent.ask(
+            protocol.Join(self.captured.fork_id, index, joining.join),
+            protocol.Granted,
+            deadline=self.deadline,
+        )
+        with self._plugged(spec.uuid, self.volume, readonly=True):
+            restored = agent.ask(
+                protocol.Restore(granted.grant, self.plan.serial),
+                protocol.Restored,
+                deadline=self.deadline,
+                on_progress=self._telling(spec.name),
+            )
+        self._tell_parent(index, restored)
+        return restored
+
+    def _tell_parent(self, index: int, restored: protocol.Restored) -> None:
+        fork_id, deadline = self.captured.fork_id, self.deadline
+        confirm = protocol.Confirm(fork_id, index, restored.confirm)
+        self.parent.ask(confirm, protocol.Done, deadline=deadline)
+        for event in restored.events:
+            message = protocol.Event(fork_id, index, event)
+            self.parent.ask(message, protocol.Done, deadline=deadline)
+
+    def _release(self, spec: GuestSpec, agent: AgentClient) -> tuple[PublishedPort, ...]:
+        """Plug the network cable in and publish the ports; the guest has raised its own end."""
+        self._hypervisor.set_link(spec.uuid, up=True)
+        with self._ports:
+            return tuple(self._publish(spec.uuid, port) for port in self.plan.ports)
+
+    def _publish(self, uuid: str, wanted: PublishedPort) -> PublishedPort:
+        """On the next free port of the host, counting from the parent's."""
+        for host_port in range(wanted.host, min(wanted.host + _PORT_TRIES, 65536)):
+            try:
+                self._hypervisor.publish(uuid, host_port, wanted.guest)
+            except PortTaken:
+                continue
+            return PublishedPort(host_port, wanted.guest)
+        raise HostCannot(f"no free port on the libvirt host from {wanted.host} on")
+
+    def _finish(self, spec: GuestSpec, ports: tuple[PublishedPort, ...], generation: int) -> None:
+        metadata = replace(
+            spec.metadata, phase=Phase.READY, maker=None, ports=ports, generation=generation
+        )
+        self._hypervisor.set_metadata(spec.uuid, metadata.to_plain_xml())
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled("interrupted")
+
+
+def child_config(offer: bytes) -> LaunchConfig:
+    """The launch configuration of the one child that an OFFER is for; the owner is the parent's."""
+    owner = LaunchConfig.decode(Offer.decode(offer).launch_config).owner
+    return LaunchConfig(Role.CHILD, owner, hashlib.sha384(offer).digest())
+
+
+def run_fork(
+    hypervisor: Hypervisor, plan: ForkPlan, watch: Watcher, cancelled: threading.Event
+) -> ForkOutcome:
+    """The whole fork. Raises if no child came to be; else the outcome has a result for each."""
+    for domain in plan.replaced:
+        hypervisor.destroy(domain.uuid)
+        hypervisor.undefine(domain.uuid)
+    with Fork(hypervisor, plan, watch, cancelled) as fork:
+        captured = fork.capture()
+        capture_s = fork.elapsed_s
+        children = _make_children(fork, hypervisor.facts().cpus, cancelled)
+    if all(child.error for child in children) and children[0].error:
+        raise children[0].error
+    return ForkOutcome(
+        parent=plan.domain.name,
+        parent_uuid=plan.domain.uuid,
+        technology=plan.spec.metadata.technology,
+        accelerator=plan.spec.accelerator,
+        fork_id=captured.fork_id.hex(),
+        pause_ms=captured.pause_ms,
+        capture_s=capture_s,
+        state_bytes=captured.state_bytes,
+        sealed_bytes=captured.sealed_bytes,
+        children=children,
+    )
+
+
+def _make_children(fork: Fork, cpus: int, cancelled: threading.Event) -> tuple[ForkedChild, ...]:
+    """A few at a time, so that a wide fork does not bring the host down."""
+    count = len(fork.plan.names)
+    with ThreadPoolExecutor(max_workers=min(count, max(2, cpus))) as pool:
+        futures = [pool.submit(_attempt, fork, index) for index in range(count)]
+        try:
+            return tuple(_result(future) for future in futures)
+        except BaseException:
+            cancelled.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def _result(future: Future[ForkedChild]) -> ForkedChild:
+    # In slices: a wait without a timeout could not be interrupted by a signal on every platform.
+    while True:
+        with contextlib.suppress(TimeoutError):
+            return future.result(timeout=0.5)
+
+
+def _attempt(fork: Fork, index: int) -> ForkedChild:
+    name = fork.plan.names[index]
+    try:
+        return fork.make_child(index)
+    except ChannelClosed as exc:
+        error: SevforkError = RolledBack(
+            f"'{name}' ended before it was ready and was removed: {exc.message}",
+            hint="its serial log was removed with it; --debug keeps it",
+        )
+        error.__cause__ = exc
+    except SevforkError as exc:
+        error = exc
+    log.debug("child '%s' failed", name, exc_info=error)
+    return ForkedChild(name, "", error=error)
