@@ -209,7 +209,7 @@ class Fork:
         return action
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_family() -> type[Family]:
     return Family
 
