@@ -14,11 +14,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from sevfork.attest.defaults import NO_MINIMUM, SIMULATED_MINIMUM, policy_toml
+from sevfork.attest.defaults import BULLETIN_MINIMUM, SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.policy import Policy, decode_toml
-from sevfork.attest.verdict import VerifiedReport
-from sevfork.attest.verify import Expected
-from sevfork.errors import RefusedByGuest, UsageError
+from sevfork.errors import UsageError
 from sevfork.model import Technology
 
 _DAY_S = 24 * 60 * 60
@@ -66,23 +64,6 @@ class GuestPolicy:
         del fields["schema"]
         return cls(**{**fields, "attest": attest}, digest=hashlib.sha384(data).digest())
 
-    def expected_of_peer(
-        self, own: VerifiedReport, report_data: bytes, launch_config_hash: bytes
-    ) -> Expected:
-        """What a peer's evidence must say: this launch, another instance, and the right chip.
-
-        Raise RefusedByGuest if the policy wants the same chip and this guest does not know its own.
-        """
-        if self.chip == "same" and own.chip_id is None:
-            raise RefusedByGuest("the policy wants the same chip, and this guest's chip has no id")
-        return Expected(
-            report_data=report_data,
-            launch_config_hash=launch_config_hash,
-            launch_identity=own.launch_identity,
-            other_than_report_id=own.report_id,
-            chip_id=own.chip_id if self.chip == "same" else None,
-        )
-
 
 def _with_chips(attest: Policy, chip: str | tuple[str, ...]) -> Policy:
     """A list of chips is one more thing that the attestation policy accepts or not."""
@@ -109,7 +90,7 @@ def guest_policy_toml(
         "warm_lifetime_s = 3600",
         "",
     ]
-    minimum = SIMULATED_MINIMUM if simulated else NO_MINIMUM
+    minimum = SIMULATED_MINIMUM if simulated else BULLETIN_MINIMUM
     attest = policy_toml([technology], roots, build_time, minimum_tcb=minimum, section="attest")
     text = "\n".join(head) + "\n" + attest
     GuestPolicy.load(text.encode())

@@ -16,6 +16,13 @@ NO_MINIMUM = {
     Product.GENOA: Tcb(0, 0, 0, 0),
     Product.TURIN: Tcb(0, 0, 0, 0, 0),
 }
+# AMD-SB-3019: below these, a host can load microcode of its own. A product whose signing seeds can
+# be extracted is given up by leaving its table out of ``minimum_tcb``.
+BULLETIN_MINIMUM = {
+    Product.MILAN: Tcb(0, 0, 0x18, 0xDB),
+    Product.GENOA: Tcb(0, 0, 0x17, 0x54),
+    Product.TURIN: Tcb(0, 0, 0, 0, 0),
+}
 SIMULATED_MINIMUM = {Product.SIMULATED: Tcb(1, 0, 1, 1)}
 # Those that make a guest no weaker, and multithreading, which almost every host has on.
 _HARMLESS_POLICY_BITS = (

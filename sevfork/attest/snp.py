@@ -209,6 +209,8 @@ def _check_tcb(
     certified = chain.endorsement.tcb
     wanted = f"at least {minimum}" if minimum else "a product that the policy has a minimum for"
     enough = minimum is not None and certified.covers(minimum)
+    if minimum is not None and not any(minimum.encode()):
+        findings.unchecked("minimum TCB: the policy's is zero, which every firmware has")
     findings.check("TCB of the certificate", wanted, str(certified), enough)
     if product is None:
         return
@@ -295,6 +297,8 @@ def _check_guest(report: SnpReport, snp: SnpPolicy, findings: Findings) -> None:
     findings.check("report version", f"at least {least}", str(report.version),
                    report.version >= least)  # fmt: skip
     findings.accepted("signing key", snp.signing_keys, report.signing_key.label)
+    masked = "masked: the firmware was told not to sign" if report.key_masked else "not masked"
+    findings.check("chip key", "not masked", masked, not report.key_masked)
     findings.accepted("VMPL", tuple(map(str, snp.vmpl)), str(report.vmpl))
     bits = report.policy & ~_POLICY_ABI_MASK & ~POLICY_MUST_BE_ONE
     check_bits(findings, "guest policy", snp.guest_policy, bits, SNP_POLICY_BITS)

@@ -19,10 +19,16 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
 from sevfork.attest.snp_report import Product, SigningKey, Tcb
 from sevfork.errors import AttestationFailed
+
+# A VCEK's serial number is 0, which RFC 5280 forbids and cryptography warns about at every load.
+warnings.filterwarnings(
+    "ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning
+)
 
 # SHA-256 over DER, computed from the published roots (https://kdsintf.amd.com/vcek/v1/*/cert_chain).
 AMD_ROOTS = {
@@ -135,8 +141,7 @@ class Certificate:
     not_before: datetime
     not_after: datetime
     key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-    signed: bytes
-    signature: bytes
+    parsed: x509.Certificate
     may_issue: bool
     endorsement: Endorsement | None
 
@@ -152,7 +157,15 @@ class Certificate:
 
     def issued_by(self, issuer: Certificate) -> bool:
         """True if names match and the issuer's RSA-4096 key signed this, as AMD does it."""
-        return self.issuer == issuer.subject and _signed_by(issuer, self.signature, self.signed)
+        if not _signed_by(issuer, self.parsed.signature, self.parsed.tbs_certificate_bytes):
+            return False
+        try:
+            # The signature was checked; this adds that names match, and that the algorithm named
+            # outside of what is signed is the one inside.
+            self.parsed.verify_directly_issued_by(issuer.parsed)
+        except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
+            return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -164,8 +177,7 @@ class RevocationList:
     last_update: datetime
     next_update: datetime | None
     revoked: frozenset[int]
-    signed: bytes
-    signature: bytes
+    parsed: x509.CertificateRevocationList
 
     @classmethod
     def parse(cls, data: bytes) -> RevocationList:
@@ -173,16 +185,21 @@ class RevocationList:
         return _guarded("a revocation list", lambda: _read_crl(data))
 
     def issued_by(self, issuer: Certificate) -> bool:
-        return self.issuer == issuer.subject and _signed_by(issuer, self.signature, self.signed)
+        """True if names match and the issuer's RSA-4096 key signed this, as AMD does it."""
+        if self.issuer != issuer.subject or not isinstance(issuer.key, rsa.RSAPublicKey):
+            return False
+        if not _signed_by(issuer, self.parsed.signature, self.parsed.tbs_certlist_bytes):
+            return False
+        try:
+            return self.parsed.is_signature_valid(issuer.key)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            return False
 
 
 def _guarded(what: str, read: Callable[[], _T]) -> _T:
     """Whatever goes wrong in reading an attacker's X.509 becomes one error of ours."""
     try:
-        with warnings.catch_warnings():
-            # A VCEK's serial number is 0, which RFC 5280 forbids and cryptography warns about.
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            return read()
+        return read()
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as exc:
         raise AttestationFailed(f"{what} is not valid: {exc}") from exc
     except (x509.UnsupportedGeneralNameType, x509.InvalidVersion, OverflowError) as exc:
@@ -199,8 +216,6 @@ def _load_one(data: bytes) -> x509.Certificate:
 
 
 def _read(certificate: x509.Certificate) -> Certificate:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     key = certificate.public_key()
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise AttestationFailed("a certificate has a key that is neither RSA nor EC")
@@ -213,8 +228,7 @@ def _read(certificate: x509.Certificate) -> Certificate:
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         key=key,
-        signed=certificate.tbs_certificate_bytes,
-        signature=certificate.signature,
+        parsed=certificate,
         may_issue=_may_issue(certificate.extensions),
         endorsement=_endorsement(certificate.extensions),
     )
@@ -230,8 +244,7 @@ def _read_crl(data: bytes) -> RevocationList:
         last_update=crl.last_update_utc,
         next_update=crl.next_update_utc,
         revoked=frozenset(entry.serial_number for entry in crl),
-        signed=crl.tbs_certlist_bytes,
-        signature=crl.signature,
+        parsed=crl,
     )
 
 

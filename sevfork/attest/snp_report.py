@@ -139,7 +139,7 @@ class SnpReport:
     current_tcb: bytes
     platform_info: int
     author_key_enabled: bool
-    chip_id_masked: bool
+    key_masked: bool
     signing_key: SigningKey
     report_data: bytes
     measurement: bytes
@@ -200,7 +200,7 @@ class SnpReport:
             current_tcb=data[0x38:0x40],
             platform_info=_number(data, 0x40, 8),
             author_key_enabled=bool(flags & 1),
-            chip_id_masked=bool(flags & 2),
+            key_masked=bool(flags & 2),
             signing_key=_signing_key(flags),
             report_data=data[0x50:0x90],
             measurement=data[0x90:0xC0],

@@ -1,0 +1,27 @@
+"""Makes the fakes beside the tests importable, and finds the genuine samples."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+_ROOT = Path(__file__).parents[3]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Genuine leaf certificates have serial number 0; the package silences the same warning."""
+    config.addinivalue_line("filterwarnings", "ignore:Parsed a serial number")
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The folder of genuine samples, which is not part of the project."""
+    folder = Path(os.environ.get("SEVFORK_VECTORS", _ROOT.parent / "shared" / "vectors"))
+    if not folder.is_dir():
+        pytest.skip(f"no genuine samples: '{folder}' is absent (set SEVFORK_VECTORS)")
+    return folder
