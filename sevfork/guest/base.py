@@ -7,6 +7,7 @@ the initramfs and their libraries), ``kernel/`` (the kernel package, unpacked), 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,21 +15,22 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from sevfork.errors import HostCannot, UsageError
+from sevfork.errors import HostCannot, TimedOut, UsageError
 from sevfork.guest.apt import PrivateApt, Unresolvable
 from sevfork.guest.lock import Lock
 from sevfork.guest.packages import Package, is_kernel, local_index, names
 from sevfork.guest.progress import Progress
-from sevfork.guest.recipe import Debian, Recipe
+from sevfork.guest.recipe import Recipe
 from sevfork.process import CommandFailed, run
 
 PYTHON_DIRECTORY = "usr/lib/sevfork/python"
@@ -37,6 +39,8 @@ _INITRAMFS_PROGRAMS = ("usr/bin/busybox", "usr/sbin/dmsetup")
 _PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux2014")
 # Raised when this file begins to make something else of the same inputs.
 _REVISION = 1
+_WAIT_S = 900
+_BASES_KEPT = 6
 
 
 class PackageVersion(Struct, frozen=True, order=True):
@@ -110,24 +114,27 @@ class BaseCache:
         Raises UsageError, before anything is built, when ``locked`` and something moved.
         """
         place = self._directory / "bases" / request.key
-        if place.is_dir() and not refresh:
-            base = Base(
-                place, msgspec.json.decode((place / "base.json").read_bytes(), type=BaseInfo)
-            )
-            require_locked(base.info.moved, locked)
-            return base
-        return self._make(request, place, locked)
+        if not place.is_dir():
+            require_root()
+        with exclusive(self._directory / "lock"):
+            if place.is_dir() and not refresh:
+                os.utime(place)
+                base = Base(place, read_info(place))
+                require_locked(base.info.moved, locked)
+                return base
+            return self._make(request, place, locked)
 
     def newest(self, request: BaseRequest) -> Lock:
         """The request's lock, brought to what the mirror has now."""
         apt = self._apt()
-        packages = self._resolve(apt, request.recipe.debian, Lock(), request.wanted)
-        return request.lock.updated(packages, apt.newest_release())
+        with exclusive(self._directory / "lock"):
+            packages = self._resolve(apt, replace(request, lock=Lock()), False)
+            return request.lock.updated(packages, apt.newest_release())
 
     def _make(self, request: BaseRequest, place: Path, locked: bool) -> Base:
         require_root()
         apt = self._apt()
-        packages = self._resolve(apt, request.recipe.debian, request.lock, request.wanted, locked)
+        packages = self._resolve(apt, request, locked)
         moved = request.lock.moved(packages)
         require_locked(moved, locked)
         self._progress(f"fetching {len(packages)} packages ({_megabytes(packages):.0f} MB)")
@@ -140,33 +147,31 @@ class BaseCache:
         with _work_directory(place.parent) as work:
             self._build(work, request, packages, apt.packages_directory, info)
             _replace(work / "base", place)
+        _forget_old(place.parent)
         return Base(place, info)
 
     def _apt(self) -> PrivateApt:
         return PrivateApt(self._directory / "apt", self._directory / "packages")
 
-    def _resolve(
-        self,
-        apt: PrivateApt,
-        debian: Debian,
-        lock: Lock,
-        wanted: Sequence[str],
-        locked: bool = False,
-    ) -> list[Package]:
+    def _resolve(self, apt: PrivateApt, request: BaseRequest, locked: bool) -> list[Package]:
         """All packages, the kernel image included.
 
         The locked versions first. When those do not go together any more: the newest ones. When
         the newer suite's no longer install on the older one: none from there.
         """
-        attempts = [(debian, lock, "as locked")]
+        debian = request.recipe.debian
+        attempts = [(debian, request.lock, "choosing packages")]
         if not locked:
             older = msgspec.structs.replace(debian, newer_packages=())
-            attempts += [(debian, Lock(), "the newest"), (older, Lock(), f"all of {debian.suite}")]
+            attempts += [
+                (debian, Lock(), "the locked packages do not go together: trying the newest"),
+                (older, Lock(), f"trying without those of '{debian.newer_suite}'"),
+            ]
         for attempt, pins, what in attempts:
-            self._progress(f"choosing packages: {what}")
+            self._progress(what)
             apt.set_up(attempt, self._mirror, pins)
             try:
-                return sorted([*apt.resolve(wanted), apt.resolve_kernel(debian.kernel)])
+                return sorted([*apt.resolve(request.wanted), apt.resolve_kernel(debian.kernel)])
             except Unresolvable as exc:
                 failure = exc
         raise failure
@@ -220,6 +225,33 @@ def _megabytes(packages: Sequence[Package]) -> float:
 
 def _version(package: Package) -> PackageVersion:
     return PackageVersion(package.name, package.version, package.architecture, package.sha256)
+
+
+def _forget_old(bases: Path) -> None:
+    """Keep the bases that were used last."""
+    for place in sorted(bases.iterdir(), key=lambda p: p.stat().st_mtime)[:-_BASES_KEPT]:
+        shutil.rmtree(place)
+
+
+def read_info(place: Path) -> BaseInfo:
+    return msgspec.json.decode((place / "base.json").read_bytes(), type=BaseInfo)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """One build at a time uses the private apt; another one waits for it, and says when in vain."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + _WAIT_S
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as exc:
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"another build has held '{path}' for {_WAIT_S} s") from exc
+                time.sleep(0.2)
+        yield
 
 
 @contextmanager

@@ -100,6 +100,7 @@ def build(order: Order, progress: Progress) -> bool:
     Nothing is left behind by a build that fails: the directory is made elsewhere and renamed.
     """
     _require_ours(order.output)
+    os.umask(0o022)  # modes in the image must not depend on who builds it
     source = _read(order, progress)
     _say_moved(source.base.info.moved, progress)
     if manifest.is_current(order.output, source.inputs(order)):

@@ -1,9 +1,9 @@
 """Keeps a random secret of 1 MiB, which leaves the guest only when a test asks for it at the end.
 
 GET /digest   SHA-256 of the secret in hexadecimal
-GET /reveal   the secret itself; asked for only after everything that is to be searched was collected
+GET /reveal   the secret itself; asked for only after all that is to be searched was collected
 
-The secret is one bytes object, aligned to nothing: in the guest's RAM its 4 KiB pages are anywhere,
+The secret is one bytes object, aligned to nothing: in RAM its 4 KiB pages are anywhere,
 so a search looks for pieces that are much shorter than a page.
 """
 
