@@ -17,7 +17,6 @@ import uuid as uuids
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from sevfork.domain import (
     Accelerator,
@@ -52,6 +51,7 @@ from sevfork.launch import LaunchConfig, Role
 from sevfork.metadata import Metadata, Phase, PublishedPort
 from sevfork.model import Technology
 from sevfork.naming import child_names
+from sevfork.progress import Watcher
 from sevfork.wire import protocol
 
 log = logging.getLogger(__name__)
@@ -105,12 +105,6 @@ class ForkOutcome:
     state_bytes: int
     sealed_bytes: int
     children: tuple[ForkedChild, ...]
-
-
-class Watcher(Protocol):
-    """Is told how far a fork is; ``who`` is the parent's or a child's name."""
-
-    def __call__(self, who: str, phase: str, done: int = 0, total: int = 0) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -376,9 +370,13 @@ class Fork:
         self._watch(spec.name, "boot")
         agent = self._open(spec, undo)
         agent.wait_for_agent(self.deadline)
-        config = child_config(self.offer_of(spec))
+        config = self.configuration(spec)
         agent.ask(protocol.Configure(config.encode()), protocol.Status, deadline=self.deadline)
         return agent
+
+    def configuration(self, spec: GuestSpec) -> LaunchConfig:
+        """What the child is told that it was launched as; its hardware has signed the hash."""
+        return child_config(self.offer_of(spec))
 
     def offer_of(self, spec: GuestSpec) -> bytes:
         return self.captured.offers[spec.metadata.index or 0]

@@ -1,0 +1,43 @@
+"""The fixture behind which every real guest runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm.lab import Lab, Vm
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.vm)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Keep a failed test's serial logs before the guests are removed."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if lab is not None and report.when == "call" and report.failed:
+        report.sections.append(("serial logs", lab.serial_logs()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """All guests of one run; removed at its end, whatever happened."""
+    lab = Lab()
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture(scope="session")
+def redis_parent(lab: Lab) -> Vm:
+    """A Redis that several tests fork, one after another."""
+    return lab.up("redis")

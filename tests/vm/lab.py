@@ -1,0 +1,212 @@
+"""Real guests for tests: one factory that always cleans up.
+
+Guests are emulated where there is no KVM, and the secure processor is simulated. Everything is done
+through the ``sevfork`` command, in a private libvirtd of the tests' own.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SEVFORK = Path(sys.executable).parent / "sevfork"
+IMAGES = REPOSITORY / "build" / "images"
+WORKLOADS = (REPOSITORY / "firmware" / "workloads", REPOSITORY / "tests" / "vm" / "workloads")
+# One emulated fork takes about half a minute on two cores that have nothing else to do.
+COMMAND_TIMEOUT_S = 280
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.stdout)
+
+
+@dataclass(frozen=True)
+class Vm:
+    """A running guest, and the address of its first published port on this machine."""
+
+    name: str
+    uuid: str
+    address: tuple[str, int]
+
+    @classmethod
+    def of(cls, described: dict[str, Any]) -> Vm:
+        host, port = described["ports"][0]["address"].rsplit(":", 1)
+        return cls(described["name"], described["uuid"], (host, int(port)))
+
+    def redis(self) -> redis.Redis:
+        host, port = self.address
+        return redis.Redis(host, port, socket_timeout=60, single_connection_client=True)
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """HTTP GET: status and body."""
+        connection = http.client.HTTPConnection(*self.address, timeout=60)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def json(self, path: str) -> Any:
+        status, body = self.get(path)
+        assert status == 200, f"{path}: {status}"
+        return json.loads(body)
+
+
+@dataclass
+class Lab:
+    """Makes guests and remembers them; ``close`` removes every one."""
+
+    prefix: str = field(default_factory=lambda: f"t{os.getpid()}")
+    made: int = 0
+
+    def run(self, *words: str, check: bool = True, timeout_s: float = COMMAND_TIMEOUT_S) -> Result:
+        """Run ``sevfork``; a failure shows what it printed."""
+        done = subprocess.run(
+            [SEVFORK, *words], capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        result = Result(done.returncode, done.stdout, done.stderr)
+        if check and done.returncode:
+            raise AssertionError(f"sevfork {' '.join(words)}: {done.returncode}\n{done.stderr}")
+        return result
+
+    @contextmanager
+    def running(self, *words: str) -> Iterator[Running]:
+        """Run ``sevfork`` in the background, its stderr read line by line."""
+        with subprocess.Popen(
+            [SEVFORK, *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as child:
+            try:
+                yield Running(child)
+            finally:
+                with suppress(ProcessLookupError):
+                    child.kill()
+
+    def image(self, workload: str) -> Path:
+        """The image of a workload of ours, built on first use."""
+        (toml,) = (
+            at / f"{workload}.toml" for at in WORKLOADS if (at / f"{workload}.toml").exists()
+        )
+        output = IMAGES / workload
+        self.run("guest", "build", "-o", str(output), "--workload", str(toml), timeout_s=900)
+        return output
+
+    def name(self) -> str:
+        self.made += 1
+        return f"{self.prefix}-{self.made}"
+
+    def up(self, workload: str, *options: str) -> Vm:
+        """A parent, its first workload port published on any free port of this machine."""
+        image = self.image(workload)
+        manifest = json.loads((image / "manifest.json").read_text())
+        port = manifest["workload"]["ports"][0]
+        words = ("--image", str(image), "--publish", f"0:{port}", "--json", *options)
+        return Vm.of(self.run("up", self.name(), *words).data["vm"])
+
+    def fork(self, parent: Vm, *options: str) -> tuple[dict[str, Any], list[Vm]]:
+        """Fork it; what the command said, and the children."""
+        forked = self.run("fork", parent.name, "--json", *options).data
+        return forked, [Vm.of(child) for child in forked["children"]]
+
+    def vms(self) -> dict[str, dict[str, Any]]:
+        """What ``sevfork ls`` shows of this lab's guests."""
+        listed = self.run("ls", "--json").data["vms"]
+        return {vm["name"]: vm for vm in listed if vm["name"].startswith(f"{self.prefix}-")}
+
+    def remove(self, *vms: Vm) -> None:
+        if vms:
+            self.run("rm", *(vm.name for vm in vms))
+
+    def close(self) -> None:
+        names = list(self.vms())
+        if names:
+            self.run("rm", *names)
+
+
+@dataclass
+class Running:
+    """A command in the background."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    def wait_for(self, text: str, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
+        """Wait until a line of stderr holds the text."""
+        deadline = time.monotonic() + timeout_s
+        while not any(text in line for line in list(self.lines)):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"never said '{text}':\n{''.join(self.lines)}")
+            time.sleep(0.02)
+
+    def signal(self, number: int) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(120)
+        self._reader.join(10)
+        return code
+
+
+class LongestWait(threading.Thread):
+    """A client with one connection that was open before; notes its longest wait and any error."""
+
+    def __init__(self, vm: Vm) -> None:
+        super().__init__(daemon=True)
+        self._redis = vm.redis()
+        self._redis.ping()
+        self._enough = threading.Event()
+        self.count = 0
+        self.longest_ms = 0.0
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._enough.is_set():
+                before = time.monotonic()
+                self.count = int(self._redis.incr("counter"))
+                self.longest_ms = max(self.longest_ms, (time.monotonic() - before) * 1000)
+                time.sleep(0.005)
+        except redis.RedisError as exc:
+            self.error = exc
+
+    def __enter__(self) -> LongestWait:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self.join(90)

@@ -1,0 +1,389 @@
+"""A host that cheats, against real guests: each trick ends in its exit code, and no child.
+
+The host's part of a fork is ``sevfork.fork.Fork``; here its steps are done by somebody who does not
+mean well. Where no real child is needed the host plays one itself, with evidence from the simulated
+processor for whatever it likes to claim.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sevfork import errors
+from sevfork.attest.evidence import Evidence
+from sevfork.attest.simulator import SimulatedProcessor
+from sevfork.attest.verdict import LaunchIdentity
+from sevfork.domain import GuestSpec
+from sevfork.fork import Fork, ForkRequest, child_config, plan_fork
+from sevfork.guest.paths import simulator_directory
+from sevfork.handshake import ChildSession, InstanceKey, NeedEvidence, OwnLaunch
+from sevfork.handshake.messages import JoinCore, Offer
+from sevfork.handshake.transcript import child_report_data, transcript_1
+from sevfork.host import daemon
+from sevfork.host.hypervisor import Hypervisor
+from sevfork.launch import LaunchConfig, Role, launch_config_hash
+from sevfork.metadata import ProcessorState
+from sevfork.model import Technology
+from sevfork.progress import unwatched
+from sevfork.wire import protocol
+from tests.vm.lab import Lab, Vm
+
+CHILDREN = 24
+
+
+@pytest.fixture(scope="module")
+def hypervisor() -> Iterator[Hypervisor]:
+    connection = daemon.connect(None, print)
+    yield connection
+    connection.close()
+
+
+class Cheat(Fork):
+    """A fork whose host decides for itself what a child boots."""
+
+    boot_instead: str | None = None
+
+    def child(self, index: int) -> GuestSpec:
+        spec = super().child(index)
+        if self.boot_instead is None:
+            return spec
+        return self.relaunched(spec, index, cmdline=spec.boot.cmdline + self.boot_instead)
+
+    def relaunched(self, spec: GuestSpec, index: int, *, cmdline: str) -> GuestSpec:
+        """The same child from another command line, as the processor would measure it."""
+        from sevfork.host.processor import launched
+
+        boot = replace(spec.boot, cmdline=cmdline)
+        config = child_config(self.captured.offers[index])
+        state = launched(
+            self._hypervisor.storage,
+            boot,
+            vcpus=spec.vcpus,
+            cpu_model=spec.metadata.cpu_model,
+            config=config,
+        )
+        return replace(spec, boot=boot, metadata=replace(spec.metadata, processor=state))
+
+
+@pytest.fixture(scope="module")
+def fork(lab: Lab, hypervisor: Hypervisor, redis_parent: Vm) -> Iterator[Cheat]:
+    """One capture with an OFFER for every trick."""
+    # Some MiB, so that the sealed image has a first, a middle and a last chunk.
+    redis_parent.redis().set("bulk", secrets.token_bytes(8 * 2**20))
+    request = ForkRequest(redis_parent.name, CHILDREN, name=f"{redis_parent.name}-cheat")
+    # Two at most run at a time, whatever the number of OFFERs.
+    plan = replace(
+        plan_fork(hypervisor, replace(request, count=2)),
+        request=replace(request, timeout_s=1500),
+        names=tuple(f"{redis_parent.name}-cheat{index}" for index in range(CHILDREN)),
+    )
+    with Cheat(hypervisor, plan, unwatched, threading.Event()) as cheat:
+        cheat.capture()
+        yield cheat
+
+
+@pytest.fixture(scope="module")
+def next_offer() -> Iterator[int]:
+    return iter(range(CHILDREN))
+
+
+@pytest.fixture(autouse=True)
+def parent_serves_on_and_no_child_is_left(lab: Lab, redis_parent: Vm) -> Iterator[None]:
+    yield
+    assert redis_parent.redis().get("bulk")
+    assert not [name for name in lab.vms() if "-cheat" in name]
+
+
+# ---- A host that plays the child itself ----
+
+
+class FakeChild:
+    """A child made of thin air, with evidence for whatever launch it claims."""
+
+    def __init__(self, fork: Cheat, index: int) -> None:
+        self.fork, self.index = fork, index
+        self.offer = fork.captured.offers[index]
+        self.config = child_config(self.offer)
+        self.processor = SimulatedProcessor.load_or_create(simulator_directory(os.environ))
+        parent = fork.plan.spec.metadata.processor
+        assert parent is not None
+        host_data = launch_config_hash(Technology.SIMULATED, self.config.encode())
+        self.state = ProcessorState(parent.measurement, host_data, secrets.token_bytes(32))
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        state = self.state
+        return self.processor.report(
+            state.measurement, state.host_data, state.report_id, report_data
+        )
+
+    def launched_as(self, config: LaunchConfig) -> FakeChild:
+        """The hardware signs this configuration."""
+        host_data = launch_config_hash(Technology.SIMULATED, config.encode())
+        self.config, self.state = config, replace(self.state, host_data=host_data)
+        return self
+
+    def join(self) -> bytes:
+        """A JOIN that claims ``config`` and is signed for ``state``."""
+        honest = child_config(self.offer).encode()
+        session = ChildSession(self._own(honest), InstanceKey(), _no_verifier)
+        (wanted,) = session.receive_offer(self.offer)
+        assert isinstance(wanted, NeedEvidence)
+        (sent,) = session.provide_evidence(self.evidence(wanted.report_data).encode())
+        message: bytes = sent.message  # type: ignore[union-attr]  # a JOIN is sent
+        if self.config.encode() == honest:
+            return message
+        return self._reclaimed(message, honest)
+
+    def _reclaimed(self, message: bytes, honest: bytes) -> bytes:
+        """The same JOIN with another launch configuration in it, and evidence for that."""
+        core = message[: JoinCore.SIZE].replace(honest, self.config.encode())
+        evidence = self.evidence(child_report_data(transcript_1(self.offer, core))).encode()
+        return core + len(evidence).to_bytes(4, "big") + evidence
+
+    def _own(self, config: bytes) -> OwnLaunch:
+        return OwnLaunch(
+            technology=Technology.SIMULATED,
+            launch_config=config,
+            launch_identity=LaunchIdentity(Technology.SIMULATED, ()),
+            report_id=self.state.report_id,
+            peer_chip_id=None,
+            policy_digest=Offer.decode(self.offer).policy_digest,
+        )
+
+    def ask(self, join: bytes) -> bytes:
+        request = protocol.Join(self.fork.captured.fork_id, self.index, join)
+        deadline = time.monotonic() + 60
+        return self.fork.parent.ask(request, protocol.Granted, deadline=deadline).grant
+
+
+def _no_verifier(evidence: bytes, expected: object) -> object:
+    raise AssertionError("a fake child believes everything")
+
+
+@pytest.fixture
+def child(fork: Cheat, next_offer: Iterator[int]) -> FakeChild:
+    return FakeChild(fork, next(next_offer))
+
+
+def test_an_honest_looking_fake_gets_a_grant_so_the_refusals_below_mean_something(
+    child: FakeChild,
+) -> None:
+    # The simulated processor signs what the host asks for: this is why it is not confidential.
+    join = child.join()
+    assert child.ask(join) == child.ask(join), "a lost GRANT is sent again byte for byte"
+
+
+def test_the_same_offer_used_twice(child: FakeChild) -> None:
+    child.ask(child.join())
+    with pytest.raises(errors.RefusedByGuest, match="spent"):
+        child.ask(FakeChild(child.fork, child.index).join())
+
+
+def test_a_join_replayed_to_another_offer(child: FakeChild, next_offer: Iterator[int]) -> None:
+    join = child.join()
+    with pytest.raises(errors.RefusedByGuest, match="another OFFER"):
+        FakeChild(child.fork, next(next_offer)).ask(join)
+
+
+def test_a_join_from_a_vm_launched_as_a_root(child: FakeChild) -> None:
+    with pytest.raises(errors.RefusedByGuest, match="not launched as a child"):
+        child.ask(child.launched_as(LaunchConfig(Role.ROOT)).join())
+
+
+def test_a_root_that_claims_to_be_the_child(child: FakeChild) -> None:
+    claimed = child.config
+    child.launched_as(LaunchConfig(Role.ROOT)).config = claimed
+    with pytest.raises(errors.AttestationFailed, match="launch configuration"):
+        child.ask(child.join())
+
+
+def test_a_child_launched_for_another_offer(child: FakeChild) -> None:
+    other = LaunchConfig(Role.CHILD, None, secrets.token_bytes(48))
+    with pytest.raises(errors.RefusedByGuest, match="another OFFER"):
+        child.ask(child.launched_as(other).join())
+
+
+def test_another_image(child: FakeChild) -> None:
+    child.state = replace(child.state, measurement=secrets.token_bytes(48))
+    with pytest.raises(errors.AttestationFailed, match="launch identity"):
+        child.ask(child.join())
+
+
+def test_the_parents_own_report_id(child: FakeChild) -> None:
+    parent = child.fork.plan.spec.metadata.processor
+    assert parent is not None
+    child.state = replace(child.state, report_id=parent.report_id)
+    with pytest.raises(errors.AttestationFailed, match="report id"):
+        child.ask(child.join())
+
+
+def test_evidence_of_the_wrong_technology(child: FakeChild) -> None:
+    honest = child.evidence
+    child.evidence = lambda data: replace(honest(data), technology=Technology.SEV_SNP)  # type: ignore[method-assign]
+    with pytest.raises(errors.AttestationFailed, match="technology"):
+        child.ask(child.join())
+
+
+def test_evidence_signed_by_another_simulated_processor(child: FakeChild, tmp_path: Path) -> None:
+    child.processor = SimulatedProcessor.load_or_create(tmp_path)
+    with pytest.raises(errors.AttestationFailed, match="root"):
+        child.ask(child.join())
+
+
+def test_a_flipped_byte_in_a_join(child: FakeChild) -> None:
+    join = bytearray(child.join())
+    join[100] ^= 1
+    with pytest.raises((errors.AttestationFailed, errors.NotAuthentic)):
+        child.ask(bytes(join))
+
+
+def test_attest_is_no_signing_oracle_for_a_childs_report_data(child: FakeChild) -> None:
+    """Whatever nonce the host gives, the report data is hashed under another label."""
+    join = child.join()
+    t1 = transcript_1(child.offer, join[: JoinCore.SIZE])
+    wanted = child_report_data(t1)
+    attest = protocol.Attest(wanted)
+    deadline = time.monotonic() + 60
+    attested = child.fork.parent.ask(attest, protocol.Attested, deadline=deadline)
+    evidence = Evidence.decode(attested.evidence)
+    assert evidence.report[0x50:0x90] != wanted
+    core = join[: JoinCore.SIZE]
+    forged = core + len(attested.evidence).to_bytes(4, "big") + attested.evidence
+    with pytest.raises(errors.AttestationFailed, match="report data"):
+        child.ask(forged)
+
+
+def test_garbage_on_the_channel_and_a_host_that_leaves_in_the_middle_of_a_frame(
+    child: FakeChild,
+) -> None:
+    pipe = child.fork.parent.pipe
+    pipe.send(secrets.token_bytes(3000) + b"\n" + b"QUJD" * 1000)
+    child.ask(child.join())
+
+
+# ---- Real children ----
+
+
+@contextmanager
+def tampered(fork: Cheat, offset: int, data: bytes) -> Iterator[None]:
+    """The sealed volume with other bytes at an offset, and put back as it was."""
+    with Path(fork.volume.path).open("r+b") as medium:
+        medium.seek(offset)
+        before = medium.read(len(data))
+        assert before != data
+        medium.seek(offset)
+        medium.write(data)
+        medium.flush()
+        yield
+        medium.seek(offset)
+        medium.write(before)
+
+
+def flipped(fork: Cheat, offset: int) -> bytes:
+    with Path(fork.volume.path).open("rb") as medium:
+        medium.seek(offset)
+        return bytes([medium.read(1)[0] ^ 0x40])
+
+
+CHUNK = 2**20
+PLACES = ["header", "first chunk", "middle chunk", "last chunk"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_flipped_byte_in_the_sealed_volume(
+    fork: Cheat, next_offer: Iterator[int], place: str
+) -> None:
+    chunks = fork.captured.sealed_bytes // CHUNK
+    at = {
+        "header": 100,
+        "first chunk": 4096 + 5,
+        "middle chunk": 4096 + chunks // 2 * CHUNK + 77,
+        "last chunk": 4096 + chunks * CHUNK - 3,
+    }[place]
+    with tampered(fork, at, flipped(fork, at)), pytest.raises(errors.NotAuthentic):
+        fork.make_child(next(next_offer))
+
+
+def test_a_truncated_volume(fork: Cheat, next_offer: Iterator[int], tmp_path: Path) -> None:
+    path = Path(fork.volume.path)
+    size = path.stat().st_size
+    kept = tmp_path / "rest"
+    end = fork.captured.sealed_bytes - CHUNK
+    with path.open("r+b") as medium:
+        medium.seek(end)
+        kept.write_bytes(medium.read(2 * CHUNK))
+        medium.truncate(end)
+    try:
+        with pytest.raises(errors.NotAuthentic):
+            fork.make_child(next(next_offer))
+    finally:
+        with path.open("r+b") as medium:
+            medium.seek(end)
+            medium.write(kept.read_bytes())
+            medium.truncate(size)
+
+
+def test_another_images_volume(fork: Cheat, next_offer: Iterator[int]) -> None:
+    """The whole volume of another capture of the very same parent."""
+    second = Cheat(fork._hypervisor, replace_plan(fork), unwatched, threading.Event())
+    second.parent = fork.parent
+    volume = second._make_volume()
+    with second._plugged(fork.plan.spec.uuid, volume, readonly=False):
+        request = protocol.Capture(1, second.plan.serial)
+        deadline = time.monotonic() + 200
+        fork.parent.ask(request, protocol.Captured, deadline=deadline)
+    genuine, fork.volume = fork.volume, volume
+    serial, fork.plan = fork.plan, second.plan
+    try:
+        with pytest.raises(errors.NotAuthentic):
+            fork.make_child(next(next_offer))
+    finally:
+        fork.volume, fork.plan = genuine, serial
+        fork._hypervisor.storage.delete(volume.name)
+
+
+def replace_plan(fork: Cheat) -> object:
+    serial = f"sf-{secrets.token_hex(8)}"
+    return replace(fork.plan, serial=serial, volume_name=f"{serial}.sealed")
+
+
+def test_a_child_booted_with_another_command_line(fork: Cheat, next_offer: Iterator[int]) -> None:
+    fork.boot_instead = " sevfork.cheat=1"
+    try:
+        with pytest.raises(errors.AttestationFailed, match="launch identity"):
+            fork.make_child(next(next_offer))
+    finally:
+        fork.boot_instead = None
+
+
+def test_a_host_that_hands_a_child_another_launch_configuration(
+    fork: Cheat, next_offer: Iterator[int]
+) -> None:
+    """A child that is told it is a root would start its workload; the hardware says otherwise."""
+    index = next(next_offer)
+
+    class Liar(Cheat):
+        def configuration(self, spec: GuestSpec) -> LaunchConfig:
+            return LaunchConfig(Role.ROOT)
+
+    liar = Liar(fork._hypervisor, fork.plan, unwatched, threading.Event())
+    liar.parent, liar.captured, liar.volume = fork.parent, fork.captured, fork.volume
+    with pytest.raises(errors.AttestationFailed, match="launch configuration"):
+        liar.make_child(index)
+
+
+def test_and_an_honest_child_of_the_same_capture_still_works(
+    fork: Cheat, next_offer: Iterator[int], lab: Lab
+) -> None:
+    """So none of the refusals above came from something that was broken anyway."""
+    made = fork.make_child(next(next_offer))
+    lab.run("rm", made.name)

@@ -1,0 +1,44 @@
+"""Whatever ends a fork half-way leaves a parent that serves, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.vm.lab import Lab, Vm
+
+# As --debug prints them: capture in the parent, then what happens to the child.
+PHASES = ["phase: copy", "phase: launch", "phase: boot", "phase: handshake", "phase: restore"]
+
+
+def assert_only_the_parent_is_left(lab: Lab, parent: Vm) -> None:
+    assert not [name for name in lab.vms() if name.startswith(f"{parent.name}-fork")]
+    assert lab.leftovers() == [], "a sealed volume or a log was left"
+    assert parent.redis().incr("alive") > 0
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_ctrl_c_leaves_nothing(lab: Lab, redis_parent: Vm, phase: str) -> None:
+    with lab.running("fork", redis_parent.name, "--debug") as fork:
+        fork.wait_for(phase)
+        assert fork.signal(signal.SIGINT) == 130, "".join(fork.lines)
+    assert_only_the_parent_is_left(lab, redis_parent)
+
+
+@pytest.mark.parametrize("phase", ["phase: copy", "phase: boot"])
+def test_sigterm_leaves_nothing(lab: Lab, redis_parent: Vm, phase: str) -> None:
+    with lab.running("fork", redis_parent.name, "--debug") as fork:
+        fork.wait_for(phase)
+        assert fork.signal(signal.SIGTERM) == 143, "".join(fork.lines)
+    assert_only_the_parent_is_left(lab, redis_parent)
+
+
+@pytest.mark.parametrize("phase", ["phase: copy", "phase: boot", "phase: restore"])
+def test_after_kill_9_the_next_command_cleans_up(lab: Lab, redis_parent: Vm, phase: str) -> None:
+    with lab.running("fork", redis_parent.name, "--debug") as fork:
+        fork.wait_for(phase)
+        fork.signal(signal.SIGKILL)
+    _, [child] = lab.fork(redis_parent, "--name", lab.name())
+    lab.remove(child)
+    assert_only_the_parent_is_left(lab, redis_parent)
