@@ -110,7 +110,7 @@ class Metadata:
             _add_processor(root, self.processor)
         return root
 
-    def to_plain_xml(self) -> str:
+    def to_xml(self) -> str:
         """The element without its namespace, which libvirt's calls take and give separately."""
         root = self.to_element()
         for each in root.iter():

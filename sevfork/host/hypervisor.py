@@ -6,10 +6,10 @@ domain has gone away in between. Domains are named by UUID, which is theirs for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from sevfork.domain import Accelerator
 from sevfork.errors import WrongState
@@ -93,9 +93,13 @@ class Storage(Protocol):
     def find(self, name: str) -> Volume | None: ...
 
     def create(self, name: str, size_bytes: int) -> Volume:
-        """A sparse raw volume of zeros; raises VolumeExists."""
+        """A sparse raw volume of zeros; raises VolumeExists.
 
-    def upload(self, name: str, source: BinaryIO, size_bytes: int) -> Iterator[int]:
+        The name of one that no domain's metadata speaks of yet has ``maker.tag()`` in it, so that
+        it is found and deleted when its maker was killed.
+        """
+
+    def upload(self, name: str, pieces: Iterable[bytes], size_bytes: int) -> Iterator[int]:
         """Write a volume from its beginning, growing it; yields the bytes written so far."""
 
     def download(self, name: str, size_bytes: int) -> Iterator[bytes]:

@@ -12,8 +12,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import libvirt
 import libvirt_qemu
@@ -36,6 +36,7 @@ from sevfork.xml import E, parse, to_text
 log = logging.getLogger(__name__)
 
 POOL = "sevfork"
+_REFRESH_TIMEOUT_S = 30
 _STREAM_PIECE = 256 * 1024
 _CHANNEL_PIECE = 64 * 1024
 _WOULD_BLOCK = -2
@@ -399,7 +400,7 @@ class LibvirtStorage:
     @_translated
     def volumes(self) -> tuple[hv.Volume, ...]:
         pool = self._pool()
-        pool.refresh(0)
+        _refresh(pool)
         found = (_volume(each) for each in pool.listAllVolumes(0))
         return tuple(each for each in found if each is not None)
 
@@ -423,10 +424,10 @@ class LibvirtStorage:
             raise
         return hv.Volume(name, made.path(), size_bytes)
 
-    def upload(self, name: str, source: BinaryIO, size_bytes: int) -> Iterator[int]:
+    def upload(self, name: str, pieces: Iterable[bytes], size_bytes: int) -> Iterator[int]:
         with self._stream(name, size_bytes, upload=True) as stream:
             written = 0
-            while piece := source.read(_STREAM_PIECE):
+            for piece in pieces:
                 written += _send_all(stream, piece)
                 yield written
 
@@ -437,13 +438,20 @@ class LibvirtStorage:
 
     @_translated
     def delete(self, name: str) -> None:
-        with _ignoring(libvirt.VIR_ERR_NO_STORAGE_VOL):
-            self._pool().storageVolLookupByName(name).delete(0)
+        # A file that QEMU made (a serial log) is a volume only after a refresh.
+        if self.find(name) is not None:
+            with _ignoring(libvirt.VIR_ERR_NO_STORAGE_VOL):
+                self._pool().storageVolLookupByName(name).delete(0)
 
     @_translated
     def path_of(self, name: str) -> str:
-        described = parse(self._pool().XMLDesc(0))
-        return f"{described.findtext('target/path')}/{name}"
+        try:
+            pool = self._connection.storagePoolLookupByName(POOL)
+        except libvirt.libvirtError as exc:
+            if _has_code(exc, libvirt.VIR_ERR_NO_STORAGE_POOL) and self._pool_path:
+                return f"{self._pool_path}/{name}"  # a dry run makes no pool
+            raise
+        return f"{parse(pool.XMLDesc(0)).findtext('target/path')}/{name}"
 
     @contextlib.contextmanager
     def _stream(self, name: str, size_bytes: int, *, upload: bool) -> Iterator[Any]:
@@ -489,6 +497,19 @@ class LibvirtStorage:
             if not pool.isActive():
                 raise
         return pool
+
+
+def _refresh(pool: Any) -> None:
+    """Look at the pool's directory again; waits for another command that makes a volume."""
+    deadline = time.monotonic() + _REFRESH_TIMEOUT_S
+    while True:
+        try:
+            pool.refresh(0)
+            return
+        except libvirt.libvirtError as exc:
+            if "asynchronous jobs running" not in str(exc) or time.monotonic() >= deadline:
+                raise
+        time.sleep(0.05)
 
 
 def is_local(uri: str) -> bool:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import socket
 from pathlib import Path
 
 from sevfork.metadata import Maker
 
 _PROC = Path("/proc")
+_TAG = re.compile(
+    r"\bm(?P<host>[0-9a-f]{8})-(?P<boot>[0-9a-f]{8})-(?P<pid>[0-9]+)-(?P<start>[0-9]+)\b"
+)
 
 
 def this_process() -> Maker:
@@ -18,6 +23,26 @@ def this_process() -> Maker:
     if start is None:
         raise RuntimeError("a running process is not in /proc")
     return Maker(_host(), _boot_id(), pid, start)
+
+
+def tag() -> str:
+    """This process as part of a volume's name, for volumes that are made before a domain names
+    them: ``m<host>-<boot>-<pid>-<start>``, the first two as hashes."""
+    me = this_process()
+    return f"m{_short(me.host)}-{_short(me.boot)}-{me.pid}-{me.start}"
+
+
+def tagged_by_the_dead(volume_name: str) -> bool:
+    """Whether a volume's name carries the tag of a process that certainly lives no more."""
+    found = _TAG.search(volume_name)
+    if found is None or found["host"] != _short(_host()):
+        return False
+    same_boot = found["boot"] == _short(_boot_id())
+    return not same_boot or start_time(int(found["pid"])) != int(found["start"])
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def is_dead(maker: Maker) -> bool:

@@ -1,0 +1,46 @@
+"""``sevfork ls``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sevfork.cli.options import App, as_json, common
+
+if TYPE_CHECKING:
+    from sevfork.inventory import Vm
+
+
+@click.command()
+@click.option("--tree", is_flag=True, help="Show who descends from whom.")
+@as_json
+@common
+def ls(app: App, tree: bool, as_json: bool) -> None:
+    """List the VMs that sevfork made: state, technology, parent, published ports."""
+    from sevfork import inventory
+
+    listed = inventory.vms(app.hypervisor().domains())
+    if as_json:
+        app.output.json({"vms": [inventory.document(vm) for vm in listed]})
+        return
+    for vm in listed:
+        if vm.unreadable:
+            app.output.warn(f"'{vm.domain.name}': {vm.unreadable}")
+    drawn = inventory.lines(inventory.forest(listed)) if tree else (("", vm) for vm in listed)
+    app.output.table(
+        ["NAME", "STATE", "GENERATION", "PARENT", "PORTS", "TECHNOLOGY"],
+        [_row(lead, vm) for lead, vm in drawn],
+    )
+
+
+def _row(lead: str, vm: Vm) -> list[str]:
+    metadata = vm.metadata
+    return [
+        lead + vm.domain.name,
+        vm.state,
+        str(metadata.generation) if metadata else "?",
+        (metadata.parent_name or "-") if metadata else "?",
+        ", ".join(f"{port['address']} -> {port['guest']}" for port in vm.ports) or "-",
+        metadata.technology.label if metadata else "?",
+    ]

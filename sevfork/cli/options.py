@@ -1,0 +1,109 @@
+"""Options that every verb has, and the types of option values."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sevfork.cli.output import Output
+
+if TYPE_CHECKING:
+    from sevfork.host.hypervisor import Hypervisor
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass
+class App:
+    """What was given before or after the verb, and what a verb works with."""
+
+    connect: str | None = None
+    quiet: bool = False
+    debug: bool = False
+    output: Output = field(default_factory=Output)
+    _opened: list[Hypervisor] = field(default_factory=list)
+
+    def merge(self, connect: str | None, quiet: bool, debug: bool) -> None:
+        self.connect = connect or self.connect
+        self.quiet = self.output.quiet = self.quiet or quiet
+        if debug and not self.debug:
+            self.debug = True
+            log_everything()
+
+    def hypervisor(self) -> Hypervisor:
+        """Connect, after which nothing of killed commands is left; closed when the verb ends."""
+        from sevfork.host import daemon
+        from sevfork.reap import reap
+
+        hypervisor = daemon.connect(self.connect, self.output.note)
+        self._opened.append(hypervisor)
+        reap(hypervisor, self.output.note)
+        return hypervisor
+
+    def close(self) -> None:
+        while self._opened:
+            self._opened.pop().close()
+
+
+def log_everything() -> None:
+    """--debug: every step and every command, on stderr."""
+    import logging
+
+    logging.basicConfig(
+        level=logging.DEBUG, format="%(relativeCreated)7d ms %(name)s: %(message)s", force=True
+    )
+
+
+def common(command: _Command) -> _Command:
+    """Give a verb -c, -q and --debug, as the group has them, and pass it the App first."""
+
+    @click.option("-c", "--connect", metavar="URI", help="The libvirt to talk to.")
+    @click.option("-q", "--quiet", is_flag=True, help="Say nothing but data and errors.")
+    @click.option("--debug", is_flag=True, help="Log every step on stderr.")
+    @click.pass_obj
+    @functools.wraps(command)
+    def call(app: App, /, connect: str | None, quiet: bool, debug: bool, **rest: Any) -> Any:
+        app.merge(connect, quiet, debug)
+        try:
+            return command(app, **rest)
+        finally:
+            app.close()
+
+    return call  # type: ignore[return-value]  # click replaces the signature
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/json.md).")
+
+
+_DURATION_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_MEMORY_UNITS = {"": 1, "M": 1, "MiB": 1, "G": 1024, "GiB": 1024}
+
+
+def duration(text: str) -> float:
+    """``90s``, ``2m``, ``1h`` or plain seconds -> seconds."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
+    if not found or float(found[1]) == 0:
+        raise click.BadParameter(f"'{text}' is not a duration such as 90s or 2m")
+    return float(found[1]) * _DURATION_UNITS[found[2]]
+
+
+def memory_size(text: str) -> int:
+    """``512`` (MiB), ``512M`` or ``2G`` -> MiB."""
+    found = re.fullmatch(r"([0-9]+)(M|MiB|G|GiB)?", text)
+    if not found or int(found[1]) == 0:
+        raise click.BadParameter(f"'{text}' is not a memory size such as 512M or 2G")
+    return int(found[1]) * _MEMORY_UNITS[found[2] or ""]
+
+
+def port_pair(text: str) -> tuple[int | None, int]:
+    """``HOST:GUEST``, or ``GUEST`` alone for a host port of sevfork's choice."""
+    found = re.fullmatch(r"(?:([0-9]{1,5}):)?([0-9]{1,5})", text)
+    ports = [int(each) for each in found.groups() if each] if found else []
+    if not found or not all(1 <= port <= 65535 for port in ports):
+        raise click.BadParameter(f"'{text}' is not HOST:GUEST with two TCP ports")
+    return int(found[1]) if found[1] else None, int(found[2])

@@ -1,0 +1,119 @@
+"""The one place that prints: stdout is data, stderr is everything else.
+
+Progress is drawn only on a terminal. rich honours NO_COLOR and TERM=dumb by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sevfork.errors import SevforkError
+from sevfork.progress import Watcher, unwatched
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+SCHEMA = 1
+# Off a terminal nothing may be cut off or wrapped: a script reads it.
+_PIPE_WIDTH = 1000
+
+
+class Output:
+    """Prints for one command; ``quiet`` leaves data and errors."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def json(self, document: Mapping[str, object]) -> None:
+        """One document on stdout, with the schema's version first (docs/json.md)."""
+        self.data(json.dumps({"schema": SCHEMA, **document}, indent=2))
+
+    def data(self, text: str) -> None:
+        sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on stdout; off a terminal, plain columns that ``awk`` can take."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, box=box.SIMPLE_HEAD if sys.stdout.isatty() else None)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        _console(stderr=False).print(table)
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, unless quiet was asked for."""
+        if not self.quiet:
+            self._stderr(text)
+
+    def warn(self, text: str) -> None:
+        self._stderr(f"warning: {text}")
+
+    def error(self, error: SevforkError) -> None:
+        self._stderr(f"error: {error.message}")
+        if error.hint:
+            self._stderr(f"hint: {error.hint}")
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[Watcher]:
+        """A Watcher that draws a line for each VM, on a terminal."""
+        console = _console(stderr=True)
+        if self.quiet or not console.is_terminal:
+            yield unwatched
+            return
+        with _progress(console) as bars:
+            yield _Lines(bars)
+
+    @staticmethod
+    def _stderr(text: str) -> None:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+class _Lines:
+    """One line a VM: its name, its phase, a bar where the amount is known, the time."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, who: str, phase: str, done: int = 0, total: int = 0) -> None:
+        with self._lock:
+            if who not in self._tasks:
+                self._tasks[who] = self._bars.add_task(who, total=None, phase="")
+            ended = phase in ("ready", "removed")
+            self._bars.update(
+                self._tasks[who],
+                phase=phase,
+                completed=1 if ended else done,
+                total=1 if ended else total or None,
+            )
+
+
+def _progress(console: Console) -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[phase]}", markup=False),
+        console=console,
+    )
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False)

@@ -1,0 +1,29 @@
+"""``sevfork rm``."""
+
+from __future__ import annotations
+
+import click
+
+from sevfork.cli.options import App, as_json, common
+
+
+@click.command()
+@click.argument("vms", metavar="VM...", nargs=-1, required=True)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed and change nothing.")
+@as_json
+@common
+def rm(app: App, vms: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Remove VMs and everything that sevfork made for them. Children outlive their parent."""
+    from sevfork.remove import plan_remove, remove
+
+    hypervisor = app.hypervisor()
+    domains = plan_remove(hypervisor, vms)
+    if not dry_run:
+        with app.output.watching() as watch:
+            remove(hypervisor, domains, watch)
+    if as_json:
+        names = [{"name": domain.name, "uuid": domain.uuid} for domain in domains]
+        app.output.json({"dry_run": dry_run, "removed": [] if dry_run else names, "vms": names})
+    elif dry_run:
+        for domain in domains:
+            app.output.data(f"would remove '{domain.name}'")

@@ -1,0 +1,141 @@
+"""``sevfork up``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sevfork.cli.options import App, as_json, common, duration, memory_size, port_pair
+
+if TYPE_CHECKING:
+    from sevfork.host.hypervisor import Hypervisor
+    from sevfork.up import UpOutcome, UpPlan
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--image",
+    metavar="DIR",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The guest image, as 'sevfork guest build -o DIR' made it.",
+)
+@click.option(
+    "--publish",
+    metavar="HOST:GUEST",
+    multiple=True,
+    type=port_pair,
+    help="Make the guest's TCP port reachable on the libvirt host; may be repeated.",
+)
+@click.option("--memory", metavar="SIZE", type=memory_size, default="1G", show_default=True)
+@click.option("--vcpus", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option("--timeout", metavar="DURATION", type=duration, default="300s", show_default=True)
+@click.option("--replace", is_flag=True, help="Remove a VM of that name first.")
+@click.option(
+    "--virt-type",
+    type=click.Choice(["auto", "kvm", "qemu"]),
+    default="auto",
+    show_default=True,
+    help="KVM, or software emulation; auto takes KVM when it really runs the image.",
+)
+@click.option("--print-xml", is_flag=True, help="Print the domain's XML and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")
+@as_json
+@common
+def up(
+    app: App,
+    name: str,
+    image: Path,
+    publish: tuple[tuple[int | None, int], ...],
+    memory: int,
+    vcpus: int,
+    timeout: float,
+    replace: bool,
+    virt_type: str,
+    print_xml: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Define and start a fork-ready VM called NAME, and wait until its workload is ready."""
+    from sevfork.domain import Accelerator, domain_xml
+    from sevfork.image import Image
+    from sevfork.up import PortWish, UpRequest, plan_up, run_up
+
+    request = UpRequest(
+        name=name,
+        image=Image.load(image),
+        memory_mib=memory,
+        vcpus=vcpus,
+        publish=tuple(PortWish(host, guest) for host, guest in publish),
+        replace=replace,
+        accelerator=None if virt_type == "auto" else Accelerator(virt_type),
+        timeout_s=timeout,
+    )
+    hypervisor = app.hypervisor()
+    plan = plan_up(hypervisor, request)
+    if print_xml:
+        app.output.data(domain_xml(plan.spec))
+    elif dry_run:
+        _print_plan(app, plan, as_json)
+    else:
+        with app.output.watching() as watch:
+            outcome = run_up(hypervisor, plan, watch)
+        _print_outcome(app, hypervisor, outcome, as_json)
+
+
+def _print_plan(app: App, plan: UpPlan, as_json: bool) -> None:
+    spec = plan.spec
+    replaced = plan.replaced.name if plan.replaced else None
+    if as_json:
+        app.output.json(
+            {
+                "dry_run": True,
+                "name": spec.name,
+                "image": spec.metadata.image,
+                "technology": spec.metadata.technology.value,
+                "memory_mib": spec.memory_mib,
+                "vcpus": spec.vcpus,
+                "replaces": replaced,
+            }
+        )
+        return
+    if replaced:
+        app.output.data(f"would remove '{replaced}'")
+    app.output.data(
+        f"would start '{spec.name}': image '{spec.metadata.image}', {spec.memory_mib} MiB, "
+        f"{spec.vcpus} vCPUs, {spec.metadata.technology.label}"
+    )
+
+
+def _print_outcome(app: App, hypervisor: Hypervisor, outcome: UpOutcome, as_json: bool) -> None:
+    from sevfork.inventory import document, vms
+
+    spec = outcome.spec
+    if as_json:
+        (vm,) = vms([hypervisor.find(spec.uuid)])
+        app.output.json(
+            {
+                "vm": document(vm),
+                "accelerator": spec.accelerator.value,
+                "accelerator_label": spec.accelerator.label,
+                "boot_s": round(outcome.boot_s, 2),
+                "ready_s": round(outcome.ready_s, 2),
+            }
+        )
+        return
+    addresses = ", ".join(f"127.0.0.1:{p.host} -> {p.guest}" for p in spec.metadata.ports)
+    app.output.table(
+        ["NAME", "ADDRESS", "READY AFTER", "TECHNOLOGY", "RUNS ON"],
+        [
+            [
+                spec.name,
+                addresses or "-",
+                f"{outcome.ready_s:.1f} s",
+                spec.metadata.technology.label,
+                spec.accelerator.label,
+            ]
+        ],
+    )

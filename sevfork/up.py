@@ -1,0 +1,247 @@
+"""``sevfork up``: define and start a fork-ready VM, and wait until its workload is ready.
+
+Every act registers its undo before it is done; what a killed process leaves behind, the next
+command finds by the metadata (``sevfork.reap``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+import uuid as uuids
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from sevfork.domain import Accelerator, GuestSpec, domain_xml, random_mac
+from sevfork.errors import HostCannot, InsecureRefused, NameTaken, TimedOut
+from sevfork.host import accelerator, images, maker
+from sevfork.host.agent import AgentClient
+from sevfork.host.hypervisor import Channel, ChannelBusy, Domain, Hypervisor, PortTaken
+from sevfork.host.processor import launched, simulated_report
+from sevfork.image import Image
+from sevfork.launch import LaunchConfig, Role
+from sevfork.metadata import Metadata, Phase, PublishedPort
+from sevfork.model import Technology
+from sevfork.naming import check_name
+from sevfork.progress import Watcher, unwatched
+from sevfork.remove import remove_domain, remove_made
+from sevfork.wire import protocol
+
+# Where a host port is chosen by sevfork: above the usual services, below Linux's ephemeral range.
+_CHOSEN_PORTS = range(20000, 32000)
+_PORT_TRIES = 100
+_BUSY_POLL_S = 0.3
+
+
+@dataclass(frozen=True)
+class PortWish:
+    """A guest's TCP port to publish; ``host`` None lets sevfork choose."""
+
+    host: int | None
+    guest: int
+
+
+@dataclass(frozen=True)
+class UpRequest:
+    """``accelerator`` None: KVM when it really runs the image, else TCG."""
+
+    name: str
+    image: Image
+    memory_mib: int = 1024
+    vcpus: int = 2
+    publish: tuple[PortWish, ...] = ()
+    replace: bool = False
+    accelerator: Accelerator | None = None
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class UpPlan:
+    """What ``up`` is going to do; the spec lacks what is known only at the launch."""
+
+    request: UpRequest
+    spec: GuestSpec
+    replaced: Domain | None
+
+
+@dataclass(frozen=True)
+class UpOutcome:
+    """``boot_s``: from the domain's start to the agent's first answer; ``ready_s``: to the workload
+    being ready."""
+
+    spec: GuestSpec
+    boot_s: float
+    ready_s: float
+
+
+class Configure(Protocol):
+    """The conversation that makes a started guest a ready one; returns the boot time in s."""
+
+    def __call__(
+        self, hypervisor: Hypervisor, spec: GuestSpec, deadline: float, watch: Watcher
+    ) -> float: ...
+
+
+def plan_up(hypervisor: Hypervisor, request: UpRequest) -> UpPlan:
+    """Look, decide and refuse; nothing is changed. Raises NameTaken, HostCannot, UsageError."""
+    name = check_name(request.name)
+    if request.image.technology is not Technology.SIMULATED:
+        raise HostCannot(
+            f"a '{request.image.technology.value}' image cannot be started by this version",
+            hint="no run on such hardware was possible yet: see README.md",
+        )
+    replaced = next((each for each in hypervisor.domains() if each.name == name), None)
+    if replaced and not request.replace:
+        raise NameTaken(f"'{name}' exists already", hint="choose another name, or --replace")
+    if replaced and replaced.metadata_xml is None:
+        raise InsecureRefused(f"'{name}' was not made by sevfork: it is not replaced")
+    _require_memory(hypervisor, request, replaced)
+    return UpPlan(request, _spec(hypervisor, request), replaced)
+
+
+def _require_memory(hypervisor: Hypervisor, request: UpRequest, replaced: Domain | None) -> None:
+    free_mib = hypervisor.facts().free_memory_mib
+    if replaced and replaced.state.active:
+        free_mib += replaced.memory_mib
+    if request.memory_mib > free_mib:
+        raise HostCannot(
+            f"{request.memory_mib} MiB for the VM, but the host has {free_mib} MiB free",
+            hint="give it less --memory, or end another VM",
+        )
+
+
+def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
+    uuid, image = str(uuids.uuid4()), request.image
+    log_name = f"{request.name}-{uuid[:8]}.log"
+    metadata = Metadata(
+        technology=image.technology,
+        role=Role.ROOT,
+        phase=Phase.FORMING,
+        image=image.name,
+        cpu_model=image.cpu_model,
+        workload_ports=image.workload_ports,
+        volumes=(log_name,),
+        maker=maker.this_process(),
+    )
+    return GuestSpec(
+        name=request.name,
+        uuid=uuid,
+        memory_mib=request.memory_mib,
+        vcpus=request.vcpus,
+        accelerator=request.accelerator or Accelerator.TCG,
+        boot=images.boot_paths(hypervisor.storage, image),
+        mac=random_mac(),
+        console_log=hypervisor.storage.path_of(log_name),
+        metadata=metadata,
+    )
+
+
+def run_up(
+    hypervisor: Hypervisor,
+    plan: UpPlan,
+    watch: Watcher = unwatched,
+    configure: Configure | None = None,
+) -> UpOutcome:
+    """Do it all; if anything fails, or is interrupted, nothing of the new VM is left."""
+    deadline = time.monotonic() + plan.request.timeout_s
+    with contextlib.ExitStack() as undo:
+        spec = _launch(hypervisor, plan, undo, watch)
+        started = time.monotonic()
+        boot_s = (configure or converse)(hypervisor, spec, deadline, watch)
+        ready_s = time.monotonic() - started
+        spec = _publish_all(hypervisor, spec, plan.request.publish)
+        hypervisor.set_metadata(spec.uuid, spec.metadata.to_xml())
+        undo.pop_all()
+    watch(spec.name, "ready")
+    return UpOutcome(spec, boot_s, ready_s)
+
+
+def _launch(
+    hypervisor: Hypervisor, plan: UpPlan, undo: contextlib.ExitStack, watch: Watcher
+) -> GuestSpec:
+    request, name = plan.request, plan.spec.name
+    with images.in_use():
+        watch(name, "image")
+        images.ensure(
+            hypervisor.storage,
+            request.image,
+            lambda done, total: watch(name, "image", done, total),
+        )
+        spec = _completed(hypervisor, plan, watch)
+        if plan.replaced:
+            remove_domain(hypervisor, plan.replaced)
+        watch(name, "launch")
+        undo.callback(remove_made, hypervisor, spec)
+        hypervisor.define(domain_xml(spec))
+    hypervisor.start(spec.uuid)
+    return spec
+
+
+def _completed(hypervisor: Hypervisor, plan: UpPlan, watch: Watcher) -> GuestSpec:
+    """The spec with the accelerator that works, and the launch as the processor measures it."""
+    spec = plan.spec
+    watch(spec.name, "looking for KVM")
+    chosen = accelerator.choose(hypervisor, spec.boot, plan.request.accelerator)
+    state = launched(
+        hypervisor.storage,
+        spec.boot,
+        vcpus=spec.vcpus,
+        cpu_model=spec.metadata.cpu_model,
+        config=root_config(),
+    )
+    return replace(spec, accelerator=chosen, metadata=replace(spec.metadata, processor=state))
+
+
+def root_config() -> LaunchConfig:
+    """The launch configuration of a VM without an owner's key."""
+    return LaunchConfig(Role.ROOT)
+
+
+def converse(hypervisor: Hypervisor, spec: GuestSpec, deadline: float, watch: Watcher) -> float:
+    """Wait for the agent, hand it its launch configuration, wait for the workload."""
+    started = time.monotonic()
+    watch(spec.name, "boot")
+    with contextlib.ExitStack() as opened:
+        channel = _open_channel(hypervisor, spec, deadline)
+        opened.callback(channel.close)
+        agent = AgentClient(channel, simulated_report(spec.metadata))
+        agent.wait_for_agent(deadline)
+        boot_s = time.monotonic() - started
+        watch(spec.name, "workload")
+        config = protocol.Configure(root_config().encode())
+        agent.ask(config, protocol.Status, deadline=deadline)
+        agent.wait_until_ready(deadline)
+    return boot_s
+
+
+def _open_channel(hypervisor: Hypervisor, spec: GuestSpec, deadline: float) -> Channel:
+    while True:
+        try:
+            return hypervisor.open_channel(spec.uuid)
+        except ChannelBusy as exc:
+            if time.monotonic() >= deadline:
+                raise TimedOut(f"another command keeps the agent of '{spec.name}'") from exc
+        time.sleep(_BUSY_POLL_S)
+
+
+def _publish_all(
+    hypervisor: Hypervisor, spec: GuestSpec, wishes: tuple[PortWish, ...]
+) -> GuestSpec:
+    """The spec as it is when all is done: ports published, no maker any more."""
+    ports = tuple(publish(hypervisor, spec.uuid, wish) for wish in wishes)
+    metadata = replace(spec.metadata, phase=Phase.READY, maker=None, ports=ports)
+    return replace(spec, metadata=metadata)
+
+
+def publish(hypervisor: Hypervisor, uuid: str, wish: PortWish) -> PublishedPort:
+    """Publish one port: on the host port that was asked for, or on a free one."""
+    if wish.host is not None:
+        hypervisor.publish(uuid, wish.host, wish.guest)
+        return PublishedPort(wish.host, wish.guest)
+    # Whether a port is free is known on the libvirt host only: try.
+    for host_port in random.sample(_CHOSEN_PORTS, _PORT_TRIES):  # noqa: S311 - no secret
+        with contextlib.suppress(PortTaken):
+            hypervisor.publish(uuid, host_port, wish.guest)
+            return PublishedPort(host_port, wish.guest)
+    raise HostCannot(f"no free port found on the libvirt host for the guest's port {wish.guest}")
