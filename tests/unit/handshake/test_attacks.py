@@ -12,6 +12,7 @@ from sevfork.attest.verdict import VerifiedReport
 from sevfork.errors import AttestationFailed, NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake import (
     EventKind,
+    InstanceKey,
     Layer,
     Lineage,
     Manifest,
@@ -366,6 +367,15 @@ def hostile_offer(family, **changes):
 def test_offer_of_another_family_is_refused(family, changes, reason) -> None:
     child, offer = hostile_offer(family, **changes)
     with pytest.raises(RefusedByGuest, match=reason):
+        child.receive_offer(offer)
+
+
+def test_offer_with_the_childs_own_instance_key_is_refused(family) -> None:
+    instance = InstanceKey()
+    offer = Offer.decode(family.fork().offer)
+    offer = dataclasses.replace(offer, instance_key=instance.public).encode()
+    child = family.session(family.child_of(offer, instance=instance))
+    with pytest.raises(RefusedByGuest, match="this instance itself"):
         child.receive_offer(offer)
 
 

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sevfork.errors import NotAuthentic
-from sevfork.handshake.lineage import Certificate, Lineage, OwnerCertificate
-from sevfork.handshake.manifest import Layer, Manifest
+from sevfork.handshake.lineage import MAX_DESCENT, Certificate, Lineage, OwnerCertificate
+from sevfork.handshake.manifest import MAX_LAYERS, Layer, Manifest
 from sevfork.handshake.messages import (
     EVIDENCE_LIMIT_BYTES,
+    TAG_SIZE,
     Confirm,
     Event,
     Grant,
@@ -178,6 +179,16 @@ def test_unknown_suite_and_technology_are_rejected() -> None:
         head[position] = 9
         with pytest.raises(NotAuthentic, match=reason):
             Offer.decode(bytes(head) + bytes(1949))
+
+
+def test_largest_manifest_and_longest_lineage_fit_into_a_grant() -> None:
+    layer = Layer(bytes(32), bytes(48), 1, bytes(16))
+    link = Certificate(bytes(32), bytes(32), bytes(16), 0, 1, bytes(48))
+    owner = OwnerCertificate(bytes(32), bytes(32))
+    lineage = Lineage(bytes(32), owner, (link,) * MAX_DESCENT).encode()
+    content = GrantContent(Manifest((layer,) * MAX_LAYERS).encode(), lineage).encode()
+    grant = Grant(bytes(EVIDENCE_LIMIT_BYTES), content + bytes(TAG_SIZE))
+    assert Grant.decode(grant.encode()) == grant
 
 
 @pytest.mark.parametrize("count", [0, 65])

@@ -1,0 +1,122 @@
+"""The same exchange with reports in the hardware's format, verified under a guest's policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import secrets
+from datetime import UTC, datetime
+
+import pytest
+
+from sevfork.attest.evidence import Evidence
+from sevfork.attest.simulator import SimulatedProcessor
+from sevfork.attest.verify import Expected, verify
+from sevfork.errors import AttestationFailed
+from sevfork.handshake import (
+    ChildSession,
+    InstanceKey,
+    Layer,
+    Lineage,
+    Manifest,
+    OwnLaunch,
+    ParentSession,
+    Slot,
+    attest_report_data,
+)
+from sevfork.handshake.messages import JoinCore
+from sevfork.launch import LaunchConfig, Role, launch_config_hash
+from sevfork.model import Technology
+from sevfork.policy import GuestPolicy, guest_policy_toml
+
+BUILT = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+REPORT_IN_JOIN = JoinCore.SIZE + 4 + 4 + 4  # LP(evidence), its head, LP(report)
+MANIFEST = Manifest((Layer(b"k" * 32, b"h" * 48, 1, b"i" * 16),))
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory) -> SimulatedProcessor:
+    return SimulatedProcessor.load_or_create(tmp_path_factory.mktemp("processor"))
+
+
+@dataclasses.dataclass
+class Vm:
+    """A VM that the host has launched on the processor."""
+
+    processor: SimulatedProcessor
+    policy: GuestPolicy
+    config: LaunchConfig
+    measurement: bytes = b"m" * 48
+    instance: InstanceKey = dataclasses.field(default_factory=InstanceKey)
+    report_id: bytes = dataclasses.field(default_factory=lambda: secrets.token_bytes(32))
+
+    def evidence(self, report_data: bytes) -> bytes:
+        host_data = launch_config_hash(Technology.SIMULATED, self.config.encode())
+        signed = (self.measurement, host_data, self.report_id, report_data)
+        return self.processor.report(*signed).encode()
+
+    def verify(self, evidence: bytes, expected: Expected):
+        return verify(Evidence.decode(evidence), self.policy.attest, expected, NOW)
+
+    def own(self) -> OwnLaunch:
+        report_data = attest_report_data(b"boot", self.instance.public)
+        report = self.verify(self.evidence(report_data), Expected(report_data))
+        return OwnLaunch.of(report, self.config.encode(), self.policy.digest, same_chip=True)
+
+
+@pytest.fixture
+def root(processor) -> Vm:
+    roots = [processor.root_fingerprint]
+    text = guest_policy_toml(Technology.SIMULATED, "anyone", roots, BUILT)
+    return Vm(processor, GuestPolicy.load(text.encode()), LaunchConfig(Role.ROOT))
+
+
+@pytest.fixture
+def parent(root) -> ParentSession:
+    lineage, slot = Lineage(root.instance.public), Slot(bytes(16), 0, 1)
+    arguments = (root.own(), root.instance, lineage, slot, MANIFEST, root.verify)
+    return ParentSession(*arguments, now=0.0, lifetime_s=600.0)
+
+
+def child_vm(root: Vm, offer: bytes, **changes: object) -> Vm:
+    config = LaunchConfig(Role.CHILD, None, hashlib.sha384(offer).digest())
+    return Vm(root.processor, root.policy, config, **changes)  # type: ignore[arg-type]
+
+
+def join_of(vm: Vm, offer: bytes) -> tuple[ChildSession, bytes]:
+    session = ChildSession(vm.own(), vm.instance, vm.verify)
+    (need,) = session.receive_offer(offer)
+    (send,) = session.provide_evidence(vm.evidence(need.report_data))
+    return session, send.message
+
+
+def test_the_state_is_released_to_a_child_of_the_same_launch(root, parent) -> None:
+    session, join = join_of(child_vm(root, parent.offer), parent.offer)
+    (need,) = parent.receive_join(join, 1.0)
+    (send,) = parent.provide_evidence(root.evidence(need.report_data), 1.0)
+    (released,) = session.receive_grant(send.message)
+    assert released.manifest == MANIFEST
+    parent.receive_confirm(session.confirm())
+
+
+@pytest.mark.parametrize(
+    ("changes", "check"),
+    [({"measurement": b"M" * 48}, "launch identity"), ({"report_id": None}, "report id")],
+)
+def test_a_child_that_is_not_another_vm_of_the_same_launch_fails(
+    root, parent, changes, check
+) -> None:
+    if "report_id" in changes:
+        changes = {"report_id": root.report_id}
+    _, join = join_of(child_vm(root, parent.offer, **changes), parent.offer)
+    with pytest.raises(AttestationFailed, match=check):
+        parent.receive_join(join, 1.0)
+
+
+def test_a_bit_of_the_report_that_was_changed_fails(root, parent) -> None:
+    _, join = join_of(child_vm(root, parent.offer), parent.offer)
+    changed = bytearray(join)
+    changed[REPORT_IN_JOIN + 0x90] ^= 1  # the measurement: SNP ABI, ATTESTATION_REPORT
+    with pytest.raises(AttestationFailed, match="signature"):
+        parent.receive_join(bytes(changed), 1.0)
