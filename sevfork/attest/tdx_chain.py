@@ -40,15 +40,23 @@ _MAX_PEM_SIZE = 32768
 _QE_DEBUG = 0x02
 
 
+# Measured: a flipped bit in a version number raises InvalidVersion, which is not a ValueError.
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
+
 @contextmanager
 def well_formed(what: str) -> Iterator[None]:
     """Turn what ``cryptography`` raises on malformed certificates (it parses lazily) into ours."""
     try:
         yield
-    except (
-        ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-    ) as exc:  # fmt: skip
+    except _MALFORMED as exc:
         raise AttestationFailed(f"{what} is malformed: {exc}") from exc
 
 

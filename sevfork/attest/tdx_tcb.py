@@ -50,6 +50,8 @@ class TcbStatus(Enum):
     CONFIGURATION_AND_SW_HARDENING_NEEDED = "ConfigurationAndSWHardeningNeeded"
     OUT_OF_DATE = "OutOfDate"
     OUT_OF_DATE_CONFIGURATION_NEEDED = "OutOfDateConfigurationNeeded"
+    TD_RELAUNCH_ADVISED = "TDRelaunchAdvised"
+    TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED = "TDRelaunchAdvisedConfigurationNeeded"
     REVOKED = "Revoked"
 
     @property
@@ -64,6 +66,8 @@ _NEEDS = {
     TcbStatus.CONFIGURATION_AND_SW_HARDENING_NEEDED: frozenset({"configuration", "hardening"}),
     TcbStatus.OUT_OF_DATE: frozenset({"update"}),
     TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED: frozenset({"update", "configuration"}),
+    TcbStatus.TD_RELAUNCH_ADVISED: frozenset({"relaunch"}),
+    TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED: frozenset({"relaunch", "configuration"}),
     TcbStatus.REVOKED: frozenset({"replacement"}),
 }
 
@@ -71,14 +75,29 @@ _NEEDS = {
 def converge(statuses: Iterable[TcbStatus]) -> TcbStatus:
     """One status for platform, module and quoting enclave together, as Intel's QVL converges them.
 
-    What any of them needs, the whole needs; an update makes hardening no topic, and a revocation
-    everything.
+    What any of them needs, the whole needs; beside an update hardening is no topic, and beside a
+    revocation nothing is.
     """
-    needs = frozenset().union(*(status.needs for status in statuses))
+    needs = frozenset[str]().union(*(status.needs for status in statuses))
     if "replacement" in needs:
         return TcbStatus.REVOKED
-    if "update" in needs:
-        needs -= {"hardening"}
+    return _by_needs(needs - {"hardening"} if "update" in needs else needs)
+
+
+def since_launch(launch: TcbStatus, now: TcbStatus) -> TcbStatus:
+    """The status of a TD that was launched under one TCB and runs on under another.
+
+    What counts is the launch: an update under a running TD does not mend it, it has to be launched
+    again. Agrees with dcap-qvl 0.7 on all pairs of statuses (tests).
+    """
+    if TcbStatus.REVOKED in (launch, now):
+        return TcbStatus.REVOKED
+    if "update" in launch.needs and "update" not in now.needs:
+        return _by_needs({"relaunch"} | (launch.needs | now.needs) & {"configuration"})
+    return launch
+
+
+def _by_needs(needs: frozenset[str] | set[str]) -> TcbStatus:
     return next(status for status, own in _NEEDS.items() if own == needs)
 
 
@@ -215,20 +234,16 @@ class TcbInfo(Dated, frozen=True, rename="camel"):
         """FMSPC and PCE id of the platforms that it speaks of, in lower-case hex."""
         return self.fmspc.lower(), self.pce_id.lower()
 
-    def platform_level(self, platform: Platform, report: TdReport) -> PlatformLevel:
-        """The first level (Intel lists the newest first) that the platform meets.
-
-        The quote's SVNs are those at the TD's launch: a module that was updated under a running TD
-        does not make its status better.
-        """
+    def platform_level(self, platform: Platform, tee_tcb_svn: bytes) -> PlatformLevel:
+        """The first level (Intel lists the newest first) that the platform meets."""
         for level in self.tcb_levels:
-            if level.is_met(platform, report.tee_tcb_svn):
+            if level.is_met(platform, tee_tcb_svn):
                 return level
         raise AttestationFailed("the platform is below every TCB level that Intel lists")
 
-    def module_levels(self, report: TdReport) -> tuple[EnclaveLevel, ...]:
+    def module_levels(self, report: TdReport, tee_tcb_svn: bytes) -> tuple[EnclaveLevel, ...]:
         """Check the TDX module's signer; its one level, or none for a module of version 0."""
-        isv_svn, version = report.tee_tcb_svn[:2]
+        isv_svn, version = tee_tcb_svn[:2]
         if not version:
             self.tdx_module.verify(report)
             return ()

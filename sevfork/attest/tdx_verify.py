@@ -36,7 +36,7 @@ from sevfork.attest.tdx_chain import (
 from sevfork.attest.tdx_collateral import Collateral, RevocationList, SignedJson
 from sevfork.attest.tdx_pck import Platform
 from sevfork.attest.tdx_quote import Quote, TdReport
-from sevfork.attest.tdx_tcb import Dated, QeIdentity, TcbInfo, TcbLevel, converge
+from sevfork.attest.tdx_tcb import Dated, QeIdentity, TcbInfo, TcbLevel, converge, since_launch
 from sevfork.attest.verdict import Claims, Findings, LaunchIdentity
 from sevfork.errors import AttestationFailed
 from sevfork.model import Technology
@@ -283,42 +283,60 @@ def _is_signer_good(
 def _examine_tcb(
     examiner: _Examiner, subject: _Subject, tcb_info: TcbInfo, identity: QeIdentity
 ) -> None:
-    report, platform = subject.quote.td_report, subject.platform
-    _examine_kind(examiner, platform, tcb_info)
-    levels = (
-        examiner.obtain(
-            "TCB of the platform", "at a level that Intel lists",
-            lambda: (tcb_info.platform_level(platform, report),), _show,
-        ),
-        examiner.obtain(
-            "TCB of the TDX module", "Intel's module, at a level that it lists",
-            lambda: tcb_info.module_levels(report), _show,
-        ),
-        examiner.obtain(
-            "TCB of the QE", "Intel's enclave, at a level that it lists",
-            lambda: (identity.level(subject.quote.signature.qe_report),), _show,
-        ),
-    )  # fmt: skip
-    if None not in levels:
-        _examine_status(examiner, [level for part in levels for level in part or ()])
-
-
-def _show(levels: Sequence[TcbLevel]) -> str:
-    return "; ".join(map(str, levels)) or "Intel's, of version 0: it has no levels of its own"
-
-
-def _examine_kind(examiner: _Examiner, platform: Platform, tcb_info: TcbInfo) -> None:
+    platform, report = subject.platform, subject.quote.td_report
     wanted, got = (platform.fmspc.hex(), platform.pce_id.hex()), tcb_info.platform_kind
     name = "FMSPC and PCE id of the TCB info"
     examiner.findings.check(name, ", ".join(wanted), ", ".join(got), wanted == got)
+    qe_report = subject.quote.signature.qe_report
+    qe = examiner.obtain(
+        "TCB of the QE", "Intel's enclave, listed", lambda: (identity.level(qe_report),), _show
+    )
+    launch = _levels(examiner, subject, tcb_info, report.tee_tcb_svn, "at launch")
+    now = launch
+    if report.tee_tcb_svn2 is not None:
+        now = _levels(examiner, subject, tcb_info, report.tee_tcb_svn2, "now")
+    if launch is not None and now is not None and qe is not None:
+        _examine_status(examiner, (*launch, *qe), (*now, *qe))
 
 
-def _examine_status(examiner: _Examiner, levels: Sequence[TcbLevel]) -> None:
+_Levels = Sequence[TcbLevel]
+
+
+def _levels(
+    examiner: _Examiner, subject: _Subject, tcb_info: TcbInfo, tee_tcb_svn: bytes, when: str
+) -> _Levels | None:
+    """The levels of platform and TDX module under one TEE TCB, or None after a failed check."""
+    platform, report = subject.platform, subject.quote.td_report
+    of_platform = examiner.obtain(
+        f"TCB of the platform {when}",
+        "a level that Intel lists",
+        lambda: (tcb_info.platform_level(platform, tee_tcb_svn),),
+        _show,
+    )
+    of_module = examiner.obtain(
+        f"TCB of the TDX module {when}",
+        "Intel's module, listed",
+        lambda: tcb_info.module_levels(report, tee_tcb_svn),
+        _show,
+    )
+    if of_platform is None or of_module is None:
+        return None
+    return (*of_platform, *of_module)
+
+
+def _show(levels: _Levels) -> str:
+    return "; ".join(map(str, levels)) or "Intel's, of version 0: it has no levels of its own"
+
+
+def _examine_status(examiner: _Examiner, launch: _Levels, now: _Levels) -> None:
     findings, policy = examiner.findings, examiner.policy
-    findings.fact("TCB date", f"{min(level.tcb_date for level in levels):%Y-%m-%d}")
-    status = converge(level.tcb_status for level in levels)
+    findings.fact("TCB date", f"{min(level.tcb_date for level in launch):%Y-%m-%d}")
+    at_launch, at_present = (
+        converge(level.tcb_status for level in levels) for levels in (launch, now)
+    )
+    status = since_launch(at_launch, at_present)
     findings.accepted("TCB status", policy.tcb_statuses, status.value)
-    advisories = sorted({advisory for level in levels for advisory in level.advisories})
+    advisories = sorted({advisory for level in launch for advisory in level.advisories})
     findings.fact("advisories", ", ".join(advisories) or "none")
     for advisory in advisories:
         findings.accepted("advisory", policy.advisories, advisory)

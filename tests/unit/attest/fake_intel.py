@@ -233,8 +233,9 @@ class FakeIntel:
             "mrtd": b"\x77" * 48,
             "td_attributes": (1 << 28).to_bytes(8, "little"),
             "xfam": bytes.fromhex("e702060000000000"),
-            **self.td,
         }
+        values |= {"tee_tcb_svn2": values["tee_tcb_svn"]} if self.body_type == 3 else {}
+        values |= self.td
         assert all(len(values[name]) == size for name, size in sizes.items()), "a field's size"
         return b"".join(values[name] for name in sizes)
 

@@ -1,0 +1,69 @@
+"""What the TDX tests share: genuine samples (skipped where they are absent), policies, verdicts."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sevfork.attest.defaults import policy_toml
+from sevfork.attest.evidence import Evidence
+from sevfork.attest.policy import Bits, Policy
+from sevfork.attest.tdx_chain import INTEL_ROOT_SHA256
+from sevfork.attest.verdict import EvidenceRejected, VerifiedReport
+from sevfork.attest.verify import Expected, verify
+from sevfork.model import Technology
+
+_REPOSITORY = Path(__file__).parents[3]
+VECTORS = Path(os.environ.get("SEVFORK_VECTORS", _REPOSITORY / "../shared/vectors"))
+BUILT = datetime(2023, 1, 1, tzinfo=UTC)
+GENUINE = (
+    "dcap-qvl/tdx_quote",
+    "trustee/tdx/tdx_quote_4.dat",
+    "trustee/tdx/tdx_quote_5.dat",
+    "go-tdx-guest/quote_v5_sample.dat",
+)
+
+
+def sample(name: str) -> bytes:
+    """A file of the vectors folder; the test is skipped where there is none."""
+    path = VECTORS / name
+    if not path.is_file():
+        pytest.skip(f"no genuine samples: '{path}' is absent (set SEVFORK_VECTORS)")
+    return path.read_bytes()
+
+
+def tdx_policy(root: str = INTEL_ROOT_SHA256, **changes: Any) -> Policy:
+    """A policy for TDX alone that accepts what is right; ``changes`` are fields of its section."""
+    policy = Policy.load(policy_toml([Technology.TDX], [root], BUILT).encode())
+    assert policy.tdx is not None
+    tdx = msgspec.structs.replace(policy.tdx, **changes)
+    return msgspec.structs.replace(policy, tdx=tdx)
+
+
+ANY_ATTRIBUTES = Bits(allowed="any", required=())
+
+
+def accepted(
+    evidence: Evidence, policy: Policy, at: datetime, report_data: bytes | None = None
+) -> VerifiedReport:
+    """Verify with the report data that the evidence has, unless another is given."""
+    return verify(evidence, policy, _expected(evidence, report_data), at)
+
+
+def rejected(
+    evidence: Evidence, policy: Policy, at: datetime, report_data: bytes | None = None
+) -> dict[str, str]:
+    """The failed checks (name to what was got) of evidence that must not pass."""
+    with pytest.raises(EvidenceRejected) as caught:
+        verify(evidence, policy, _expected(evidence, report_data), at)
+    return {check.name: check.got for check in caught.value.verdict.failures}
+
+
+def _expected(evidence: Evidence, report_data: bytes | None) -> Expected:
+    start = 48 + (6 if evidence.report[:1] == b"\x05" else 0) + 520
+    return Expected(report_data or evidence.report[start : start + 64])

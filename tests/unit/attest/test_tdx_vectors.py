@@ -1,0 +1,201 @@
+"""Genuine TDX quotes: each gets the verdict that the samples' own README gives, for that reason."""
+
+import random
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from sevfork.attest.evidence import Evidence
+from sevfork.attest.tdx_chain import Chain
+from sevfork.attest.tdx_collateral import (
+    Collateral,
+    qe_identity_from_response,
+    tcb_info_from_response,
+)
+from sevfork.attest.tdx_quote import Quote
+from sevfork.attest.verdict import EvidenceRejected
+from sevfork.attest.verify import Expected, verify
+from sevfork.model import Technology
+from tests.unit.attest.tdx_samples import (
+    ANY_ATTRIBUTES,
+    GENUINE,
+    accepted,
+    rejected,
+    sample,
+    tdx_policy,
+)
+
+JUNE_2025 = datetime(2025, 6, 20, tzinfo=UTC)
+AUGUST_2025 = datetime(2025, 8, 1, tzinfo=UTC)
+FEBRUARY_2026 = datetime(2026, 2, 3, tzinfo=UTC)
+POLICY = tdx_policy()
+# For samples that come without collateral: their signature path, and the TD itself.
+PATH_ONLY = tdx_policy(collateral="optional")
+
+
+def genuine(name: str, collateral: bytes = b"") -> Evidence:
+    return Evidence(Technology.TDX, sample(name), collateral)
+
+
+def complete() -> Evidence:
+    return genuine("dcap-qvl/tdx_quote", sample("dcap-qvl/tdx_quote_collateral.json"))
+
+
+def test_the_quote_with_complete_collateral_is_up_to_date() -> None:
+    verdict = accepted(complete(), POLICY, JUNE_2025).verdict
+    statuses = [check.got for check in verdict.checks if check.name == "TCB status"]
+    assert statuses == ["UpToDate"]
+
+
+def test_six_weeks_later_its_collateral_has_expired() -> None:
+    failed = rejected(complete(), POLICY, AUGUST_2025)
+    assert set(failed) == {
+        "validity of the TCB info",
+        "validity of the QE identity",
+        "validity of the PCK revocation list",
+    }
+    assert "to 2025-07-19" in failed["validity of the TCB info"]
+
+
+def test_a_flipped_byte_is_a_signature_error() -> None:
+    report = bytearray(complete().report)
+    report[48 + 136] ^= 0xFF  # in MRTD
+    assert set(rejected(replace(complete(), report=bytes(report)), POLICY, JUNE_2025)) == {
+        "signature"
+    }
+
+
+def test_the_debug_td_has_a_good_signature_and_is_rejected_for_debug() -> None:
+    evidence = genuine("trustee/tdx/tdx_quote_4.dat")
+    assert rejected(evidence, PATH_ONLY, FEBRUARY_2026) == {
+        "TD attributes": "debug, sept-ve-disable"
+    }
+    lenient = tdx_policy(collateral="optional", attributes=ANY_ATTRIBUTES)
+    assert accepted(evidence, lenient, FEBRUARY_2026).verdict.passed
+
+
+def test_the_td_with_a_service_td_has_a_good_signature_and_may_be_rejected_for_it() -> None:
+    evidence = genuine("trustee/tdx/tdx_quote_5.dat")
+    assert accepted(evidence, PATH_ONLY, FEBRUARY_2026).verdict.passed
+    none = tdx_policy(collateral="optional", mrservicetd=("00" * 48,))
+    assert set(rejected(evidence, none, FEBRUARY_2026)) == {"MRSERVICETD"}
+
+
+def test_the_version_5_quote_passes_at_its_time_and_not_before() -> None:
+    evidence = genuine("go-tdx-guest/quote_v5_sample.dat")
+    assert accepted(evidence, PATH_ONLY, FEBRUARY_2026).verdict.passed
+    early = datetime(2026, 1, 26, tzinfo=UTC)
+    assert set(rejected(evidence, PATH_ONLY, early)) == {"validity of the PCK chain"}
+
+
+@pytest.mark.parametrize("name", GENUINE)
+def test_without_collateral_no_genuine_quote_passes_a_policy_that_requires_it(name: str) -> None:
+    assert "collateral" in rejected(genuine(name), POLICY, FEBRUARY_2026)
+
+
+def test_the_collateral_of_2023_gives_the_debug_td_its_tcb_level() -> None:
+    signers = Collateral.decode(sample("dcap-qvl/tdx_quote_collateral.json")).tcb_info.issuer_chain
+    collateral = Collateral(
+        tcb_info_from_response(sample("go-tdx-guest/sample_tcbInfo_response"), signers),
+        qe_identity_from_response(sample("go-tdx-guest/sample_qeIdentity_response"), signers),
+        sample("go-tdx-guest/rootcrl.der"),
+        sample("go-tdx-guest/pckcrl"),
+    )
+    evidence = genuine("trustee/tdx/tdx_quote_4.dat", collateral.encode())
+    # The signing certificate of 2025 has the key of 2023: Intel prolonged it.
+    assert set(rejected(evidence, POLICY, datetime(2023, 7, 1, tzinfo=UTC))) == {
+        "TD attributes",
+        "validity of the TCB info's signing chain",
+        "validity of the QE identity's signing chain",
+    }
+
+
+def test_the_tcb_info_of_another_fmspc_does_not_do() -> None:
+    theirs = Collateral.decode(complete().certificates)
+    response = sample("go-tdx-guest/sample_tcbinfo_response_v5")
+    ours = replace(theirs, tcb_info=tcb_info_from_response(response, theirs.tcb_info.issuer_chain))
+    failed = rejected(replace(complete(), certificates=ours.encode()), POLICY, FEBRUARY_2026)
+    assert failed["FMSPC and PCE id of the TCB info"] == "90c06f000000, 0000"
+
+
+def test_genuine_collateral_with_changed_whitespace_is_rejected() -> None:
+    text = complete().certificates.decode()
+    respaced = text.replace('\\"version\\":3', '\\"version\\": 3')
+    assert respaced != text
+    changed = replace(complete(), certificates=respaced.encode())
+    assert set(rejected(changed, POLICY, JUNE_2025)) == {"TCB info"}
+
+
+# every bit
+
+
+def _authenticated_bits(report: bytes) -> range:
+    """Header to QE authentication data: everything but the certificates and the padding."""
+    chain = Quote.decode(report).signature.pck_chain_pem
+    return range(report.index(chain) * 8)
+
+
+def _flipped(report: bytes, bit: int) -> bytes:
+    flipped = bytearray(report)
+    flipped[bit // 8] ^= 1 << bit % 8
+    return bytes(flipped)
+
+
+def _rejects_flip(evidence: Evidence, bit: int) -> bool:
+    flipped = replace(evidence, report=_flipped(evidence.report, bit))
+    expected = Expected(Quote.decode(evidence.report).td_report.report_data)
+    try:
+        verify(flipped, PATH_ONLY, expected, FEBRUARY_2026)
+    except EvidenceRejected as exc:
+        return bool(exc.verdict.failures)
+    return False
+
+
+@pytest.mark.parametrize("name", ["dcap-qvl/tdx_quote", "go-tdx-guest/quote_v5_sample.dat"])
+def test_two_thousand_random_flipped_bits_are_rejected(name: str) -> None:
+    evidence = genuine(name)
+    accepted(evidence, PATH_ONLY, FEBRUARY_2026)
+    bits = random.Random(3).sample(_authenticated_bits(evidence.report), 2000)  # noqa: S311
+    assert [bit for bit in bits if not _rejects_flip(evidence, bit)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dcap-qvl/tdx_quote", "go-tdx-guest/quote_v5_sample.dat"])
+def test_every_flipped_bit_is_rejected(name: str) -> None:
+    evidence = genuine(name)
+    bits = _authenticated_bits(evidence.report)
+    assert [bit for bit in bits if not _rejects_flip(evidence, bit)] == []
+
+
+def _statements(report: bytes) -> list[bytes]:
+    """What each certificate of the quote states: the part that its issuer signed."""
+    chain = Chain.load("PCK chain", Quote.decode(report).signature.pck_chain_pem)
+    return [certificate.tbs_certificate_bytes for certificate in chain.certificates]
+
+
+@pytest.mark.slow
+def test_a_bit_flipped_in_the_certificates_is_rejected_or_changes_nothing_they_state() -> None:
+    """A line end may become another space, and DER allows a signature's bits to be counted anew."""
+    evidence = genuine("go-tdx-guest/quote_v5_sample.dat")
+    wanted = _statements(evidence.report)
+    for bit in range(_authenticated_bits(evidence.report).stop, len(evidence.report) * 8):
+        if not _rejects_flip(evidence, bit):
+            assert _statements(_flipped(evidence.report, bit)) == wanted
+
+
+@pytest.mark.parametrize(
+    "name", ["trustee/tdx/tdx_quote_5.dat", "go-tdx-guest/quote_v5_sample.dat"]
+)
+def test_every_truncation_is_rejected(name: str) -> None:
+    evidence = genuine(name)
+    report_data = Quote.decode(evidence.report).td_report.report_data
+    for size in range(len(evidence.report)):
+        cut = replace(evidence, report=evidence.report[:size])
+        assert rejected(cut, PATH_ONLY, FEBRUARY_2026, report_data)
+
+
+def test_the_samples_folder_is_not_part_of_the_project() -> None:
+    repository = Path(__file__).parents[3]
+    assert not list(repository.joinpath("tests").rglob("*.dat"))
