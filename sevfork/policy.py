@@ -71,7 +71,11 @@ def _with_chips(attest: Policy, chip: str | tuple[str, ...]) -> Policy:
         return attest
     if attest.snp is None or attest.snp.chips != "any":
         raise UsageError("a list of chips needs an SNP section with 'chips = \"any\"'")
-    return msgspec.structs.replace(attest, snp=msgspec.structs.replace(attest.snp, chips=chip))
+    try:
+        snp = msgspec.structs.replace(attest.snp, chips=chip)
+    except ValueError as exc:
+        raise UsageError(f"the guest's policy is not valid: {exc}") from exc
+    return msgspec.structs.replace(attest, snp=snp)
 
 
 def guest_policy_toml(

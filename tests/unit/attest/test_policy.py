@@ -1,0 +1,195 @@
+"""A policy is complete, strict and says what it leaves open; each single omission is an error."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sevfork.attest.defaults import policy_toml
+from sevfork.attest.policy import Policy
+from sevfork.errors import UsageError
+from sevfork.model import Technology
+from sevfork.policy import GuestPolicy, guest_policy_toml
+
+WHEN = datetime(2026, 3, 1, tzinfo=UTC)
+ROOT = "ab" * 32
+BOTH = policy_toml([Technology.SEV_SNP, Technology.TDX], [ROOT], WHEN)
+FIELDS = [line for line in BOTH.splitlines() if " = " in line]
+
+
+def without(line: str) -> str:
+    return BOTH.replace(line + "\n", "", 1)
+
+
+def replaced(old: str, new: str) -> bytes:
+    assert old in BOTH
+    return BOTH.replace(old, new, 1).encode()
+
+
+def test_whole_policy_loads() -> None:
+    policy = Policy.load(BOTH.encode())
+    assert policy.accepts(Technology.SEV_SNP)
+    assert policy.accepts(Technology.TDX)
+    assert not policy.accepts(Technology.SIMULATED)
+    assert policy.not_before == WHEN
+
+
+@pytest.mark.parametrize("line", sorted(set(FIELDS)))
+def test_policy_that_does_not_speak_of_a_field_is_an_error(line: str) -> None:
+    with pytest.raises(UsageError, match="the attestation policy is not valid"):
+        Policy.load(without(line).encode())
+
+
+@pytest.mark.parametrize("name", ["guest_policy", "platform"])
+def test_policy_without_a_table_is_an_error(name: str) -> None:
+    text = re.sub(rf"\[snp\.{name}\]\nallowed = .*\nrequired = .*\n", "", BOTH)
+    assert text != BOTH
+    with pytest.raises(UsageError, match=name):
+        Policy.load(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("schema = 1", "schema = 2", "schema"),
+        ("schema = 1", "schema = 1\nsurprise = 1", "surprise"),
+        ("[snp]", "[snp]\nsurprise = 1", "surprise"),
+        (ROOT, ROOT.upper(), "lower-case hexadecimal"),
+        (ROOT, ROOT[2:], "32 bytes"),
+        ('measurements = "any"', 'measurements = "all"', "measurements"),
+        ('measurements = "any"', f'measurements = ["{ROOT}"]', "48 bytes"),
+        ('measurements = "any"', 'measurements = ["any"]', "48 bytes"),
+        ('technologies = ["sev-snp", "tdx"]', 'technologies = ["sev-snp"]', "tdx"),
+        ('technologies = ["sev-snp", "tdx"]', 'technologies = ["sev"]', "technologies"),
+        ('signing_keys = ["vcek"]', 'signing_keys = ["none"]', "signing_keys"),
+        ("vmpl = [0]", "vmpl = [4]", "vmpl"),
+        ("vmpl = [0]", "vmpl = 0", "vmpl"),
+        ("vmpl = [0]", "vmpl = [0]\nvmpl = [1]", "overwrite"),
+        ('"single-socket"', '"single-sockets"', "no bit is called 'single-sockets'"),
+        ('minimum_abi = "0.0"', 'minimum_abi = "1"', "minimum_abi"),
+        ('minimum_firmware = "0.0.0"', 'minimum_firmware = "1.55.300"', "above 255"),
+        ("allow_provisional_firmware = false", 'allow_provisional_firmware = "no"', "provisional"),
+        ("microcode = 0", "microcode = 256", "microcode"),
+        ("microcode = 0", "microcode = 0\nfmc = 0", "fmc"),
+        ("[snp.minimum_tcb.Milan]", "[snp.minimum_tcb.Rome]", "minimum_tcb"),
+        ("fmc = 0\n", "", "fmc"),
+        ("T00:00:00Z", "T00:00:00", "timezone"),
+        ('crl = "optional"', "crl = false", "crl"),
+    ],
+)
+def test_faulty_policy_is_an_error_that_says_where(old: str, new: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why) as caught:
+        Policy.load(replaced(old, new))
+    assert caught.value.hint
+
+
+def test_empty_lists_are_valid_and_accept_nothing() -> None:
+    policy = Policy.load(replaced(f'roots = ["{ROOT}"]', "roots = []"))
+    assert policy.roots == ()
+
+
+@given(st.binary(max_size=100))
+def test_no_bytes_end_in_a_traceback(data: bytes) -> None:
+    for load in (Policy.load, GuestPolicy.load):
+        with contextlib.suppress(UsageError):
+            load(data)
+
+
+@given(st.integers(0, len(BOTH) - 1), st.binary(min_size=1, max_size=6))
+def test_no_changed_policy_ends_in_a_traceback(place: int, value: bytes) -> None:
+    data = BOTH.encode()
+    with contextlib.suppress(UsageError):
+        Policy.load(data[:place] + value + data[place + len(value) :])
+
+
+def test_deeply_nested_toml_is_an_error_and_not_a_crash() -> None:
+    with pytest.raises(UsageError):
+        Policy.load(b"schema = " + b"[" * 100_000)
+
+
+# The guest's policy
+
+
+@pytest.mark.parametrize("technology", list(Technology))
+@pytest.mark.parametrize("fork", ["owner", "anyone"])
+def test_images_policy_accepts_its_own_technology_only(technology: Technology, fork: str) -> None:
+    text = guest_policy_toml(technology, fork, [ROOT], WHEN)  # type: ignore[arg-type]
+    policy = GuestPolicy.load(text.encode())
+    assert (policy.fork, policy.launch, policy.chip) == (fork, "self", "same")
+    assert policy.attest.technologies == (technology.value,)
+    assert policy.attest.roots == (ROOT,)
+    assert policy.attest.not_before == WHEN
+    assert policy.digest == hashlib.sha384(text.encode()).digest()
+    assert technology.label in text.splitlines()[0]
+
+
+def test_images_policy_for_hardware_has_a_floor_above_zero() -> None:
+    text = guest_policy_toml(Technology.SEV_SNP, "owner", [ROOT], WHEN)
+    snp = GuestPolicy.load(text.encode()).attest.snp
+    assert snp is not None
+    assert snp.minimum_tcb["Milan"].microcode == 0xDB
+    assert "Simulated" not in snp.minimum_tcb
+
+
+GUEST = guest_policy_toml(Technology.SIMULATED, "anyone", [ROOT], WHEN)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "schema",
+        "fork",
+        "launch",
+        "chip",
+        "offer_lifetime_s",
+        "image_key_lifetime_s",
+        "warm_lifetime_s",
+    ],
+)
+def test_guest_policy_that_does_not_speak_of_a_field_is_an_error(name: str) -> None:
+    text = re.sub(rf"(?m)^{name} = .*\n", "", GUEST, count=1)
+    with pytest.raises(UsageError, match=name):
+        GuestPolicy.load(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('fork = "anyone"', 'fork = "everyone"'),
+        ('launch = "self"', 'launch = "any"'),
+        ("offer_lifetime_s = 600", "offer_lifetime_s = 0"),
+        ("offer_lifetime_s = 600", "offer_lifetime_s = 99999999"),
+        ('chip = "same"', 'chip = "other"'),
+        ('chip = "same"', 'chip = ["c1"]'),
+        ("[attest]", "[attest]\nsurprise = 1"),
+    ],
+)
+def test_faulty_guest_policy_is_an_error(old: str, new: str) -> None:
+    assert old in GUEST
+    with pytest.raises(UsageError):
+        GuestPolicy.load(GUEST.replace(old, new, 1).encode())
+
+
+def test_list_of_chips_narrows_what_evidence_is_accepted() -> None:
+    chip = "c1" * 64
+    policy = GuestPolicy.load(GUEST.replace('chip = "same"', f'chip = ["{chip}"]', 1).encode())
+    assert policy.attest.snp is not None
+    assert policy.attest.snp.chips == (chip,)
+
+
+def test_two_lists_of_chips_are_an_error() -> None:
+    chip = "c1" * 64
+    text = GUEST.replace('chip = "same"', f'chip = ["{chip}"]', 1)
+    with pytest.raises(UsageError, match="chips"):
+        GuestPolicy.load(text.replace('chips = "any"', "chips = []", 1).encode())
+
+
+def test_policies_are_immutable() -> None:
+    with pytest.raises(AttributeError):
+        GuestPolicy.load(GUEST.encode()).attest.roots = ()  # type: ignore[misc]

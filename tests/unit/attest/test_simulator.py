@@ -1,0 +1,166 @@
+"""The simulated secure processor: accepted under its own root, never taken for a genuine one."""
+
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from fake_amd import failed
+
+from sevfork.attest.defaults import SIMULATED_MINIMUM, policy_toml
+from sevfork.attest.evidence import Evidence
+from sevfork.attest.policy import Policy
+from sevfork.attest.simulator import SimulatedProcessor
+from sevfork.attest.snp_certificates import AMD_ROOTS, Certificate, CertificateTable
+from sevfork.attest.snp_report import SnpReport
+from sevfork.attest.verdict import Verdict
+from sevfork.attest.verify import Expected, judge, verify
+from sevfork.errors import HostCannot, UsageError
+from sevfork.model import Technology
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+DATA = bytes(range(64))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("simulator") / "deep" / "er"
+
+
+@pytest.fixture(scope="module")
+def processor(directory: Path) -> SimulatedProcessor:
+    return SimulatedProcessor.load_or_create(directory)
+
+
+def policy(processor: SimulatedProcessor, *technologies: Technology) -> Policy:
+    accepted = technologies or (Technology.SIMULATED,)
+    text = policy_toml(accepted, [processor.root_fingerprint], NOW, minimum_tcb=SIMULATED_MINIMUM)
+    return Policy.load(text.encode())
+
+
+def report(processor: SimulatedProcessor, **changes: object) -> Evidence:
+    fields = {"measurement": b"m" * 48, "host_data": b"h" * 32, "report_id": b"i" * 32}
+    return processor.report(**{**fields, "report_data": DATA, **changes})  # type: ignore[arg-type]
+
+
+def judged(evidence: Evidence, accepted: Policy) -> Verdict:
+    return judge(evidence, accepted, Expected(DATA), NOW)
+
+
+def test_its_evidence_verifies_and_says_what_was_asked(processor: SimulatedProcessor) -> None:
+    verified = verify(report(processor), policy(processor), Expected(DATA), NOW)
+    assert verified.technology is Technology.SIMULATED
+    assert verified.report_data == DATA
+    assert verified.launch_config_hash == b"h" * 32
+    assert verified.report_id == b"i" * 32
+    assert verified.chip_id == processor.chip_id
+    assert dict(verified.launch_identity.parts)["measurement"] == b"m" * 48
+
+
+def test_report_has_the_format_of_a_genuine_version_3_report(processor: SimulatedProcessor) -> None:
+    parsed = SnpReport.parse(report(processor).report)
+    assert (parsed.version, parsed.vmpl, parsed.policy) == (3, 0, 0x30000)
+    assert parsed.cpuid == (0, 0, 0)
+
+
+def test_debug_policy_is_signed_like_hardware_would_and_rejected(
+    processor: SimulatedProcessor,
+) -> None:
+    evidence = report(processor, policy=0xB0000)
+    assert failed(judged(evidence, policy(processor))) == ["guest policy"]
+
+
+def test_every_name_in_the_chain_says_simulated(processor: SimulatedProcessor) -> None:
+    ark, ask, vcek = (
+        Certificate.parse(content)
+        for content in (
+            processor.certificates.ark, processor.certificates.ask, processor.certificates.vcek,
+        )
+    )  # fmt: skip
+    assert (ark.common_name, ask.common_name) == ("ARK-Simulated", "SEV-Simulated")
+    assert vcek.endorsement is not None
+    assert vcek.endorsement.product_name == "Simulated"
+    for certificate in (ark, ask, vcek):
+        assert b"simulated, not confidential" in certificate.subject
+
+
+def test_simulated_evidence_relabelled_as_genuine_is_rejected(
+    processor: SimulatedProcessor,
+) -> None:
+    """Even under a policy that pins the simulator's root for hardware."""
+    evidence = replace(report(processor), technology=Technology.SEV_SNP)
+    both = policy(processor, Technology.SIMULATED, Technology.SEV_SNP)
+    assert failed(judged(evidence, both)) == ["product"]
+
+
+def test_simulated_evidence_is_rejected_by_a_policy_for_hardware(
+    processor: SimulatedProcessor,
+) -> None:
+    text = policy_toml([Technology.SEV_SNP], list(AMD_ROOTS.values()), NOW)
+    hardware = Policy.load(text.encode())
+    assert failed(judged(report(processor), hardware)) == ["technology"]
+    relabelled = replace(report(processor), technology=Technology.SEV_SNP)
+    assert {"product", "root"} <= set(failed(judged(relabelled, hardware)))
+
+
+def test_another_simulators_root_is_rejected(processor: SimulatedProcessor, tmp_path: Path) -> None:
+    other = SimulatedProcessor.load_or_create(tmp_path)
+    assert failed(judged(report(other), policy(processor))) == ["root"]
+
+
+def test_it_is_the_same_processor_next_time(processor: SimulatedProcessor, directory: Path) -> None:
+    again = SimulatedProcessor.load_or_create(directory)
+    assert again.root_fingerprint == processor.root_fingerprint
+    assert again.chip_id == processor.chip_id
+    assert judged(report(again), policy(processor)).passed
+
+
+def test_its_file_is_its_owners_alone(processor: SimulatedProcessor, directory: Path) -> None:
+    (path,) = directory.iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert processor.key is not None
+
+
+def test_only_the_leafs_private_key_is_kept(processor: SimulatedProcessor, directory: Path) -> None:
+    (path,) = directory.iterdir()
+    assert path.read_bytes().count(b"PRIVATE KEY-----\n") == 2  # its begin and its end
+    assert "PRIVATE" not in repr(processor)
+
+
+def test_those_who_race_get_the_same_processor(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(SimulatedProcessor.load_or_create, [tmp_path] * 2))
+    assert made[0].root_fingerprint == made[1].root_fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["simulated-processor.pem"]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"-----BEGIN CERTIFICATE-----\n"])
+def test_damaged_file_is_an_error_that_says_what_to_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "simulated-processor.pem").write_bytes(content)
+    with pytest.raises(HostCannot, match="damaged") as caught:
+        SimulatedProcessor.load_or_create(tmp_path)
+    assert caught.value.hint is not None
+    assert "remove it" in caught.value.hint
+
+
+def test_directory_that_cannot_be_made_is_our_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(HostCannot, match="cannot be used"):
+        SimulatedProcessor.load_or_create(tmp_path / "file" / "simulator")
+
+
+@pytest.mark.parametrize("name", ["measurement", "host_data", "report_id", "report_data"])
+def test_field_of_a_wrong_length_is_an_error(processor: SimulatedProcessor, name: str) -> None:
+    with pytest.raises(UsageError, match="bytes, want"):
+        report(processor, **{name: b"short"})
+
+
+def test_table_is_what_a_guest_would_get(processor: SimulatedProcessor) -> None:
+    table = CertificateTable.decode(report(processor).certificates)
+    assert table == processor.certificates
+    assert not table.vlek
