@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -48,13 +47,6 @@ def check(what: str, holds: bool) -> None:
     console.print(f"   {'[green]yes[/green]' if holds else '[red]NO[/red] '} {what}")
     if not holds:
         raise SystemExit(1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def connect(address: str) -> redis.Redis:
@@ -117,7 +109,7 @@ def demo(count: int, name: str) -> None:
     sevfork("guest", "build", "-o", str(image), "--workload", str(workload))
 
     say("starting the parent: a measured guest with a Redis in it")
-    up = sevfork("up", name, "--image", str(image), "--publish", f"{free_port()}:6379", data=True)
+    up = sevfork("up", name, "--image", str(image), "--publish", "6379", data=True)
     address = up["vm"]["ports"][0]["address"]
     parent = connect(address)
 

@@ -29,10 +29,12 @@ from sevfork.domain import (
 )
 from sevfork.errors import (
     HostCannot,
+    InsecureRefused,
     RefusedByGuest,
     RolledBack,
     SevforkError,
     TimedOut,
+    UsageError,
     WrongState,
 )
 from sevfork.handshake.messages import Offer
@@ -43,7 +45,6 @@ from sevfork.host.hypervisor import (
     ChannelClosed,
     Domain,
     Hypervisor,
-    PortTaken,
     Volume,
 )
 from sevfork.host.processor import launched, simulated_report
@@ -52,6 +53,8 @@ from sevfork.metadata import Metadata, Phase, PublishedPort
 from sevfork.model import Technology
 from sevfork.naming import child_names
 from sevfork.progress import Watcher
+from sevfork.remove import remove_domain, remove_made
+from sevfork.up import PortWish, publish
 from sevfork.wire import protocol
 
 log = logging.getLogger(__name__)
@@ -62,18 +65,17 @@ _VOLUME_SLACK_BYTES = 256 * 2**20
 _DETACH_TIMEOUT_S = 30.0
 _UNDO_TIMEOUT_S = 20.0
 _BUSY_POLL_S = 0.3
-_PORT_TRIES = 500
 
 
 @dataclass(frozen=True)
 class ForkRequest:
-    """``ports`` None: every port that the parent publishes, on the next free host port."""
+    """``publish`` None: every port that the parent publishes, each on a free port of the host."""
 
     parent: str
     count: int = 1
     name: str | None = None
     replace: bool = False
-    ports: tuple[PublishedPort, ...] | None = None
+    publish: tuple[PortWish, ...] | None = None
     token: bytes | None = field(default=None, repr=False)
     timeout_s: float = 300.0
 
@@ -119,7 +121,7 @@ class ForkPlan:
     serial: str
     volume_name: str
     volume_bytes: int
-    ports: tuple[PublishedPort, ...]
+    publish: tuple[PortWish, ...]
 
 
 def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
@@ -150,12 +152,29 @@ def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
         domain=domain,
         spec=spec,
         names=tuple(names),
-        replaced=tuple(others[name] for name in names if name in others),
+        replaced=tuple(_replaceable(others[name]) for name in names if name in others),
         serial=serial,
-        volume_name=f"{serial}.sealed",
+        volume_name=f"{serial}.{maker.tag()}.sealed",
         volume_bytes=_volume_bytes(spec.memory_mib),
-        ports=request.ports if request.ports is not None else spec.metadata.ports,
+        publish=_wishes(request, spec),
     )
+
+
+def _wishes(request: ForkRequest, spec: GuestSpec) -> tuple[PortWish, ...]:
+    if request.publish is None:
+        return tuple(PortWish(None, port.guest) for port in spec.metadata.ports)
+    if request.count > 1 and any(wish.host for wish in request.publish):
+        raise UsageError(
+            f"{request.count} children cannot share one port of the host",
+            hint="--publish GUEST lets sevfork choose one for each",
+        )
+    return request.publish
+
+
+def _replaceable(domain: Domain) -> Domain:
+    if domain.metadata_xml is None:
+        raise InsecureRefused(f"'{domain.name}' was not made by sevfork: it is not replaced")
+    return domain
 
 
 def _require_forkable(spec: GuestSpec) -> None:
@@ -186,6 +205,28 @@ def _volume_bytes(memory_mib: int) -> int:
     return memory_mib * 2**20 + _VOLUME_SLACK_BYTES
 
 
+def sketch_child(plan: ForkPlan, name: str, uuid: str) -> GuestSpec:
+    """A child's domain as far as it is known before the capture: no OFFER, no measurement yet."""
+    parent = plan.spec.metadata
+    log_name = f"{name}-{uuid[:8]}.log"
+    metadata = Metadata(
+        technology=parent.technology,
+        role=Role.CHILD,
+        phase=Phase.FORMING,
+        image=parent.image,
+        cpu_model=parent.cpu_model,
+        generation=parent.generation + 1,
+        parent=plan.spec.uuid,
+        parent_name=plan.spec.name,
+        workload_ports=parent.workload_ports,
+        volumes=(log_name,),
+        maker=maker.this_process(),
+    )
+    return child_spec(
+        plan.spec, name=name, uuid=uuid, mac=random_mac(), console_log=log_name, metadata=metadata
+    )
+
+
 class Fork:
     """One fork while it happens. ``capture`` comes first, then ``make_child`` for each index."""
 
@@ -197,11 +238,11 @@ class Fork:
         cancelled: threading.Event | None = None,
     ) -> None:
         self.plan, self._hypervisor, self._watch = plan, hypervisor, watch
+        self._phases: dict[str, str] = {}
         self._cancelled = cancelled or threading.Event()
         self._started = time.monotonic()
         self.deadline = self._started + plan.request.timeout_s
         self._undo = contextlib.ExitStack()
-        self._ports = threading.Lock()
 
     def __enter__(self) -> Fork:
         return self
@@ -238,21 +279,21 @@ class Fork:
             spec = self._launch(index, undo)
             agent = self._open_child(spec, undo)
             restored = self._hand_over(index, spec, agent)
-            ports = self._release(spec, agent)
+            ports = self._release(spec)
             self._finish(spec, ports, restored.generation)
             undo.pop_all()
             agent.close()
         child = ForkedChild(name, spec.uuid, ports, restored.generation, self.elapsed_s)
-        self._watch(name, "ready")
+        self._tell(name, "ready")
         return replace(child, restore_ms=restored.restore_ms)
 
     def _open_parent(self) -> AgentClient:
-        self._watch(self.plan.domain.name, "connect")
+        self._tell(self.plan.domain.name, "connect")
         while True:
             try:
                 return self._open(self.plan.spec, self._undo)
             except ChannelBusy:
-                self._watch(self.plan.domain.name, "waiting for another command")
+                self._tell(self.plan.domain.name, "waiting for another command")
                 self._sleep(_BUSY_POLL_S, "another command holds the parent's agent")
 
     def _open(self, spec: GuestSpec, undo: contextlib.ExitStack) -> AgentClient:
@@ -301,9 +342,15 @@ class Fork:
 
     def _telling(self, who: str) -> Callable[[protocol.Progress], None]:
         def tell(progress: protocol.Progress) -> None:
-            self._watch(who, protocol.clean(progress.phase), progress.done, progress.total)
+            self._tell(who, protocol.clean(progress.phase), progress.done, progress.total)
 
         return tell
+
+    def _tell(self, who: str, phase: str, done: int = 0, total: int = 0) -> None:
+        if self._phases.get(who) != phase:
+            self._phases[who] = phase
+            log.debug("%s, phase: %s", who, phase)
+        self._watch(who, phase, done, total)
 
     def _abandon(self, fork_id: bytes) -> None:
         """Best effort: the OFFERs die by themselves in time, and with the parent."""
@@ -314,10 +361,13 @@ class Fork:
 
     def _launch(self, index: int, undo: contextlib.ExitStack) -> GuestSpec:
         """Define and start the child that the OFFER with this index is for."""
-        self._watch(self.plan.names[index], "launch")
+        self._tell(self.plan.names[index], "launch")
         self._check_cancelled()
+        for domain in self.plan.replaced:
+            if domain.name == self.plan.names[index]:
+                remove_domain(self._hypervisor, domain)
         spec = self.child(index)
-        undo.callback(self._remove, spec)
+        undo.callback(remove_made, self._hypervisor, spec)
         self._hypervisor.define(domain_xml(spec))
         self._hypervisor.start(spec.uuid)
         return spec
@@ -333,41 +383,18 @@ class Fork:
             cpu_model=parent.metadata.cpu_model,
             config=config,
         )
-        name, uuid = self.plan.names[index], str(uuids.uuid4())
-        metadata = Metadata(
-            technology=parent.metadata.technology,
-            role=Role.CHILD,
-            phase=Phase.FORMING,
-            image=parent.metadata.image,
-            cpu_model=parent.metadata.cpu_model,
-            generation=parent.metadata.generation + 1,
-            parent=parent.uuid,
-            parent_name=parent.name,
+        sketch = sketch_child(self.plan, self.plan.names[index], str(uuids.uuid4()))
+        log_path = self._hypervisor.storage.path_of(sketch.metadata.volumes[0])
+        metadata = replace(
+            sketch.metadata,
             fork_id=self.captured.fork_id.hex(),
             index=index,
-            workload_ports=parent.metadata.workload_ports,
-            volumes=(f"{name}-{uuid[:8]}.log",),
-            maker=maker.this_process(),
             processor=state,
         )
-        log_path = self._hypervisor.storage.path_of(metadata.volumes[0])
-        return child_spec(
-            parent,
-            name=name,
-            uuid=uuid,
-            mac=random_mac(),
-            console_log=log_path,
-            metadata=metadata,
-        )
-
-    def _remove(self, spec: GuestSpec) -> None:
-        self._hypervisor.destroy(spec.uuid)
-        self._hypervisor.undefine(spec.uuid)
-        for volume in spec.metadata.volumes:
-            self._hypervisor.storage.delete(volume)
+        return replace(sketch, console_log=log_path, metadata=metadata)
 
     def _open_child(self, spec: GuestSpec, undo: contextlib.ExitStack) -> AgentClient:
-        self._watch(spec.name, "boot")
+        self._tell(spec.name, "boot")
         agent = self._open(spec, undo)
         agent.wait_for_agent(self.deadline)
         config = self.configuration(spec)
@@ -383,7 +410,7 @@ class Fork:
 
     def _hand_over(self, index: int, spec: GuestSpec, agent: AgentClient) -> protocol.Restored:
         """Relay the handshake, and let the child restore."""
-        self._watch(spec.name, "handshake")
+        self._tell(spec.name, "handshake")
         joining = agent.ask(
             protocol.Offer(self.offer_of(spec)), protocol.Joining, deadline=self.deadline
         )
@@ -410,27 +437,16 @@ class Fork:
             message = protocol.Event(fork_id, index, event)
             self.parent.ask(message, protocol.Done, deadline=deadline)
 
-    def _release(self, spec: GuestSpec, agent: AgentClient) -> tuple[PublishedPort, ...]:
+    def _release(self, spec: GuestSpec) -> tuple[PublishedPort, ...]:
         """Plug the network cable in and publish the ports; the guest has raised its own end."""
         self._hypervisor.set_link(spec.uuid, up=True)
-        with self._ports:
-            return tuple(self._publish(spec.uuid, port) for port in self.plan.ports)
-
-    def _publish(self, uuid: str, wanted: PublishedPort) -> PublishedPort:
-        """On the next free port of the host, counting from the parent's."""
-        for host_port in range(wanted.host, min(wanted.host + _PORT_TRIES, 65536)):
-            try:
-                self._hypervisor.publish(uuid, host_port, wanted.guest)
-            except PortTaken:
-                continue
-            return PublishedPort(host_port, wanted.guest)
-        raise HostCannot(f"no free port on the libvirt host from {wanted.host} on")
+        return tuple(publish(self._hypervisor, spec.uuid, wish) for wish in self.plan.publish)
 
     def _finish(self, spec: GuestSpec, ports: tuple[PublishedPort, ...], generation: int) -> None:
         metadata = replace(
             spec.metadata, phase=Phase.READY, maker=None, ports=ports, generation=generation
         )
-        self._hypervisor.set_metadata(spec.uuid, metadata.to_plain_xml())
+        self._hypervisor.set_metadata(spec.uuid, metadata.to_xml())
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
@@ -447,9 +463,6 @@ def run_fork(
     hypervisor: Hypervisor, plan: ForkPlan, watch: Watcher, cancelled: threading.Event
 ) -> ForkOutcome:
     """The whole fork. Raises if no child came to be; else the outcome has a result for each."""
-    for domain in plan.replaced:
-        hypervisor.destroy(domain.uuid)
-        hypervisor.undefine(domain.uuid)
     with Fork(hypervisor, plan, watch, cancelled) as fork:
         captured = fork.capture()
         capture_s = fork.elapsed_s

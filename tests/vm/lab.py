@@ -21,6 +21,10 @@ from typing import Any
 
 import redis
 
+from sevfork.domain import spec_from_xml
+from sevfork.host import daemon
+from sevfork.host.hypervisor import Hypervisor
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEVFORK = Path(sys.executable).parent / "sevfork"
 IMAGES = REPOSITORY / "build" / "images"
@@ -126,7 +130,7 @@ class Lab:
         image = self.image(workload)
         manifest = json.loads((image / "manifest.json").read_text())
         port = manifest["workload"]["ports"][0]
-        words = ("--image", str(image), "--publish", f"0:{port}", "--json", *options)
+        words = ("--image", str(image), "--publish", str(port), "--json", *options)
         return Vm.of(self.run("up", self.name(), *words).data["vm"])
 
     def fork(self, parent: Vm, *options: str) -> tuple[dict[str, Any], list[Vm]]:
@@ -139,6 +143,25 @@ class Lab:
         listed = self.run("ls", "--json").data["vms"]
         return {vm["name"]: vm for vm in listed if vm["name"].startswith(f"{self.prefix}-")}
 
+    def leftovers(self) -> list[str]:
+        """Sealed volumes, and logs of VMs that are gone, in the storage pool."""
+        with _hypervisor() as hypervisor:
+            names = [volume.name for volume in hypervisor.storage.volumes()]
+        alive = [f"{name}-{vm['uuid'][:8]}.log" for name, vm in self.vms().items()]
+        mine = [name for name in names if name.startswith(self.prefix) and name not in alive]
+        return mine + [name for name in names if name.endswith(".sealed")]
+
+    def serial_logs(self) -> str:
+        """The end of each guest's serial console."""
+        with _hypervisor() as hypervisor:
+            paths = [
+                Path(spec_from_xml(hypervisor.xml(vm["uuid"])).console_log)
+                for vm in self.vms().values()
+            ]
+        return "\n".join(
+            f"{path.name}:\n{path.read_text(errors='replace')[-3000:]}" for path in paths
+        )
+
     def remove(self, *vms: Vm) -> None:
         if vms:
             self.run("rm", *(vm.name for vm in vms))
@@ -147,6 +170,15 @@ class Lab:
         names = list(self.vms())
         if names:
             self.run("rm", *names)
+
+
+@contextmanager
+def _hypervisor() -> Iterator[Hypervisor]:
+    connection = daemon.connect(None, lambda _: None)
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 @dataclass

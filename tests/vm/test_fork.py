@@ -58,7 +58,7 @@ def test_children_hold_every_key_of_one_instant_and_go_their_own_way(lab: Lab) -
     assert [child.redis().get("own") for child in children] == [c.name.encode() for c in children]
 
     listed = lab.vms()
-    assert all(listed[child.name]["parent"] == parent.uuid for child in children)
+    assert all(listed[child.name]["parent_uuid"] == parent.uuid for child in children)
     lab.remove(parent, *children)
 
 

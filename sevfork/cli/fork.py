@@ -1,0 +1,179 @@
+"""``sevfork fork``."""
+
+from __future__ import annotations
+
+import threading
+import uuid as uuids
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sevfork.cli.options import App, as_json, common, duration, port_pair
+
+if TYPE_CHECKING:
+    from sevfork.errors import SevforkError
+    from sevfork.fork import ForkedChild, ForkOutcome, ForkPlan
+    from sevfork.host.hypervisor import Hypervisor
+
+# What one capture has OFFERs for; the agent's own limit.
+MAX_COUNT = 64
+
+
+@click.command()
+@click.argument("vm")
+@click.option(
+    "-n",
+    "--count",
+    type=click.IntRange(1, MAX_COUNT),
+    default=1,
+    show_default=True,
+    help="How many children; the parent is captured once.",
+)
+@click.option("--name", metavar="NAME", help="The children: NAME, NAME1, ...  [default: VM-fork]")
+@click.option(
+    "--publish",
+    metavar="HOST:GUEST",
+    multiple=True,
+    type=port_pair,
+    help="A guest port to publish; may be repeated.  [default: the parent's, on free host ports]",
+)
+@click.option("--replace", is_flag=True, help="Remove VMs that have a child's name first.")
+@click.option(
+    "--token",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The owner's token, where the image's policy asks for one.",
+)
+@click.option("--timeout", metavar="DURATION", type=duration, default="300s", show_default=True)
+@click.option("--print-xml", is_flag=True, help="Print the children's domain XML, start nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")
+@as_json
+@common
+def fork(
+    app: App,
+    vm: str,
+    count: int,
+    name: str | None,
+    publish: tuple[tuple[int | None, int], ...],
+    replace: bool,
+    token: Path | None,
+    timeout: float,
+    print_xml: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Fork the running VM (a name, id or UUID) into COUNT children, which run on by themselves."""
+    from sevfork.fork import ForkRequest, plan_fork, run_fork
+    from sevfork.up import PortWish
+
+    request = ForkRequest(
+        parent=vm,
+        count=count,
+        name=name,
+        replace=replace,
+        publish=tuple(PortWish(*pair) for pair in publish) or None,
+        token=token.read_bytes() if token else None,
+        timeout_s=timeout,
+    )
+    hypervisor = app.hypervisor()
+    plan = plan_fork(hypervisor, request)
+    if print_xml:
+        _print_xml(app, plan)
+    elif dry_run:
+        _print_plan(app, plan, as_json)
+    else:
+        with app.output.watching() as watch:
+            outcome = run_fork(hypervisor, plan, watch, threading.Event())
+        _print_outcome(app, hypervisor, outcome, as_json)
+        _fail_for(outcome)
+
+
+def _print_xml(app: App, plan: ForkPlan) -> None:
+    from sevfork.domain import domain_xml
+    from sevfork.fork import sketch_child
+
+    for name in plan.names:
+        app.output.data(domain_xml(sketch_child(plan, name, str(uuids.uuid4()))))
+
+
+def _print_plan(app: App, plan: ForkPlan, as_json: bool) -> None:
+    replaced = [domain.name for domain in plan.replaced]
+    if as_json:
+        app.output.json(
+            {
+                "dry_run": True,
+                "parent": plan.domain.name,
+                "children": list(plan.names),
+                "memory_mib": plan.spec.memory_mib,
+                "vcpus": plan.spec.vcpus,
+                "replaces": replaced,
+            }
+        )
+        return
+    for name in replaced:
+        app.output.data(f"would remove '{name}'")
+    for name in plan.names:
+        app.output.data(
+            f"would fork '{plan.domain.name}' into '{name}': {plan.spec.memory_mib} MiB, "
+            f"{plan.spec.vcpus} vCPUs, {plan.spec.metadata.technology.label}"
+        )
+
+
+def _print_outcome(app: App, hypervisor: Hypervisor, outcome: ForkOutcome, as_json: bool) -> None:
+    if as_json:
+        app.output.json(_document(hypervisor, outcome))
+        return
+    rows = [_row(child, outcome) for child in outcome.children]
+    app.output.table(["CHILD", "ADDRESS", "PARENT'S PAUSE", "READY AFTER", "TECHNOLOGY"], rows)
+    app.output.note(
+        f"forked '{outcome.parent}': {outcome.state_bytes / 2**20:.0f} MiB of state, captured in "
+        f"{outcome.capture_s:.1f} s; {outcome.accelerator.label}"
+    )
+
+
+def _row(child: ForkedChild, outcome: ForkOutcome) -> list[str]:
+    if child.error:
+        return [child.name, "-", "-", "failed", child.error.message]
+    addresses = ", ".join(f"127.0.0.1:{port.host} -> {port.guest}" for port in child.ports)
+    pause, ready = f"{outcome.pause_ms:.0f} ms", f"{child.ready_s:.1f} s"
+    return [child.name, addresses or "-", pause, ready, outcome.technology.label]
+
+
+def _document(hypervisor: Hypervisor, outcome: ForkOutcome) -> dict[str, object]:
+    return {
+        "parent": outcome.parent,
+        "parent_uuid": outcome.parent_uuid,
+        "fork_id": outcome.fork_id,
+        "technology": outcome.technology.value,
+        "technology_label": outcome.technology.label,
+        "confidential": outcome.technology.confidential,
+        "accelerator": outcome.accelerator.value,
+        "accelerator_label": outcome.accelerator.label,
+        "pause_ms": round(outcome.pause_ms, 1),
+        "capture_s": round(outcome.capture_s, 2),
+        "state_bytes": outcome.state_bytes,
+        "sealed_bytes": outcome.sealed_bytes,
+        "children": [_child_document(hypervisor, child) for child in outcome.children],
+    }
+
+
+def _child_document(hypervisor: Hypervisor, child: ForkedChild) -> dict[str, object]:
+    from sevfork.inventory import document, vms
+
+    if child.error:
+        return {"name": child.name, "error": _error_document(child.error)}
+    (vm,) = vms([hypervisor.find(child.uuid)])
+    times = {"ready_s": round(child.ready_s, 2), "restore_ms": round(child.restore_ms, 1)}
+    return document(vm) | times | {"error": None}
+
+
+def _error_document(error: SevforkError) -> dict[str, object]:
+    return {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+
+
+def _fail_for(outcome: ForkOutcome) -> None:
+    """The exit code of a fork of which some children failed is that of the first failure."""
+    for child in outcome.children:
+        if child.error:
+            raise child.error
