@@ -71,6 +71,12 @@ _NEEDS = {
     TcbStatus.REVOKED: frozenset({"replacement"}),
 }
 
+_OUTWEIGHED = {
+    "replacement": frozenset({"update", "relaunch", "configuration", "hardening"}),
+    "update": frozenset({"relaunch", "hardening"}),
+    "relaunch": frozenset({"hardening"}),
+}
+
 
 def converge(statuses: Iterable[TcbStatus]) -> TcbStatus:
     """One status for platform, module and quoting enclave together, as Intel's QVL converges them.
@@ -79,9 +85,9 @@ def converge(statuses: Iterable[TcbStatus]) -> TcbStatus:
     revocation nothing is.
     """
     needs = frozenset[str]().union(*(status.needs for status in statuses))
-    if "replacement" in needs:
-        return TcbStatus.REVOKED
-    return _by_needs(needs - {"hardening"} if "update" in needs else needs)
+    for need, outweighed in _OUTWEIGHED.items():
+        needs -= outweighed if need in needs else frozenset()
+    return _by_needs(needs)
 
 
 def since_launch(launch: TcbStatus, now: TcbStatus) -> TcbStatus:
