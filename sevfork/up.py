@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sevfork.domain import Accelerator, GuestSpec, domain_xml, random_mac
-from sevfork.errors import HostCannot, InsecureRefused, NameTaken, TimedOut
-from sevfork.host import accelerator, images, maker
+from sevfork.errors import HostCannot, InsecureRefused, NameTaken, SevforkError, TimedOut
+from sevfork.host import accelerator, console, images, maker
 from sevfork.host.agent import AgentClient
 from sevfork.host.hypervisor import Channel, ChannelBusy, Domain, Hypervisor, PortTaken
 from sevfork.host.processor import launched, simulated_report
@@ -146,9 +146,14 @@ def run_up(
     """Do it all; if anything fails, or is interrupted, nothing of the new VM is left."""
     deadline = time.monotonic() + plan.request.timeout_s
     with contextlib.ExitStack() as undo:
+        undo.callback(images.delete_unused, hypervisor)
         spec = _launch(hypervisor, plan, undo, watch)
         started = time.monotonic()
-        boot_s = (configure or converse)(hypervisor, spec, deadline, watch)
+        try:
+            boot_s = (configure or converse)(hypervisor, spec, deadline, watch)
+        except SevforkError as exc:
+            console.add_to(exc, hypervisor, spec)
+            raise
         ready_s = time.monotonic() - started
         spec = _publish_all(hypervisor, spec, plan.request.publish)
         hypervisor.set_metadata(spec.uuid, spec.metadata.to_xml())

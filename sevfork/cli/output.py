@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from sevfork.errors import SevforkError
 from sevfork.progress import Watcher, unwatched
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 SCHEMA = 1
-# Off a terminal nothing may be cut off or wrapped: a script reads it.
-_PIPE_WIDTH = 1000
 
 
 class Output:
@@ -39,15 +37,18 @@ class Output:
         sys.stdout.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table on stdout; off a terminal, plain columns that ``awk`` can take."""
+        """A table on stdout; off a terminal plain columns, nothing cut off or wrapped."""
+        if not sys.stdout.isatty():
+            self.data(_plain([columns, *rows]))
+            return
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*columns, box=box.SIMPLE_HEAD if sys.stdout.isatty() else None)
+        table = Table(*columns, box=box.SIMPLE_HEAD)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        _console(stderr=False).print(table)
+        _console(sys.stdout).print(table)
 
     def note(self, text: str) -> None:
         """Something worth knowing, unless quiet was asked for."""
@@ -65,7 +66,7 @@ class Output:
     @contextlib.contextmanager
     def watching(self) -> Iterator[Watcher]:
         """A Watcher that draws a line for each VM, on a terminal."""
-        console = _console(stderr=True)
+        console = _console(sys.stderr)
         if self.quiet or not console.is_terminal:
             yield unwatched
             return
@@ -111,9 +112,15 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _console(*, stderr: bool) -> Console:
+def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False)
+    return Console(file=stream, highlight=False)
+
+
+def _plain(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import struct
 import time
 import uuid as uuids
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 # What a kernel says when it starts user space; under KVM that takes a second or two.
 _SENTINEL = b"Run /init"
+_NO_KVM = "libvirt offers no KVM (no /dev/kvm, or no right to open it)"
 _CMDLINE = "console=ttyS0 ignore_loglevel panic=-1"
 _TIMEOUT_S = 15.0
 _POLL_S = 0.2
@@ -61,7 +63,7 @@ def choose(hypervisor: Hypervisor, boot: Boot, wanted: Accelerator | None) -> Ac
 def kvm(hypervisor: Hypervisor, boot: Boot) -> Probe:
     """Ask the cache, else start a guest."""
     if hypervisor.domain_capabilities(Accelerator.KVM) is None:
-        return Probe(False, "libvirt offers no KVM (no /dev/kvm, or no right to open it)")
+        return Probe(False, _NO_KVM)
     kept = _Kept(hypervisor, boot)
     found = kept.read()
     if found is None:
@@ -70,13 +72,51 @@ def kvm(hypervisor: Hypervisor, boot: Boot) -> Probe:
     return found
 
 
+def kvm_without_image(hypervisor: Hypervisor) -> Probe:
+    """Whether KVM runs the least of guests, for a host on which there is no image yet."""
+    storage, name = hypervisor.storage, f"probe-{maker.tag()}.kernel"
+    if hypervisor.domain_capabilities(Accelerator.KVM) is None:
+        return Probe(False, _NO_KVM)
+    kernel = least_kernel()
+    try:
+        path = storage.create(name, 0).path
+        for _written in storage.upload(name, [kernel], len(kernel)):
+            pass
+        return _probe(hypervisor, Boot(path, path, path, _CMDLINE))
+    finally:
+        storage.delete(name)
+
+
+def least_kernel() -> bytes:
+    """A multiboot kernel that writes the sentinel to the serial port and switches itself off.
+
+    Multiboot specification 0.6.96, 3.1: magic, flags (bit 16: addresses follow), checksum, header,
+    load, load end, bss end and entry address. Power off is ACPI's S5 at q35's PM1a control port.
+    """
+    magic, flags, load_address = 0x1BADB002, 1 << 16, 0x100000
+    code = b"".join(b"\x66\xba\xf8\x03\xb0" + bytes([char]) + b"\xee" for char in _SENTINEL)
+    code += bytes.fromhex("66ba0406 66b80020 66ef f4 ebfd")
+    entry, end = load_address + 32, load_address + 32 + len(code)
+    header = (
+        magic,
+        flags,
+        -(magic + flags) & 0xFFFFFFFF,
+        load_address,
+        load_address,
+        end,
+        end,
+        entry,
+    )
+    return struct.pack("<8I", *header) + code
+
+
 def _probe(hypervisor: Hypervisor, boot: Boot) -> Probe:
     with _tiny_guest(hypervisor, boot) as spec:
         try:
             hypervisor.define(domain_xml(spec))
             hypervisor.start(spec.uuid)
         except SevforkError as exc:
-            return Probe(False, f"QEMU does not start a guest with it: {exc.message}")
+            return Probe(False, f"QEMU starts no guest with it: {exc.message}")
         return _watch(hypervisor, spec)
 
 

@@ -111,6 +111,9 @@ class Storage(Protocol):
     def path_of(self, name: str) -> str:
         """Where a volume of that name is, or will be, on the libvirt host."""
 
+    def free_bytes(self) -> int:
+        """Room that is left in the pool."""
+
 
 class Hypervisor(Protocol):
     """One connection. Safe to use from several threads."""

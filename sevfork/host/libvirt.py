@@ -107,10 +107,11 @@ def _first_line(error: libvirt.libvirtError) -> str:
 
 
 def _translated(function: _Function) -> _Function:
-    """Turn every libvirtError that leaves a function into ours."""
+    """Turn every libvirtError that leaves a function into ours; and log the call."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        log.debug("%s %s", function.__name__, " ".join(str(each)[:60] for each in args[1:]))
         try:
             return function(*args, **kwargs)
         except libvirt.libvirtError as exc:
@@ -256,7 +257,7 @@ class LibvirtHypervisor:
             if type(error) is not SevforkError:
                 raise error from exc
             # Whatever QEMU could not do on this host: a missing file, a feature, a port.
-            raise HostCannot(f"the VM does not start: {error.message}") from exc
+            raise HostCannot(f"the VM does not start: {_first_line(exc)}") from exc
 
     @_translated
     def destroy(self, uuid: str) -> None:
@@ -452,6 +453,12 @@ class LibvirtStorage:
                 return f"{self._pool_path}/{name}"  # a dry run makes no pool
             raise
         return f"{parse(pool.XMLDesc(0)).findtext('target/path')}/{name}"
+
+    @_translated
+    def free_bytes(self) -> int:
+        pool = self._pool()
+        _refresh(pool)
+        return int(pool.info()[3])
 
     @contextlib.contextmanager
     def _stream(self, name: str, size_bytes: int, *, upload: bool) -> Iterator[Any]:
