@@ -36,7 +36,7 @@ def main() -> None:
         engine = CriuEngine(container)
         agent = Agent(measured, key, provider, container, engine, network.link_up)
         log.info("agent ready, technology: %s", measured.technology.label)
-        serve(link, agent.handle, power_off)
+        serve(link, agent.handle, power_off, agent.forget_expired)
 
 
 def evidence_provider(technology: Technology, link: Link) -> EvidenceProvider:

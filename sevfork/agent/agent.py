@@ -84,6 +84,11 @@ class Agent:
                 return self._restore(request, progress)
         return protocol.Done()
 
+    def forget_expired(self) -> None:
+        """Erase the keys of OFFERs whose time is over, whether or not anybody asks for anything."""
+        if self._forks is not None:
+            self._forks.forget_expired()
+
     def _status(self) -> protocol.Status:
         condition = self._life.now
         return protocol.Status(

@@ -128,6 +128,12 @@ class Forks:
             if fork and index not in fork.confirmed:
                 session.abandon()
 
+    def forget_expired(self) -> None:
+        now = time.monotonic()
+        for fork in self._forks.values():
+            for session in fork.sessions:
+                session.expire(now)
+
     def _admit(self, request: protocol.Capture) -> None:
         if not 1 <= request.count <= MAX_CHILDREN:
             raise UsageError(f"a fork has 1 to {MAX_CHILDREN} children, not {request.count}")

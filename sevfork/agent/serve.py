@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 Handler = Callable[[protocol.Request, Progress], protocol.Reply]
-_IDLE_S = 3600.0
+_IDLE_S = 10.0
 
 
 class Doomed(SevforkError):
@@ -30,10 +30,13 @@ class Doomed(SevforkError):
         self.exit_code = cause.exit_code
 
 
-def serve(link: Link, handle: Handler, power_off: Callable[[], None]) -> None:
-    """Answer requests until the process ends."""
+def serve(
+    link: Link, handle: Handler, power_off: Callable[[], None], idle: Callable[[], None]
+) -> None:
+    """Answer requests until the process ends; ``idle`` is called every few seconds besides."""
     while True:
         frame = link.next_frame(_IDLE_S)
+        idle()
         if frame is not None and frame.kind == Kind.REQUEST:
             _serve_one(link, frame, handle, power_off)
 

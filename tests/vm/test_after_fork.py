@@ -1,4 +1,4 @@
-"""What a child is and is not after the fork: identity, clocks, and silence before its hooks passed."""
+"""A child after the fork: its identity, its clocks, and its silence before its hooks passed."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sevfork.agent.link import HostGone, Link
-from sevfork.agent.serve import serve
-from sevfork.errors import RefusedByGuest, TimedOut
+from sevfork.agent.serve import Doomed, serve
+from sevfork.errors import NotAuthentic, RefusedByGuest, TimedOut
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
 
@@ -69,6 +69,10 @@ class Enough(BaseException):
     """Ends the serving loop."""
 
 
+def never() -> None:
+    raise AssertionError("the VM was switched off")
+
+
 def serve_these(port: Port, frames: list[Frame], answers: list[object]) -> list[Frame]:
     def handle(request: object, progress: object) -> protocol.Done:
         answer = answers.pop(0)
@@ -79,7 +83,7 @@ def serve_these(port: Port, frames: list[Frame], answers: list[object]) -> list[
     for frame in frames:
         os.write(port.host, frame.encode_line())
     with pytest.raises(Enough):
-        serve(port.link, handle, lambda: heard_off.append(True))
+        serve(port.link, handle, power_off=never, idle=lambda: None)
     return port.heard()
 
 
@@ -99,3 +103,18 @@ def test_a_request_that_does_not_parse_is_refused(port: Port) -> None:
 def test_a_host_that_is_gone_does_not_end_the_agent(port: Port) -> None:
     heard = serve_these(port, [PING] * 3, [HostGone("gone"), None, Enough()])
     assert [frame.kind for frame in heard] == [Kind.REPLY]
+
+
+def test_what_cannot_be_undone_switches_the_vm_off_after_saying_why(port: Port) -> None:
+    def handle(request: object, progress: object) -> protocol.Done:
+        raise Doomed(NotAuthentic("the last chunk does not open"))
+
+    def power_off() -> None:
+        raise Enough
+
+    os.write(port.host, PING.encode_line())
+    with pytest.raises(Enough):
+        serve(port.link, handle, power_off, lambda: None)
+    (failure,) = port.heard()
+    error = protocol.decode_failure(failure.payload)
+    assert isinstance(error, NotAuthentic)
