@@ -14,7 +14,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from sevfork.attest.defaults import BULLETIN_MINIMUM, SIMULATED_MINIMUM, policy_toml
+from sevfork.attest.defaults import (
+    BULLETIN_MINIMUM,
+    HARDWARE_ROOTS,
+    SIMULATED_MINIMUM,
+    policy_toml,
+)
 from sevfork.attest.policy import Policy, decode_toml
 from sevfork.errors import UsageError
 from sevfork.model import Technology
@@ -81,7 +86,11 @@ def _with_chips(attest: Policy, chip: str | tuple[str, ...]) -> Policy:
 def guest_policy_toml(
     technology: Technology, fork: Fork, roots: Sequence[str], build_time: datetime
 ) -> str:
-    """The policy for an image: its own technology, these roots (hex SHA-256), one chip."""
+    """The policy for an image: its own technology, these roots (hex SHA-256), one chip.
+
+    Hardware's published roots stand in for an empty list; the simulator's have to be given.
+    """
+    roots = roots or HARDWARE_ROOTS.get(technology, ())
     simulated = technology is Technology.SIMULATED
     head = [
         f"# sevfork's policy in a guest image for: {technology.label}",

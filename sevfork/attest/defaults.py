@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from sevfork.attest.snp_certificates import AMD_ROOTS
 from sevfork.attest.snp_report import Product, Tcb
 from sevfork.model import Technology
 
@@ -33,6 +34,12 @@ _HARMLESS_POLICY_BITS = (
     "ciphertext-hiding",
     "page-swap-disabled",
 )
+# Intel's SGX and TDX root (https://certificates.trustedservices.intel.com).
+INTEL_ROOT = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+HARDWARE_ROOTS = {
+    Technology.SEV_SNP: tuple(AMD_ROOTS.values()),
+    Technology.TDX: (INTEL_ROOT,),
+}
 # Intel signed the TDX module: MRSIGNERSEAM is zero for its own.
 _INTEL_MODULE = "00" * 48
 
@@ -121,6 +128,7 @@ def policy_toml(
     ]
     if {Technology.SIMULATED, Technology.SEV_SNP} & set(technologies):
         text.append(_snp_section(section, signing_keys))
+        text.append(f"[{section}.snp.minimum_tcb]")
         text += [_minimum(section, product, tcb) for product, tcb in minimum_tcb.items()]
     if Technology.TDX in technologies:
         fields = {"intel_module": _INTEL_MODULE, "collateral": collateral}

@@ -156,19 +156,30 @@ class SimulatedProcessor:
         return Certificate.parse(self.certificates.ark).fingerprint
 
     @classmethod
+    def load(cls, directory: Path) -> SimulatedProcessor | None:
+        """The processor kept in ``directory``, None if there is none; HostCannot if damaged."""
+        path = directory / _FILE
+        try:
+            return cls._decode(path) if path.exists() else None
+        except OSError as exc:
+            raise HostCannot(f"the simulated processor's file cannot be used: {exc}") from exc
+
+    @classmethod
     def load_or_create(cls, directory: Path) -> SimulatedProcessor:
         """The processor kept in ``directory``, made there on first use.
 
         Two processes may race: each makes its own, one file wins whole, and both use that one.
         Raise HostCannot if the file is damaged or cannot be written.
         """
-        path = directory / _FILE
-        try:
-            if not path.exists():
+        processor = cls.load(directory)
+        if processor is None:
+            path = directory / _FILE
+            try:
                 _publish(_create(), path)
-            return cls._decode(path)
-        except OSError as exc:
-            raise HostCannot(f"the simulated processor's file cannot be used: {exc}") from exc
+                return cls._decode(path)
+            except OSError as exc:
+                raise HostCannot(f"'{path}' cannot be written: {exc}") from exc
+        return processor
 
     @classmethod
     def _decode(cls, path: Path) -> SimulatedProcessor:

@@ -8,6 +8,7 @@ with SHA-384, MGF1-SHA-384 and a salt of 48 bytes; the leaf's key is P-384 and i
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ AMD_ROOTS = {
 PSS_SHA384 = padding.PSS(mgf=padding.MGF1(SHA384()), salt_length=48)
 _RSA_BITS = 4096
 _PEM = b"-----BEGIN"
+_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 _AMD = "1.3.6.1.4.1.3704.1."
 OID_STRUCT_VERSION, OID_PRODUCT, OID_HWID, OID_CSP_ID = (_AMD + n for n in ("1", "2", "4", "5"))
 OID_TCB = {
@@ -194,6 +196,11 @@ class RevocationList:
             return self.parsed.is_signature_valid(issuer.key)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             return False
+
+
+def split_pem(content: bytes) -> list[bytes]:
+    """The PEM blocks of a file, each by itself; the whole content where there is none (DER)."""
+    return [found[0] + b"\n" for found in _PEM_BLOCK.finditer(content)] or [content]
 
 
 def _guarded(what: str, read: Callable[[], _T]) -> _T:

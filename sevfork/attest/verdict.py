@@ -120,11 +120,11 @@ class Claims:
 class EvidenceRejected(AttestationFailed):
     """Evidence that did not pass; ``verdict`` says why. For the log, not for the peer."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: Verdict, *, hint: str | None = None) -> None:
         first = verdict.failures[0] if verdict.failures else None
         reason = f"{first.name}: wanted {first.wanted}, got {first.got}" if first else "no checks"
         more = f" (and {len(verdict.failures) - 1} more)" if len(verdict.failures) > 1 else ""
-        super().__init__(f"the evidence was rejected: {reason}{more}")
+        super().__init__(f"the evidence was rejected: {reason}{more}", hint=hint)
         self.verdict = verdict
 
 

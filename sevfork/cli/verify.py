@@ -1,0 +1,130 @@
+"""``sevfork verify``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from sevfork.cli.options import App, as_json, common
+
+if TYPE_CHECKING:
+    from sevfork.attest.evidence import Evidence
+    from sevfork.attest.policy import Policy
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=click.File("rb"), required=False)
+@click.option(
+    "--policy", "policy_file", metavar="F", type=click.File("rb"), help="The policy (TOML)."
+)
+@click.option(
+    "--certs",
+    "folders",
+    metavar="DIR",
+    type=_FOLDER,
+    multiple=True,
+    help="Certificates, revocation lists, TDX collateral; may be given again.",
+)
+@click.option("--fetch", is_flag=True, help="Get what is missing from AMD's service, and keep it.")
+@click.option("--at", "at_text", metavar="TIME", help="The time to judge at.  [default: now]")
+@click.option("--report-data", metavar="HEX", help="The 64 bytes that make the evidence fresh.")
+@click.option(
+    "--allow-simulated", is_flag=True, help="Check simulated evidence, which proves nothing."
+)
+@click.option("--explain", is_flag=True, help="Say what a passing verdict does not prove.")
+@as_json
+@common
+def verify(
+    app: App,
+    file: BinaryIO | None,
+    policy_file: BinaryIO | None,
+    folders: tuple[Path, ...],
+    fetch: bool,
+    at_text: str | None,
+    report_data: str | None,
+    allow_simulated: bool,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """Check evidence: an SNP report or a TDX quote, raw or in hexadecimal, or what attest saved.
+
+    Exits with 0 if every check passed, and with 20 if any failed.
+    """
+    from datetime import UTC, datetime
+
+    from sevfork import verify as use_case
+    from sevfork.errors import UsageError
+
+    if file is None:
+        if not explain:
+            raise UsageError("want a FILE with evidence, or --explain")
+        app.output.data(use_case.EXPLANATION)
+        return
+    at = use_case.parse_time(at_text) if at_text else datetime.now(UTC)
+    expected = use_case.parse_report_data(report_data) if report_data else None
+    verdict = use_case.verdict_on(
+        _evidence(file, folders, fetch),
+        _policy(policy_file, allow_simulated),
+        at,
+        report_data=expected,
+        allow_simulated=allow_simulated,
+    )
+    if as_json:
+        app.output.json(use_case.document(verdict))
+    else:
+        app.output.data(use_case.text(verdict) + (f"\n\n{use_case.EXPLANATION}" if explain else ""))
+    if not verdict.passed:
+        raise use_case.rejection(verdict)
+
+
+def _evidence(file: BinaryIO, folders: tuple[Path, ...], fetch: bool) -> Evidence:
+    from sevfork import verify as use_case
+
+    evidence = use_case.recognise(file.read(use_case.EVIDENCE_LIMIT_BYTES))
+    evidence = use_case.Pool.read(_contents(folders)).complete(evidence)
+    return _fetched(evidence) if fetch else evidence
+
+
+def _policy(file: BinaryIO | None, allow_simulated: bool) -> Policy:
+    from sevfork import verify as use_case
+
+    if file is not None:
+        return use_case.load_policy(file.read())
+    return use_case.default_policy(_simulated_roots() if allow_simulated else ())
+
+
+def _contents(folders: tuple[Path, ...]) -> Iterator[bytes]:
+    """The files of the folders that are small enough to be certificates."""
+    from sevfork.verify import CERTIFICATE_LIMIT_BYTES
+
+    for path in sorted(path for folder in folders for path in folder.iterdir()):
+        if path.is_file() and path.stat().st_size <= CERTIFICATE_LIMIT_BYTES:
+            yield path.read_bytes()
+
+
+def _fetched(evidence: Evidence) -> Evidence:
+    from sevfork.attest.kds import KeyDistribution, https_fetcher
+    from sevfork.errors import UsageError
+    from sevfork.guest.paths import cache_directory
+    from sevfork.model import Technology
+
+    if evidence.technology is not Technology.SEV_SNP:
+        raise UsageError("--fetch is for SNP; give TDX collateral with --certs")
+    cache = cache_directory(os.environ) / "amd-kds"
+    return KeyDistribution(cache, https_fetcher).complete(evidence)
+
+
+def _simulated_roots() -> tuple[str, ...]:
+    """The root of this host's own simulator, if it has one."""
+    from sevfork.attest.simulator import SimulatedProcessor
+    from sevfork.guest.paths import simulator_directory
+
+    directory = simulator_directory(os.environ)
+    processor = SimulatedProcessor.load(directory)
+    return (processor.root_fingerprint,) if processor else ()
