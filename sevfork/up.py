@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 import time
 import uuid as uuids
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sevfork.domain import Accelerator, GuestSpec, domain_xml, random_mac
-from sevfork.errors import HostCannot, InsecureRefused, NameTaken, SevforkError, TimedOut
+from sevfork.errors import (
+    HostCannot,
+    InsecureRefused,
+    NameTaken,
+    NotAuthentic,
+    SevforkError,
+    TimedOut,
+)
 from sevfork.host import accelerator, console, images, maker
 from sevfork.host.agent import AgentClient
 from sevfork.host.hypervisor import Channel, ChannelBusy, Domain, Hypervisor, PortTaken
 from sevfork.host.processor import launched, simulated_report
 from sevfork.image import Image
+from sevfork.inventory import LOOPBACK
 from sevfork.launch import LaunchConfig, Role
-from sevfork.metadata import Metadata, Phase, PublishedPort
+from sevfork.metadata import Metadata, Phase, ProcessorState, PublishedPort
 from sevfork.model import Technology
 from sevfork.naming import check_name
 from sevfork.progress import Watcher, unwatched
@@ -44,12 +53,13 @@ class PortWish:
 
 @dataclass(frozen=True)
 class UpRequest:
-    """``accelerator`` None: KVM when it really runs the image, else TCG."""
+    """``accelerator`` None: KVM when it really runs the image, else TCG; ``vcpus`` None: as many as
+    suit that."""
 
     name: str
     image: Image
     memory_mib: int = 1024
-    vcpus: int = 2
+    vcpus: int | None = None
     publish: tuple[PortWish, ...] = ()
     replace: bool = False
     accelerator: Accelerator | None = None
@@ -97,6 +107,8 @@ def plan_up(hypervisor: Hypervisor, request: UpRequest) -> UpPlan:
     if replaced and replaced.metadata_xml is None:
         raise InsecureRefused(f"'{name}' was not made by sevfork: it is not replaced")
     _require_memory(hypervisor, request, replaced)
+    if hypervisor.local:
+        _require_free_ports(request, replaced)
     return UpPlan(request, _spec(hypervisor, request), replaced)
 
 
@@ -111,8 +123,23 @@ def _require_memory(hypervisor: Hypervisor, request: UpRequest, replaced: Domain
         )
 
 
+def _require_free_ports(request: UpRequest, replaced: Domain | None) -> None:
+    """Tell now what QEMU would tell when the guest has booted; a replaced VM gives its ports up."""
+    own = Metadata.from_xml(replaced.metadata_xml or "").ports if replaced else ()
+    for wish in request.publish:
+        if wish.host and wish.host not in {port.host for port in own}:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((LOOPBACK, wish.host))
+                except OSError as exc:
+                    raise PortTaken.of(wish.host) from exc
+
+
 def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
     uuid, image = str(uuids.uuid4()), request.image
+    boot = images.boot_paths(hypervisor.storage, image)
+    chosen = accelerator.expected(hypervisor, boot, request.accelerator)
     log_name = f"{request.name}-{uuid[:8]}.log"
     metadata = Metadata(
         technology=image.technology,
@@ -128,9 +155,9 @@ def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
         name=request.name,
         uuid=uuid,
         memory_mib=request.memory_mib,
-        vcpus=request.vcpus,
-        accelerator=request.accelerator or Accelerator.TCG,
-        boot=images.boot_paths(hypervisor.storage, image),
+        vcpus=request.vcpus or chosen.default_vcpus,
+        accelerator=chosen,
+        boot=boot,
         mac=random_mac(),
         console_log=hypervisor.storage.path_of(log_name),
         metadata=metadata,
@@ -185,17 +212,30 @@ def _launch(
 
 def _completed(hypervisor: Hypervisor, plan: UpPlan, watch: Watcher) -> GuestSpec:
     """The spec with the accelerator that works, and the launch as the processor measures it."""
-    spec = plan.spec
+    request, spec = plan.request, plan.spec
     watch(spec.name, "looking for KVM")
-    chosen = accelerator.choose(hypervisor, spec.boot, plan.request.accelerator)
+    chosen = accelerator.choose(hypervisor, spec.boot, request.accelerator)
+    vcpus = request.vcpus or chosen.default_vcpus
     state = launched(
         hypervisor.storage,
         spec.boot,
-        vcpus=spec.vcpus,
+        vcpus=vcpus,
         cpu_model=spec.metadata.cpu_model,
         config=root_config(),
     )
-    return replace(spec, accelerator=chosen, metadata=replace(spec.metadata, processor=state))
+    _require_expected(request.image, vcpus, state)
+    metadata = replace(spec.metadata, processor=state)
+    return replace(spec, accelerator=chosen, vcpus=vcpus, metadata=metadata)
+
+
+def _require_expected(image: Image, vcpus: int, state: ProcessorState) -> None:
+    """What is going to be launched is what the image's manifest promises, where it says so."""
+    wanted = image.launch_digests.get(vcpus)
+    if wanted is not None and wanted != state.measurement.hex():
+        raise NotAuthentic(
+            f"launch digest '{state.measurement.hex()[:16]}...', wanted '{wanted[:16]}...'",
+            hint="build the image again with 'sevfork guest build'",
+        )
 
 
 def root_config() -> LaunchConfig:

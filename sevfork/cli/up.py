@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     help="Make the guest's TCP port reachable on the libvirt host; may be repeated.",
 )
 @click.option("--memory", metavar="SIZE", type=memory_size, default="1G", show_default=True)
-@click.option("--vcpus", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option(
+    "--vcpus",
+    type=click.IntRange(1, 64),
+    help="[default: 2 with KVM, 1 in software emulation]",
+)
 @click.option("--timeout", metavar="DURATION", type=duration, default="300s", show_default=True)
 @click.option("--replace", is_flag=True, help="Remove a VM of that name first.")
 @click.option(
@@ -51,7 +55,7 @@ def up(
     image: Path,
     publish: tuple[tuple[int | None, int], ...],
     memory: int,
-    vcpus: int,
+    vcpus: int | None,
     timeout: float,
     replace: bool,
     virt_type: str,

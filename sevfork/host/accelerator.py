@@ -60,6 +60,12 @@ def choose(hypervisor: Hypervisor, boot: Boot, wanted: Accelerator | None) -> Ac
     return Accelerator.KVM if probe.works else Accelerator.TCG
 
 
+def expected(hypervisor: Hypervisor, boot: Boot, wanted: Accelerator | None) -> Accelerator:
+    """What ``choose`` is going to say, as far as that is known without starting a guest."""
+    kept = _Kept(hypervisor, boot).read()
+    return wanted or (Accelerator.KVM if kept and kept.works else Accelerator.TCG)
+
+
 def kvm(hypervisor: Hypervisor, boot: Boot) -> Probe:
     """Ask the cache, else start a guest."""
     if hypervisor.domain_capabilities(Accelerator.KVM) is None:

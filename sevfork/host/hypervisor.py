@@ -68,6 +68,15 @@ class ChannelClosed(WrongState):
     """The channel broke: the VM ended, or the connection to the hypervisor did."""
 
 
+class PortTaken(WrongState):
+    """A port of the libvirt host is in use."""
+
+    @classmethod
+    def of(cls, port: int) -> PortTaken:
+        hint = "choose another with --publish HOST:GUEST"
+        return cls(f"port {port} of the libvirt host is taken", hint=hint)
+
+
 class VolumeExists(WrongState):
     """A storage volume of that name exists."""
 
@@ -172,7 +181,3 @@ class Hypervisor(Protocol):
         """The agent's channel; raises ChannelBusy while another holds it."""
 
     def close(self) -> None: ...
-
-
-class PortTaken(WrongState):
-    """A port of the libvirt host is in use."""

@@ -24,7 +24,7 @@ from sevfork.host.hypervisor import Hypervisor, Storage, VolumeExists
 from sevfork.image import Image, ImageFile
 
 # Another command's upload that does not grow for so long has died.
-_STALLED_S = 20.0
+_STALLED_S = 5.0
 _POLL_S = 0.5
 _PREFIX = "image-"
 _PIECE = 256 * 1024

@@ -306,10 +306,7 @@ class LibvirtHypervisor:
         hmp = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
         answer = libvirt_qemu.qemuMonitorCommand(self._domain(uuid), forward, hmp)
         if "could not set up host forwarding" in answer.lower():
-            raise hv.PortTaken(
-                f"port {host_port} of the libvirt host is taken",
-                hint="choose another with --publish HOST:GUEST",
-            )
+            raise hv.PortTaken.of(host_port)
         if answer.strip():
             raise HostCannot(f"cannot publish port {guest_port}: {answer.strip()}")
 
