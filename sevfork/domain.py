@@ -232,6 +232,25 @@ def has_target(domain_text: str, target: str) -> bool:
     return any(each.get("dev") == target for each in domain.findall("devices/disk/target"))
 
 
+@dataclass(frozen=True)
+class Disk:
+    """A disk as it is plugged in: its file on the libvirt host, its name, its element."""
+
+    path: str
+    target: str
+    xml: str
+
+
+def disks(domain_text: str) -> tuple[Disk, ...]:
+    """The disks that are files, as the domain has them now."""
+    found = []
+    for each in parse(domain_text).findall("devices/disk"):
+        source, target = each.find("source"), each.find("target")
+        if source is not None and target is not None and source.get("file"):
+            found.append(Disk(source.get("file", ""), target.get("dev", ""), to_text(each)))
+    return tuple(found)
+
+
 def volume_paths(domain_text: str) -> frozenset[str]:
     """Every file on the libvirt host that the domain uses: disks, kernel, initrd, console log."""
     domain = parse(domain_text)

@@ -6,9 +6,11 @@ lives no more: another machine's commands, and other processes here, may be at w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
+from sevfork.domain import disks
 from sevfork.errors import WrongState
 from sevfork.host import images, maker
 from sevfork.host.hypervisor import Domain, Hypervisor
@@ -16,6 +18,8 @@ from sevfork.metadata import Metadata, Phase
 from sevfork.remove import remove_domain
 
 log = logging.getLogger(__name__)
+
+_UNPLUG_TIMEOUT_S = 30.0
 
 
 def reap(hypervisor: Hypervisor, note: Callable[[str], None]) -> None:
@@ -26,13 +30,24 @@ def reap(hypervisor: Hypervisor, note: Callable[[str], None]) -> None:
         remove_domain(hypervisor, domain)
     stray = [each for each in hypervisor.storage.volumes() if maker.tagged_by_the_dead(each.name)]
     if stray:
-        used = images.paths_in_use(hypervisor)
+        _unplug(hypervisor, frozenset(volume.path for volume in stray))
         for volume in stray:
-            if volume.path not in used:
-                note(f"deleting volume '{volume.name}': the command that made it was killed")
-                hypervisor.storage.delete(volume.name)
+            note(f"deleting volume '{volume.name}': the command that made it was killed")
+            hypervisor.storage.delete(volume.name)
     if dead or stray:
         images.delete_unused(hypervisor)
+
+
+def _unplug(hypervisor: Hypervisor, paths: frozenset[str]) -> None:
+    """Take a dead fork's sealed volume out of the parent that it was killed in the middle of.
+
+    The parent's agent notices that its host has gone, and lets its workload run on by itself.
+    """
+    for domain in hypervisor.domains():
+        with contextlib.suppress(WrongState):  # it went away meanwhile
+            for disk in disks(hypervisor.xml(domain.uuid)):
+                if disk.path in paths:
+                    hypervisor.detach_disk(domain.uuid, disk.xml, disk.target, _UNPLUG_TIMEOUT_S)
 
 
 def is_abandoned(domain: Domain) -> bool:
