@@ -1,0 +1,86 @@
+"""What every provider of hardware evidence does around its source: size, patience, certificates."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from sevfork.attest.evidence import Evidence
+from sevfork.errors import AttestationFailed, TimedOut
+from sevfork.model import Technology
+
+log = logging.getLogger(__name__)
+
+REPORT_DATA_SIZE = 64
+# Above what the kernel itself waits for one report: 30 s (TDX) and 60 s (SNP).
+DEADLINE_S = 150.0
+RETRY_S = 0.2
+_TRANSIENT = {errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT}
+
+
+class Source(Protocol):
+    """One of the kernel's interfaces."""
+
+    def ask(self, report_data: bytes) -> tuple[bytes, bytes]:
+        """Report and certificates (or ``b""``); OSError with the kernel's errno, or our error."""
+
+    def refused(self, exc: OSError) -> AttestationFailed:
+        """What an errno that does not pass by itself means here."""
+
+
+def no_certificates(_report: bytes) -> bytes:
+    """There is nobody to ask for certificates: whoever verifies has to have them."""
+    return b""
+
+
+class HardwareProvider:
+    """Evidence of one technology; ``certificates_for`` is asked where the kernel has none.
+
+    The certificates of an SNP report, or the collateral of a TDX quote, may well come from the
+    host: they are signed, and nobody believes them unverified.
+    """
+
+    def __init__(
+        self,
+        technology: Technology,
+        source: Source,
+        *,
+        certificates_for: Callable[[bytes], bytes] = no_certificates,
+        deadline_s: float = DEADLINE_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.technology = technology
+        self._source, self._certificates_for = source, certificates_for
+        self._deadline_s, self._clock, self._sleep = deadline_s, clock, sleep
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        """A report over exactly 64 bytes; AttestationFailed, or TimedOut after the deadline."""
+        if len(report_data) != REPORT_DATA_SIZE:
+            raise AttestationFailed(f"report data has {len(report_data)} bytes, not 64")
+        report, certificates = self._patiently(report_data)
+        if not certificates:
+            certificates = self._certificates_for(report)
+        return Evidence(self.technology, report, certificates)
+
+    def _patiently(self, report_data: bytes) -> tuple[bytes, bytes]:
+        end = self._clock() + self._deadline_s
+        while True:
+            try:
+                return self._source.ask(report_data)
+            except OSError as exc:
+                if exc.errno not in _TRANSIENT:
+                    raise self._source.refused(exc) from exc
+                log.info("no report yet: %s", os.strerror(exc.errno))
+                if self._clock() + RETRY_S >= end:
+                    raise TimedOut(f"no report in {self._deadline_s:g} s: {exc.strerror}") from exc
+            self._sleep(RETRY_S)
+
+
+def named(exc: OSError) -> str:
+    """An OSError as text and errno's name."""
+    return f"{exc.strerror} ({errno.errorcode.get(exc.errno or 0, str(exc.errno))})"
