@@ -23,6 +23,8 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TRANSPORT = re.compile(
     r"^Acquire::(?:https?|socks|Retries|Check-|Max-|ForceIPv)\S* \".*\";$", re.M
 )
+# apt counts itself among the essential packages; a guest that never changes needs none.
+_ESSENTIAL = "?and(?essential, ?not(?exact-name(apt)))"
 _RELEASE_DATE = re.compile(r"^Date: (.+)$", re.M)
 _DOWNLOAD_TIMEOUT_S = 900
 
@@ -97,7 +99,7 @@ class PrivateApt:
     def resolve(self, wanted: Sequence[str]) -> list[Package]:
         """The wanted packages, the essential ones, and all they depend on."""
         try:
-            chosen = self._run("apt-get", "install", "-qq", "--simulate", "?essential", *wanted)
+            chosen = self._run("apt-get", "install", "-qq", "--simulate", _ESSENTIAL, *wanted)
         except HostCannot as exc:
             raise Unresolvable(exc.message, hint=exc.hint) from exc
         return self._entries(simulated_installs(chosen))

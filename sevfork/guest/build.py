@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sevfork
+from sevfork.attest.defaults import HARDWARE_ROOTS
 from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.errors import UsageError
 from sevfork.guest import contents, cpio, initramfs, manifest, verity
 from sevfork.guest.base import (
+    PYTHON_DIRECTORY,
     Base,
     BaseCache,
     BaseRequest,
@@ -33,6 +35,13 @@ from sevfork.process import run
 from sevfork.workload import Workload
 
 _MOVED_SHOWN = 10
+_LIST_IMPORTS = """
+import sys, sevfork.agent.__main__
+for module in list(sys.modules.values()):
+    path = getattr(module, "__cached__", None) or getattr(module, "__file__", None)
+    if path:
+        print(path)
+"""
 
 
 @dataclass(frozen=True)
@@ -164,9 +173,11 @@ def _source_date_epoch() -> int | None:
 
 def _policy(order: Order, epoch_s: int) -> bytes:
     """The measured policy: which roots the image accepts, who may fork it."""
-    roots = []
     if order.technology is Technology.SIMULATED:
-        roots = [SimulatedProcessor.load_or_create(order.simulator).root_fingerprint]
+        simulator = SimulatedProcessor.load_or_create(order.simulator)
+        roots: tuple[str, ...] = (simulator.root_fingerprint,)
+    else:
+        roots = HARDWARE_ROOTS[order.technology]
     built = datetime.fromtimestamp(epoch_s, UTC)
     return guest_policy_toml(order.technology, order.fork, roots, built).encode()
 
@@ -198,6 +209,17 @@ def _fill(tree: Path, source: Source, modules: KernelModules, technology: Techno
     contents.make_writable(tree, source.workload)
     contents.require_programs(tree, source.workload)
     compile_python(tree, [f"/{contents.PACKAGE}"])
+    contents.write(tree, contents.preload_file(agent_imports(tree)))
+
+
+def agent_imports(tree: Path) -> list[str]:
+    """The files that the agent imports, found by importing it in the guest's own Python.
+
+    So an agent that lacks a module fails the build, not the first boot.
+    """
+    command = ["chroot", str(tree), "/usr/bin/python3", "-S", "-s", "-P", "-c", _LIST_IMPORTS]
+    env = {"PYTHONPATH": f"/{PYTHON_DIRECTORY}", "PYTHONDONTWRITEBYTECODE": "1"}
+    return run(command, timeout_s=120, env=env).stdout.split()
 
 
 def _built(order: Order, source: Source, root: verity.Verity) -> manifest.Built:

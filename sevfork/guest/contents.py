@@ -6,7 +6,7 @@ Everything is a pure mapping from path to file until ``write`` puts it into a tr
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +21,7 @@ POLICY_PATH = "etc/sevfork/policy.toml"
 _MODULES = ("__init__", "errors", "launch", "lp", "model", "policy", "process", "workload")
 _PACKAGES = ("agent", "attest", "handshake", "seal", "wire")
 # A guest has no way to make simulated evidence but to ask the host for it, ...
-_NEVER = ("attest/simulator.py", "attest/fetch.py", "attest/launch_digest.py", "agent/built.py")
+_NEVER = ("attest/simulator.py", "attest/kds.py", "attest/launch_digest.py", "agent/built.py")
 # ... and one built for hardware has not even that.
 _SIMULATED_ONLY = ("agent/evidence/simulated.py",)
 
@@ -75,6 +75,12 @@ def module_files(modules: Mapping[str, bytes]) -> Files:
     """Kernel modules (in load order) and the list that the initramfs loads them by."""
     files = {f"usr/lib/modules/{name}.ko": File(data) for name, data in modules.items()}
     return {**files, "usr/lib/modules/load": File("".join(f"{m}\n" for m in modules).encode())}
+
+
+def preload_file(imports: Iterable[str]) -> Files:
+    """What init reads ahead while the kernel loads modules: the agent's Python, its modules."""
+    paths = ["/usr/bin/python3", *sorted(set(imports))]
+    return {"usr/lib/sevfork/preload": File("".join(f".{path}\n" for path in paths).encode())}
 
 
 def write(tree: Path, files: Mapping[str, File]) -> None:
