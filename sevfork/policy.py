@@ -104,7 +104,9 @@ def guest_policy_toml(
         "",
     ]
     minimum = SIMULATED_MINIMUM if simulated else BULLETIN_MINIMUM
-    attest = policy_toml([technology], roots, build_time, minimum_tcb=minimum, section="attest")
+    attest = policy_toml(
+        [technology], roots, build_time, minimum_tcb=minimum, section="attest", for_peers=True
+    )
     text = "\n".join(head) + "\n" + attest
     GuestPolicy.load(text.encode())
     return text

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from sevfork.attest.snp_certificates import AMD_ROOTS
 from sevfork.attest.snp_report import Product, Tcb
+from sevfork.attest.tdx_chain import INTEL_ROOT_SHA256
 from sevfork.model import Technology
 
 NO_MINIMUM = {
@@ -34,11 +35,9 @@ _HARMLESS_POLICY_BITS = (
     "ciphertext-hiding",
     "page-swap-disabled",
 )
-# Intel's SGX and TDX root (https://certificates.trustedservices.intel.com).
-INTEL_ROOT = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
 HARDWARE_ROOTS = {
     Technology.SEV_SNP: tuple(AMD_ROOTS.values()),
-    Technology.TDX: (INTEL_ROOT,),
+    Technology.TDX: (INTEL_ROOT_SHA256,),
 }
 # Intel signed the TDX module: MRSIGNERSEAM is zero for its own.
 _INTEL_MODULE = "00" * 48
@@ -87,7 +86,7 @@ mrtd = "any"
 rtmr0 = "any"
 rtmr1 = "any"
 rtmr2 = "any"
-rtmr3 = "any"
+rtmr3 = {rtmr3}
 mrconfigid = "any"
 mrowner = "any"
 mrownerconfig = "any"
@@ -104,7 +103,7 @@ minimum_crl_number = 0
 
 [{section}.tdx.attributes]
 allowed = ["sept-ve-disable", "lass", "pks", "key-locker"]
-required = []
+required = {attributes}
 """
 
 
@@ -117,8 +116,12 @@ def policy_toml(
     signing_keys: Sequence[str] = ("vcek",),
     collateral: str = "required",
     section: str = "",
+    for_peers: bool = False,
 ) -> str:
-    """An attestation policy, as a file of its own or as table ``section`` of another one."""
+    """An attestation policy, as a file of its own or as table ``section`` of another one.
+
+    ``for_peers``: for guests of one image among themselves, of which more is known.
+    """
     text = [
         *([f"[{section}]"] if section else []),
         "schema = 1",
@@ -131,8 +134,7 @@ def policy_toml(
         text.append(f"[{section}.snp.minimum_tcb]")
         text += [_minimum(section, product, tcb) for product, tcb in minimum_tcb.items()]
     if Technology.TDX in technologies:
-        fields = {"intel_module": _INTEL_MODULE, "collateral": collateral}
-        text.append(TDX_SECTION.format(section=section, **fields))
+        text.append(_tdx_section(section, collateral, for_peers))
     joined = "\n".join(text)
     return joined if section else joined.replace("[.", "[")
 
@@ -144,6 +146,17 @@ def toml_list(values: Iterable[str]) -> str:
 def _snp_section(section: str, signing_keys: Sequence[str]) -> str:
     keys, bits = toml_list(signing_keys), toml_list(_HARMLESS_POLICY_BITS)
     return SNP_SECTION.format(section=section, signing_keys=keys, policy_bits=bits)
+
+
+def _tdx_section(section: str, collateral: str, for_peers: bool) -> str:
+    """Our guests never extend RTMR3; SEPT_VE_DISABLE: no #VE when the host takes a page away."""
+    return TDX_SECTION.format(
+        section=section,
+        intel_module=_INTEL_MODULE,
+        collateral=collateral,
+        rtmr3=toml_list(["00" * 48]) if for_peers else '"any"',
+        attributes=toml_list(["sept-ve-disable"] if for_peers else []),
+    )
 
 
 def _minimum(section: str, product: Product, tcb: Tcb) -> str:

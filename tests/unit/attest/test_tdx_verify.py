@@ -16,7 +16,10 @@ from sevfork.attest.tdx_collateral import Collateral, SignedJson
 from sevfork.attest.verdict import EvidenceRejected
 from sevfork.attest.verify import Expected, judge, verify
 from sevfork.errors import AttestationFailed
+from sevfork.handshake.own import OwnLaunch
+from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.model import Technology
+from sevfork.policy import GuestPolicy, guest_policy_toml
 from tests.unit.attest.fake_intel import (
     NOW,
     PLATFORM_CA,
@@ -26,7 +29,7 @@ from tests.unit.attest.fake_intel import (
     level,
     platform_level,
 )
-from tests.unit.attest.tdx_samples import accepted, rejected, tdx_policy
+from tests.unit.attest.tdx_samples import BUILT, accepted, rejected, tdx_policy
 
 INTEL = FakeIntel()
 INTEL_5 = FakeIntel(version=5, body_type=3)
@@ -508,3 +511,41 @@ def test_every_truncation_of_evidence_is_rejected() -> None:
 def test_collateral_survives_its_own_encoding() -> None:
     collateral = INTEL.collateral()
     assert Collateral.decode(collateral.encode()) == collateral
+
+
+# among guests of one image
+
+
+PEERS = GuestPolicy.load(
+    guest_policy_toml(Technology.TDX, "owner", [INTEL.root_sha256], BUILT).encode()
+)
+
+
+def test_a_guests_own_policy_accepts_a_child_of_its_own_launch() -> None:
+    root, child = LaunchConfig(Role.ROOT).encode(), LaunchConfig(Role.CHILD, None, b"\x05" * 48)
+    mine = accepted(_launched(root), PEERS.attest, NOW)
+    own = OwnLaunch.of(mine, root, PEERS.digest, same_chip=True)
+    expected = own.expect(bytes(64), child.encode())
+    assert verify(_launched(child.encode()), PEERS.attest, expected, NOW).verdict.passed
+    with pytest.raises(EvidenceRejected, match="launch configuration"):
+        verify(_launched(root), PEERS.attest, expected, NOW)
+
+
+def _launched(config: bytes, **td: bytes) -> Evidence:
+    signed = {"mrconfigid": launch_config_hash(Technology.TDX, config)}
+    return INTEL.but(td={**signed, **td}).evidence()
+
+
+def test_a_guests_own_policy_wants_rtmr3_zero() -> None:
+    extended = _launched(LaunchConfig(Role.ROOT).encode(), rtmr3=b"\x01" * 48)
+    assert set(rejected(extended, PEERS.attest, NOW)) == {"RTMR3"}
+
+
+def test_a_guests_own_policy_wants_no_exceptions_for_missing_pages() -> None:
+    lax = _launched(LaunchConfig(Role.ROOT).encode(), td_attributes=bytes(8))
+    assert set(rejected(lax, PEERS.attest, NOW)) == {"TD attributes, required"}
+
+
+def test_a_guests_own_policy_wants_collateral() -> None:
+    bare = replace(_launched(LaunchConfig(Role.ROOT).encode()), certificates=b"")
+    assert set(rejected(bare, PEERS.attest, NOW)) == {"collateral"}
