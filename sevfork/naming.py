@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from sevfork.errors import NameTaken, UsageError
 
@@ -31,7 +31,9 @@ def child_names(
     Raises NameTaken, UsageError.
     """
     base = check_name(name if name else f"{parent}-fork")
-    numbered = itertools.chain([base], (f"{base}{number}" for number in itertools.count(1)))
+    numbered: Iterator[str] = itertools.chain(
+        [base], (f"{base}{number}" for number in itertools.count(1))
+    )
     if not name:
         numbered = (each for each in numbered if each not in taken)
     names = [check_name(each) for each in itertools.islice(numbered, count)]

@@ -248,7 +248,7 @@ def converse(hypervisor: Hypervisor, spec: GuestSpec, deadline: float, watch: Wa
     started = time.monotonic()
     watch(spec.name, "boot")
     with contextlib.ExitStack() as opened:
-        channel = _open_channel(hypervisor, spec, deadline)
+        channel = open_channel(hypervisor, spec, deadline)
         opened.callback(channel.close)
         agent = AgentClient(channel, simulated_report(spec.metadata))
         agent.wait_for_agent(deadline)
@@ -260,7 +260,8 @@ def converse(hypervisor: Hypervisor, spec: GuestSpec, deadline: float, watch: Wa
     return boot_s
 
 
-def _open_channel(hypervisor: Hypervisor, spec: GuestSpec, deadline: float) -> Channel:
+def open_channel(hypervisor: Hypervisor, spec: GuestSpec, deadline: float) -> Channel:
+    """The agent's channel, as soon as no other command holds it; raises TimedOut."""
     while True:
         try:
             return hypervisor.open_channel(spec.uuid)

@@ -70,7 +70,7 @@ def verify(
     expected = use_case.parse_report_data(report_data) if report_data else None
     verdict = use_case.verdict_on(
         _evidence(file, folders, fetch),
-        _policy(policy_file, allow_simulated),
+        policy_from(policy_file, allow_simulated),
         at,
         report_data=expected,
         allow_simulated=allow_simulated,
@@ -87,11 +87,11 @@ def _evidence(file: BinaryIO, folders: tuple[Path, ...], fetch: bool) -> Evidenc
     from sevfork import verify as use_case
 
     evidence = use_case.recognise(file.read(use_case.EVIDENCE_LIMIT_BYTES))
-    evidence = use_case.Pool.read(_contents(folders)).complete(evidence)
+    evidence = use_case.Pool.read(certificate_files(folders)).complete(evidence)
     return _fetched(evidence) if fetch else evidence
 
 
-def _policy(file: BinaryIO | None, allow_simulated: bool) -> Policy:
+def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
     from sevfork import verify as use_case
 
     if file is not None:
@@ -99,7 +99,7 @@ def _policy(file: BinaryIO | None, allow_simulated: bool) -> Policy:
     return use_case.default_policy(_simulated_roots() if allow_simulated else ())
 
 
-def _contents(folders: tuple[Path, ...]) -> Iterator[bytes]:
+def certificate_files(folders: tuple[Path, ...]) -> Iterator[bytes]:
     """The files of the folders that are small enough to be certificates."""
     from sevfork.verify import CERTIFICATE_LIMIT_BYTES
 

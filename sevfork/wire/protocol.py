@@ -176,6 +176,7 @@ class Failure(Message, frozen=True):
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+_status: msgspec.msgpack.Decoder[Status] = msgspec.msgpack.Decoder(Status)
 _progress = msgspec.msgpack.Decoder(Progress)
 _failure = msgspec.msgpack.Decoder(Failure)
 
@@ -203,6 +204,11 @@ def decode_request(payload: bytes) -> Request:
 def decode_reply(payload: bytes) -> Reply:
     """Raise NotAuthentic for anything but one reply."""
     return _decode(_replies, payload)
+
+
+def decode_status(payload: bytes) -> Status:
+    """Raise NotAuthentic for anything but a status, such as the claims of an attestation."""
+    return _decode(_status, payload)
 
 
 def decode_progress(payload: bytes) -> Progress:

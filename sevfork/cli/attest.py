@@ -1,0 +1,120 @@
+"""``sevfork attest``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from sevfork.cli.options import App, as_json, common, duration
+from sevfork.cli.verify import certificate_files, policy_from
+
+if TYPE_CHECKING:
+    from sevfork.attestation import Attestation
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("vm")
+@click.option(
+    "--policy", "policy_file", metavar="F", type=click.File("rb"), help="The policy (TOML)."
+)
+@click.option(
+    "--image",
+    "image_folder",
+    metavar="DIR",
+    type=_FOLDER,
+    help="Accept only this image's launch digest.",
+)
+@click.option(
+    "--certs",
+    "folders",
+    metavar="DIR",
+    type=_FOLDER,
+    multiple=True,
+    help="Certificates, revocation lists, TDX collateral; may be given again.",
+)
+@click.option(
+    "--save",
+    metavar="F",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep the evidence, for 'sevfork verify'.",
+)
+@click.option(
+    "--allow-simulated", is_flag=True, help="Check simulated evidence, which proves nothing."
+)
+@click.option("--timeout", metavar="DURATION", type=duration, default="60s", show_default=True)
+@as_json
+@common
+def attest(
+    app: App,
+    vm: str,
+    policy_file: BinaryIO | None,
+    image_folder: Path | None,
+    folders: tuple[Path, ...],
+    save: Path | None,
+    allow_simulated: bool,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Ask the running VM for fresh evidence and check it on this machine.
+
+    Exits with 0 if every check passed, and with 20 if any failed.
+    """
+    from datetime import UTC, datetime
+
+    from sevfork import attestation
+    from sevfork import verify as use_case
+    from sevfork.image import Image
+
+    hypervisor = app.hypervisor()
+    spec = attestation.running_vm(hypervisor, vm)
+    policy = policy_from(policy_file, allow_simulated)
+    if image_folder:
+        policy = attestation.pin_image(policy, Image.load(image_folder), spec.vcpus)
+    attested = attestation.attest(
+        hypervisor,
+        spec,
+        policy,
+        datetime.now(UTC),
+        timeout_s=timeout,
+        allow_simulated=allow_simulated,
+        complete=use_case.Pool.read(certificate_files(folders)).complete,
+    )
+    if save:
+        save.write_bytes(attested.evidence.encode())
+    _print(app, attested, as_json)
+    if not attested.verdict.passed:
+        raise use_case.rejection(attested.verdict)
+
+
+def _print(app: App, attested: Attestation, as_json: bool) -> None:
+    from sevfork import verify as use_case
+
+    claims = _claims(attested)
+    if as_json:
+        document = use_case.document(attested.verdict)
+        report_data = {"vm": attested.vm, "report_data": attested.report_data.hex()}
+        app.output.json(document | report_data | {"claims": claims})
+        return
+    shown = "\n".join(f"  {name}: {value}" for name, value in claims.items())
+    said = f"what the agent of '{attested.vm}' claims, worth as much as the launch above:\n{shown}"
+    app.output.data(f"{use_case.text(attested.verdict)}\n\n{said}")
+
+
+def _claims(attested: Attestation) -> dict[str, object]:
+    from sevfork.wire.protocol import clean
+
+    claims = attested.claims
+    return {
+        "version": clean(claims.version),
+        "role": clean(claims.role or "none yet"),
+        "generation": claims.generation,
+        "phase": clean(claims.phase),
+        "workload": clean(claims.workload),
+        "instance_key": claims.instance_key.hex(),
+        "policy_digest": claims.policy_digest.hex(),
+        "fork": clean(claims.fork_policy),
+    }

@@ -1,0 +1,58 @@
+"""``sevfork measure``: the launch digest to expect of an image, before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sevfork.attest.launch_digest import SnpLaunch, simulated_launch_digest, snp_launch_digest
+from sevfork.errors import HostCannot, UsageError
+from sevfork.image import Image
+from sevfork.model import Technology
+
+_SNP_CPU_MODEL = "EPYC-v4"
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """What SNP measures besides the image: OVMF, and how the vCPUs begin."""
+
+    path: Path | None = None
+    cpu_model: str | None = None
+    guest_features: int = 0x1
+
+
+def measure_image(image: Image, technology: Technology, vcpus: int, firmware: Firmware) -> str:
+    """48 bytes in hexadecimal. Raises UsageError for what is missing, HostCannot for TDX."""
+    if technology is Technology.TDX:
+        raise HostCannot("a TDX guest has no single launch digest: its quote has MRTD and RTMRs")
+    if technology is Technology.SIMULATED:
+        kernel, initrd = (_sha384(each.path) for each in (image.kernel, image.initrd))
+        cmdline = image.cmdline.encode()
+        return simulated_launch_digest(kernel, initrd, cmdline, vcpus, image.cpu_model).hex()
+    if firmware.path is None:
+        raise UsageError("SNP measures the firmware too", hint="give the host's OVMF with --ovmf")
+    launch = SnpLaunch(
+        firmware=firmware.path,
+        kernel=image.kernel.path,
+        initrd=image.initrd.path,
+        cmdline=image.cmdline,
+        vcpus=vcpus,
+        cpu_model=firmware.cpu_model or _SNP_CPU_MODEL,
+        guest_features=firmware.guest_features,
+    )
+    return snp_launch_digest(launch).hex()
+
+
+def parse_guest_features(text: str) -> int:
+    """``0x1`` or decimal, 64 bits. Raises UsageError."""
+    if not re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}|[0-9]{1,19}", text):
+        raise UsageError(f"'{text}' is not a number such as 0x1")
+    return int(text, 0)
+
+
+def _sha384(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha384").digest()
