@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sevfork.attest.launch_digest import simulated_launch_digest
 from sevfork.guest.base import BaseInfo
 from sevfork.guest.verity import Verity
@@ -88,12 +90,26 @@ def write(directory: Path, built: Built) -> None:
     (directory / "manifest.json").write_text(text + "\n")
 
 
+class _FoundFile(msgspec.Struct):
+    sha384: str
+    size: int
+
+
+class _Found(msgspec.Struct):
+    schema: int
+    inputs: str
+    files: dict[str, _FoundFile]
+
+
 def is_current(directory: Path, inputs: str) -> bool:
-    """Whether a directory holds, undamaged, the image that these inputs make."""
+    """Whether a directory holds, undamaged, the image that these inputs make.
+
+    Anything else there, half an image for instance, is no error: the image is built anew.
+    """
     try:
-        found = json.loads((directory / "manifest.json").read_bytes())
-        wanted = {name: FileDigest(f["sha384"], f["size"]) for name, f in found["files"].items()}
-        same = found["schema"] == SCHEMA and found["inputs"] == inputs and set(wanted) == set(FILES)
-        return same and all(FileDigest.of(directory / name) == wanted[name] for name in FILES)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # not an image of ours, or half of one: it is built anew
+        found = msgspec.json.decode((directory / "manifest.json").read_bytes(), type=_Found)
+        there = {name: FileDigest.of(directory / name) for name in FILES}
+    except (OSError, msgspec.DecodeError):
+        return False
+    wanted = {name: FileDigest(file.sha384, file.size) for name, file in found.files.items()}
+    return found.schema == SCHEMA and found.inputs == inputs and there == wanted

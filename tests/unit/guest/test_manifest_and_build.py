@@ -1,0 +1,127 @@
+"""The manifest, and what a build refuses before it makes anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from sevfork.errors import UsageError
+from sevfork.guest import build, manifest
+from sevfork.guest.base import BaseInfo, PackageVersion
+from sevfork.guest.verity import Verity
+from sevfork.model import Technology
+from sevfork.workload import Ready, Workload
+
+INFO = BaseInfo(1700000000, (PackageVersion("criu", "4.2.1-1", "amd64", "aa"),), ())
+WORKLOAD = Workload(name="web", command=("/bin/true",), ready=Ready(tcp=80), ports=(80,))
+
+
+def built(technology: Technology = Technology.SIMULATED) -> manifest.Built:
+    root = Verity(2, "5a", "ff" * 32)
+    cmdline = f"console=ttyS0 {root.kernel_argument}"
+    return manifest.Built(
+        "in", technology, cmdline, "maximum", root, WORKLOAD, INFO, b"policy", "anyone"
+    )
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    for name in manifest.FILES:
+        (tmp_path / name).write_bytes(name.encode())
+    manifest.write(tmp_path, built())
+    return tmp_path
+
+
+def test_the_root_hash_is_on_the_command_line() -> None:
+    assert built().verity.kernel_argument == f"sevfork.root=2,5a,{'ff' * 32}"
+
+
+def test_the_manifest_says_what_the_image_is(image: Path) -> None:
+    found = json.loads((image / "manifest.json").read_bytes())
+    assert found["schema"] == 1
+    assert found["technology"] == "simulated"
+    assert found["files"]["vmlinuz"] == {
+        "sha384": hashlib.sha384(b"vmlinuz").hexdigest(),
+        "size": 7,
+    }
+    assert found["workload"] == {"name": "web", "ports": [80]}
+    assert found["packages"] == {"criu": "4.2.1-1"}
+    assert found["policy_digest"] == hashlib.sha384(b"policy").hexdigest()
+    assert found["root_hash"] in found["kernel_cmdline"]
+
+
+def test_each_number_of_vcpus_has_its_launch_digest(image: Path) -> None:
+    digests = json.loads((image / "manifest.json").read_bytes())["launch_digests"]
+    assert list(digests) == ["1", "2", "4", "8"]
+    assert len(set(digests.values())) == 4
+    assert all(len(bytes.fromhex(digest)) == 48 for digest in digests.values())
+
+
+def test_no_launch_digest_is_made_up_for_hardware(image: Path) -> None:
+    files = {name: manifest.FileDigest.of(image / name) for name in manifest.FILES}
+    assert manifest.launch_digests(built(Technology.SEV_SNP), files) == {}
+
+
+def test_an_unchanged_image_is_current(image: Path) -> None:
+    assert manifest.is_current(image, "in")
+    assert not manifest.is_current(image, "other inputs")
+
+
+@pytest.mark.parametrize("name", [*manifest.FILES, "manifest.json"])
+def test_a_damaged_or_missing_file_is_noticed(image: Path, name: str) -> None:
+    content = (image / name).read_bytes()
+    (image / name).write_bytes(content[:-2])
+    assert not manifest.is_current(image, "in")
+    (image / name).unlink()
+    assert not manifest.is_current(image, "in")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"schema": 1, "files": 3}', '{"files": {"a": 1}}'])
+def test_a_manifest_of_something_else_is_not_current(image: Path, text: str) -> None:
+    (image / "manifest.json").write_text(text)
+    assert not manifest.is_current(image, "in")
+
+
+@pytest.mark.parametrize(
+    ("technology", "asked", "fork"),
+    [
+        (Technology.SIMULATED, None, "anyone"),
+        (Technology.SEV_SNP, None, "owner"),
+        (Technology.TDX, None, "owner"),
+        (Technology.SIMULATED, "owner", "owner"),
+        (Technology.SEV_SNP, "anyone", "anyone"),
+    ],
+)
+def test_who_may_fork_by_default(technology: Technology, asked: str | None, fork: str) -> None:
+    assert build.default_fork(technology, asked) == fork
+
+
+def order(tmp_path: Path, output: Path) -> build.Order:
+    return build.Order(
+        output=output,
+        workload=tmp_path / "none.toml",
+        technology=Technology.SIMULATED,
+        fork="anyone",
+        firmware=tmp_path,
+        cache=tmp_path / "cache",
+        mirror="http://mirror.invalid/debian",
+        simulator=tmp_path / "simulator",
+    )
+
+
+def test_a_directory_that_is_no_image_is_not_replaced(tmp_path: Path) -> None:
+    output = tmp_path / "photos"
+    output.mkdir()
+    (output / "cat.jpg").write_text("")
+    with pytest.raises(UsageError, match="is not a guest image"):
+        build.build(order(tmp_path, output), lambda text: None)
+    assert (output / "cat.jpg").exists()
+
+
+def test_a_source_date_epoch_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH"):
+        build._source_date_epoch()
