@@ -87,6 +87,8 @@ class _Manifest(msgspec.Struct, frozen=True):
 def _image(directory: Path, manifest: _Manifest) -> Image:
     if manifest.schema != SCHEMA:
         raise ValueError(f"schema {manifest.schema}, wanted {SCHEMA}")
+    if not (manifest.name.isprintable() and manifest.cpu_model.isprintable()):
+        raise ValueError("a name holds control characters")  # XML could not carry them
     return Image(
         name=manifest.name,
         technology=Technology(manifest.technology),
