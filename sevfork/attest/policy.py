@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from sevfork.attest.tdx_tcb import TcbStatus
 from sevfork.errors import UsageError
 from sevfork.model import Technology
 
@@ -166,6 +167,9 @@ class TdxPolicy(_Strict, frozen=True):
         _hex_lists(self, mrservicetd=48, platforms=16, denied_platforms=16, fmspcs=6)
         _hex("minimum_tee_tcb_svn", self.minimum_tee_tcb_svn, 16)
         self.attributes.known(TDX_ATTRIBUTE_BITS, "attributes")
+        unknown = sorted(set(self.tcb_statuses) - {status.value for status in TcbStatus})
+        if unknown:
+            raise ValueError(f"tcb_statuses: Intel has no status '{unknown[0]}'")
 
 
 class Policy(_Strict, frozen=True):

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from sevfork.attest.defaults import policy_toml
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.policy import Bits
+from sevfork.attest.policy import Bits, Policy
 from sevfork.attest.tdx_collateral import Collateral, SignedJson
 from sevfork.attest.verdict import EvidenceRejected
 from sevfork.attest.verify import Expected, judge, verify
-from sevfork.errors import AttestationFailed
+from sevfork.errors import AttestationFailed, UsageError
 from sevfork.handshake.own import OwnLaunch
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.model import Technology
@@ -161,6 +162,13 @@ def test_a_debug_quoting_enclave_is_rejected() -> None:
 def test_a_root_that_the_policy_does_not_pin_is_rejected() -> None:
     failed = rejected(INTEL.evidence(), tdx_policy(), NOW)
     assert failed == {"root of the PCK chain": INTEL.root_sha256}
+
+
+def test_a_root_of_another_maker_is_no_intel_root_though_the_policy_pins_it() -> None:
+    """One policy may pin AMD's, Intel's and a simulator's roots: each is good for its own kind."""
+    foreign = INTEL.but(root=replace(INTEL.root, common_name="ARK-Simulated"))
+    failed = rejected(foreign.evidence(), tdx_policy(foreign.root_sha256), NOW)
+    assert "a certificate is 'ARK-Simulated'" in failed["PCK chain"]
 
 
 def test_a_tcb_signer_that_issues_a_pck_certificate_is_rejected() -> None:
@@ -332,6 +340,12 @@ def test_a_tcb_status_that_the_policy_does_not_accept_is_rejected() -> None:
     assert failures(old) == {"TCB status": "OutOfDate"}
     lenient = tdx_policy(INTEL.root_sha256, tcb_statuses=("UpToDate", "OutOfDate"))
     assert accepted(old.evidence(), lenient, NOW).verdict.passed
+
+
+def test_a_policy_with_a_status_that_intel_does_not_have_is_no_policy() -> None:
+    text = policy_toml([Technology.TDX], [INTEL.root_sha256], BUILT)
+    with pytest.raises(UsageError, match="no status 'UpTodate'"):
+        Policy.load(text.replace("UpToDate", "UpTodate").encode())
 
 
 def test_an_empty_list_of_statuses_accepts_nothing() -> None:
