@@ -251,7 +251,7 @@ def _check_firmware(
     else:
         good = current == committed and report.current_firmware == firmware
         wanted = f"exactly the committed one: {committed}, firmware {firmware}"
-    got = f"{current}, firmware {report.current_firmware}"
+    got = f"{current}, firmware {report.current_firmware}" + ("" if good else " (provisional)")
     findings.check("running TCB", wanted, got, good)
 
 

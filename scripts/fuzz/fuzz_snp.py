@@ -1,0 +1,84 @@
+"""Fuzz one SNP parser: ``python scripts/fuzz/fuzz_snp.py PARSER [libFuzzer options]``.
+
+Needs ``atheris``. Whatever the input is, a parser returns or raises our own error: anything else
+ends the run with a crash file. A run of twenty minutes that starts from genuine certificates:
+``... certificate -max_total_time=1200 -max_len=4096 CORPUS ../shared/vectors/virtee-sev``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import atheris
+
+with atheris.instrument_imports(include=["sevfork"]):
+    from sevfork.attest.evidence import Evidence
+    from sevfork.attest.policy import Policy
+    from sevfork.attest.snp_certificates import (
+        Certificate,
+        CertificateTable,
+        RevocationList,
+    )
+    from sevfork.attest.snp_report import REPORT_SIZE, SnpReport
+    from sevfork.errors import AttestationFailed, UsageError
+    from sevfork.model import Technology
+    from sevfork.policy import GuestPolicy
+    from sevfork.verify import Pool, default_policy, recognise, verdict_on
+
+AT = datetime(2025, 6, 1, tzinfo=UTC)
+POLICY = default_policy()
+
+
+def certificate(data: bytes) -> None:
+    """Read it, and use it as an issuer of itself: what is parsed lazily has to be asked for."""
+    parsed = Certificate.parse(data)
+    parsed.issued_by(parsed)
+
+
+def revocation_list(data: bytes) -> None:
+    RevocationList.parse(data)
+
+
+def evidence(data: bytes) -> None:
+    """A whole verdict: a report, and behind it a certificate table."""
+    report, certificates = data[:REPORT_SIZE], data[REPORT_SIZE:]
+    verdict_on(Evidence(Technology.SEV_SNP, report, certificates), POLICY, AT)
+
+
+def file(data: bytes) -> None:
+    """What ``sevfork verify`` does with a file; the second half is a certificate folder's."""
+    half = len(data) // 2
+    Pool.read([data[half:]]).complete(recognise(data[:half]))
+
+
+PARSERS: dict[str, Callable[[bytes], object]] = {
+    "report": SnpReport.parse,
+    "table": CertificateTable.decode,
+    "certificate": certificate,
+    "crl": revocation_list,
+    "container": Evidence.decode,
+    "evidence": evidence,
+    "file": file,
+    "policy": Policy.load,
+    "guest-policy": GuestPolicy.load,
+}
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] not in PARSERS:
+        raise SystemExit(f"{__doc__}\nparsers: {', '.join(PARSERS)}")
+    parse = PARSERS[sys.argv.pop(1)]
+
+    def one_input(data: bytes) -> None:
+        with suppress(AttestationFailed, UsageError):
+            parse(data)
+
+    atheris.Setup(sys.argv, one_input)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
