@@ -1,0 +1,163 @@
+"""The libvirt adapter against libvirt's own test driver, which needs no daemon and no privilege."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from sevfork.domain import Accelerator, Boot, GuestSpec, domain_xml, random_mac, spec_from_xml
+from sevfork.errors import HypervisorUnreachable, NameTaken, WrongState
+from sevfork.host import libvirt as adapter
+from sevfork.host.hypervisor import DomainState, VolumeExists
+from sevfork.launch import Role
+from sevfork.metadata import Metadata, Phase, ProcessorState
+from sevfork.model import Technology
+
+POOL_PATH = "/sevfork-test"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def hypervisor() -> Iterator[adapter.LibvirtHypervisor]:
+    connected = adapter.connect("test:///default", pool_path=POOL_PATH)
+    yield connected
+    for domain in connected.domains():
+        if domain.metadata_xml:
+            connected.destroy(domain.uuid)
+            connected.undefine(domain.uuid)
+    connected.close()
+
+
+def spec(name: str | None = None) -> GuestSpec:
+    metadata = Metadata(
+        technology=Technology.SIMULATED,
+        role=Role.ROOT,
+        phase=Phase.FORMING,
+        image="redis",
+        cpu_model="maximum",
+        volumes=("x.log",),
+        processor=ProcessorState(b"\x01" * 48, b"\x02" * 32, b"\x03" * 32),
+    )
+    return GuestSpec(
+        name=name or f"vm{next(_numbers)}",
+        uuid=str(uuid.uuid4()),
+        memory_mib=64,
+        vcpus=1,
+        accelerator=Accelerator.TCG,
+        boot=Boot("/k", "/i", "/r", "console=ttyS0"),
+        mac=random_mac(),
+        console_log="/x.log",
+        metadata=metadata,
+    )
+
+
+def for_test_driver(guest: GuestSpec) -> str:
+    """The test driver knows one domain type only, and no CPU modes of QEMU's."""
+    text = domain_xml(guest).replace('<domain type="qemu">', '<domain type="test">')
+    return text.replace('arch="x86_64" machine="q35"', 'arch="i686"')
+
+
+def test_a_domain_is_defined_found_started_ended_and_forgotten(
+    hypervisor: adapter.LibvirtHypervisor,
+) -> None:
+    guest = spec()
+    assert hypervisor.define(for_test_driver(guest)).state is DomainState.SHUT_OFF
+    hypervisor.start(guest.uuid)
+    running = hypervisor.find(guest.name)
+    assert running.state is DomainState.RUNNING
+    assert hypervisor.find(guest.uuid) == hypervisor.find(str(running.id)) == running
+    hypervisor.destroy(guest.uuid)
+    assert hypervisor.find(guest.name).id is None
+    hypervisor.undefine(guest.uuid)
+    with pytest.raises(WrongState, match="there is no VM"):
+        hypervisor.find(guest.name)
+
+
+def test_ending_and_forgetting_may_be_repeated(hypervisor: adapter.LibvirtHypervisor) -> None:
+    guest = spec()
+    hypervisor.define(for_test_driver(guest))
+    for _ in range(2):
+        hypervisor.destroy(guest.uuid)
+    for _ in range(2):
+        hypervisor.undefine(guest.uuid)
+    hypervisor.destroy(guest.uuid)
+
+
+def test_a_name_that_is_taken_is_our_error(hypervisor: adapter.LibvirtHypervisor) -> None:
+    guest = spec()
+    hypervisor.define(for_test_driver(guest))
+    with pytest.raises(NameTaken, match=guest.name):
+        hypervisor.define(for_test_driver(replace(guest, uuid=str(uuid.uuid4()))))
+
+
+def test_metadata_is_kept_by_libvirt_and_replaced(hypervisor: adapter.LibvirtHypervisor) -> None:
+    guest = spec()
+    hypervisor.define(for_test_driver(guest))
+    hypervisor.start(guest.uuid)
+    found = hypervisor.find(guest.uuid).metadata_xml
+    assert found is not None
+    assert Metadata.from_xml(found) == guest.metadata
+    ready = replace(guest.metadata, phase=Phase.READY, generation=3)
+    hypervisor.set_metadata(guest.uuid, ready.to_xml())
+    (listed,) = [each for each in hypervisor.domains() if each.uuid == guest.uuid]
+    assert Metadata.from_xml(listed.metadata_xml or "") == ready
+
+
+def test_a_spec_survives_what_libvirt_makes_of_the_xml(
+    hypervisor: adapter.LibvirtHypervisor,
+) -> None:
+    guest = spec()
+    hypervisor.define(for_test_driver(guest))
+    text = hypervisor.xml(guest.uuid).replace("type='test'", "type='qemu'")
+    assert spec_from_xml(text) == guest
+
+
+def test_somebody_elses_domain_has_no_metadata(hypervisor: adapter.LibvirtHypervisor) -> None:
+    assert hypervisor.find("test").metadata_xml is None
+
+
+def test_volumes_are_made_found_and_deleted(hypervisor: adapter.LibvirtHypervisor) -> None:
+    storage, name = hypervisor.storage, f"vol{next(_numbers)}"
+    assert storage.find(name) is None
+    made = storage.create(name, 4096)
+    assert made.path == storage.path_of(name) == f"{POOL_PATH}/{name}"
+    with pytest.raises(VolumeExists):
+        storage.create(name, 4096)
+    for _ in range(2):
+        storage.delete(name)
+    assert storage.find(name) is None
+
+
+def test_a_domain_that_is_gone_is_a_wrong_state(hypervisor: adapter.LibvirtHypervisor) -> None:
+    nobody = str(uuid.uuid4())
+    for call in (hypervisor.xml, hypervisor.start, hypervisor.open_channel):
+        with pytest.raises(WrongState):
+            call(nobody)
+
+
+def test_a_libvirt_that_is_not_there_is_unreachable() -> None:
+    with pytest.raises(HypervisorUnreachable, match="nonexistent"):
+        adapter.connect("qemu+unix:///system?socket=/nonexistent")
+
+
+def test_facts_are_plausible(hypervisor: adapter.LibvirtHypervisor) -> None:
+    facts = hypervisor.facts()
+    assert facts.cpus > 0
+    assert facts.libvirt >= (9, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("uri", "local"),
+    [
+        ("qemu:///system", True),
+        ("qemu+unix:///system?socket=/x", True),
+        ("qemu+ssh://host/system", False),
+        ("qemu+tls://[::1]:16514/system", False),
+    ],
+)
+def test_whether_a_connection_is_to_this_machine(uri: str, local: bool) -> None:
+    assert adapter.is_local(uri) is local
