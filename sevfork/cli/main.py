@@ -82,11 +82,9 @@ def run(app: App, arguments: list[str]) -> int:
     """Run one command line; returns the exit code."""
     _handle_signals(app)
     try:
-        cli.main(args=arguments, prog_name="sevfork", standalone_mode=False, obj=app)
+        result = cli.main(args=arguments, prog_name="sevfork", standalone_mode=False, obj=app)
     except SevforkError as exc:
         return _report(app, exc)
-    except click.exceptions.Exit as exc:
-        return exc.exit_code
     except click.ClickException as exc:
         exc.show()
         return 2
@@ -102,7 +100,7 @@ def run(app: App, arguments: list[str]) -> int:
         return 128 + signal.SIGPIPE
     except Exception as exc:
         return _report_unexpected(app, exc)
-    return 0
+    return result if isinstance(result, int) else 0  # what a verb gave to Context.exit
 
 
 def _report(app: App, error: SevforkError) -> int:

@@ -417,7 +417,7 @@ class LibvirtStorage:
         try:
             made = self._pool().createXML(to_text(xml), 0)
         except libvirt.libvirtError as exc:
-            if _has_code(exc, libvirt.VIR_ERR_STORAGE_VOL_EXIST):
+            if _has_code(exc, libvirt.VIR_ERR_STORAGE_VOL_EXIST) or "already exists" in str(exc):
                 raise hv.VolumeExists(f"the storage volume '{name}' exists") from exc
             raise
         return hv.Volume(name, made.path(), size_bytes)

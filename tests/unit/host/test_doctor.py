@@ -1,0 +1,100 @@
+"""What ``doctor`` concludes from what it sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_hypervisor import FakeHypervisor
+
+from sevfork.doctor import Finding, Verdict, examine, launch_security_types
+from sevfork.domain import Accelerator
+from sevfork.host.accelerator import least_kernel
+
+WITH_SNP = """<domainCapabilities><features>
+  <sev supported='yes'/>
+  <launchSecurity supported='yes'>
+    <enum name='sectype'><value>sev</value><value>sev-snp</value></enum>
+  </launchSecurity>
+</features></domainCapabilities>"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def finding(hypervisor: FakeHypervisor, subject: str) -> Finding:
+    return next(each for each in examine(lambda: hypervisor).findings if each.subject == subject)
+
+
+def test_launch_security_is_read_from_the_capabilities() -> None:
+    assert launch_security_types(WITH_SNP) == {"sev", "sev-snp"}
+
+
+@pytest.mark.parametrize(
+    "capabilities",
+    [
+        None,
+        "<domainCapabilities><features><sev supported='yes'/></features></domainCapabilities>",
+        WITH_SNP.replace("launchSecurity supported='yes'", "launchSecurity supported='no'"),
+    ],
+)
+def test_absence_of_launch_security_means_no(capabilities: str | None) -> None:
+    assert launch_security_types(capabilities) == frozenset()
+
+
+def test_kvm_that_does_not_run_a_guest_limits_and_does_not_prevent() -> None:
+    found = finding(FakeHypervisor(), "KVM")
+    assert found.verdict is Verdict.LIMITED
+    assert "KVM is broken" in found.found
+    assert "software emulation" in (found.remedy or "")
+
+
+def test_kvm_that_runs_a_guest_is_fine() -> None:
+    hypervisor = FakeHypervisor(kvm_console=b"Run /init")
+    assert finding(hypervisor, "KVM").verdict is Verdict.OK
+    assert not hypervisor.defined
+    assert not hypervisor.storage.files
+
+
+def test_neither_kvm_nor_emulation_means_that_nothing_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hypervisor = FakeHypervisor()
+    monkeypatch.setattr(hypervisor, "domain_capabilities", lambda _accelerator: None)
+    assert not examine(lambda: hypervisor).runs_guests
+
+
+def test_old_versions_are_named_with_what_is_needed() -> None:
+    found = finding(FakeHypervisor(), "AMD SEV-SNP")
+    assert "libvirt 9.0, needs 10.5" in found.found
+    assert "QEMU 7.2, needs 9.1" in found.found
+    assert found.verdict is Verdict.LIMITED
+
+
+def test_hardware_that_libvirt_offers_is_still_said_to_be_untried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hypervisor = FakeHypervisor()
+    facts = hypervisor.facts()
+    monkeypatch.setattr(
+        hypervisor,
+        "domain_capabilities",
+        lambda accelerator: WITH_SNP if accelerator is Accelerator.KVM else "<x/>",
+    )
+    new = type(facts)(facts.name, (11, 10, 0), (10, 1, 0), 2, 16384, 8192)
+    monkeypatch.setattr(hypervisor, "facts", lambda: new)
+    assert "never run on such hardware" in finding(hypervisor, "AMD SEV-SNP").found
+    assert "libvirt does not offer it" in finding(hypervisor, "Intel TDX").found
+
+
+def test_the_least_kernel_has_a_multiboot_header() -> None:
+    kernel = least_kernel()
+    magic, flags, checksum, header, load, end = (
+        int.from_bytes(kernel[at : at + 4], "little") for at in range(0, 24, 4)
+    )
+    assert magic == 0x1BADB002
+    assert (magic + flags + checksum) % 2**32 == 0
+    assert header == load
+    assert end - load == len(kernel)
