@@ -75,7 +75,7 @@ def recognise(data: bytes) -> Evidence:
 
 
 def _unhex(data: bytes) -> bytes:
-    text = b"".join(data.split())
+    text = b"".join(data.split()).removeprefix(b"0x")
     if len(text) % 2 == 0 and re.fullmatch(rb"[0-9A-Fa-f]+", text):
         return bytes.fromhex(text.decode("ascii"))
     return data

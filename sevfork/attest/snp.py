@@ -46,7 +46,7 @@ def examine(evidence: Evidence, policy: Policy, at: datetime, findings: Findings
     # (1) Take the report apart. Its fields are claims of whoever sent it.
     report = SnpReport.parse(evidence.report)
     _facts(report, findings)
-    # (2) - (5) Who signed it, for which chip and firmware.
+    # (2) to (7) Who signed it, for which chip and firmware.
     chain = _chain(evidence, report, findings)
     if chain is not None:
         product = _check_product(chain, report, evidence.technology, findings)
@@ -55,7 +55,7 @@ def examine(evidence: Evidence, policy: Policy, at: datetime, findings: Findings
         _check_signature(chain, report, findings)
         _check_tcb(chain, report, product, policy.snp, findings)
         _check_chip(chain, report, product, policy.snp, findings)
-    # (6) What it says, against the policy.
+    # (8) and (9) What it says, against the policy.
     _check_guest(report, policy.snp, findings)
     _check_platform(report, policy.snp, findings)
     _check_measured(report, policy.snp, findings)

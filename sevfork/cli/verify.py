@@ -101,11 +101,15 @@ def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
 
 def certificate_files(folders: tuple[Path, ...]) -> Iterator[bytes]:
     """The files of the folders that are small enough to be certificates."""
+    from sevfork.errors import UsageError
     from sevfork.verify import CERTIFICATE_LIMIT_BYTES
 
-    for path in sorted(path for folder in folders for path in folder.iterdir()):
-        if path.is_file() and path.stat().st_size <= CERTIFICATE_LIMIT_BYTES:
-            yield path.read_bytes()
+    try:
+        for path in sorted(path for folder in folders for path in folder.iterdir()):
+            if path.is_file() and path.stat().st_size <= CERTIFICATE_LIMIT_BYTES:
+                yield path.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"a folder of --certs cannot be read: {exc}") from exc
 
 
 def _fetched(evidence: Evidence) -> Evidence:

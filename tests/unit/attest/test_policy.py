@@ -6,13 +6,15 @@ import contextlib
 import hashlib
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork.attest.defaults import policy_toml
-from sevfork.attest.policy import Policy
+from sevfork.attest.defaults import HARDWARE_ROOTS, policy_toml
+from sevfork.attest.policy import Bits, Policy, SnpPolicy, TdxPolicy
 from sevfork.errors import UsageError
 from sevfork.model import Technology
 from sevfork.policy import GuestPolicy, guest_policy_toml
@@ -135,6 +137,28 @@ def test_images_policy_for_hardware_has_a_floor_above_zero() -> None:
     assert snp is not None
     assert snp.minimum_tcb["Milan"].microcode == 0xDB
     assert "Simulated" not in snp.minimum_tcb
+
+
+def test_images_policy_for_hardware_pins_the_published_roots() -> None:
+    for technology, roots in HARDWARE_ROOTS.items():
+        text = guest_policy_toml(technology, "owner", [], WHEN)
+        assert GuestPolicy.load(text.encode()).attest.roots == roots
+    text = guest_policy_toml(Technology.SIMULATED, "owner", [], WHEN)
+    assert GuestPolicy.load(text.encode()).attest.roots == ()
+
+
+def test_images_policy_for_tdx_wants_rtmr3_untouched_and_collateral() -> None:
+    text = guest_policy_toml(Technology.TDX, "owner", [], WHEN)
+    tdx = GuestPolicy.load(text.encode()).attest.tdx
+    assert tdx is not None
+    assert (tdx.rtmr3, tdx.collateral) == (("00" * 48,), "required")
+
+
+@pytest.mark.parametrize("table", [Policy, SnpPolicy, TdxPolicy, Bits])
+def test_each_field_is_in_the_documentation(table: type[msgspec.Struct]) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "attestation.md").read_text()
+    missing = [name for name in table.__struct_fields__ if f"`{name}`" not in text]
+    assert missing == []
 
 
 GUEST = guest_policy_toml(Technology.SIMULATED, "anyone", [ROOT], WHEN)
