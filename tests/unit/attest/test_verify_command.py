@@ -67,6 +67,11 @@ def test_hexadecimal_with_line_breaks_is_recognised() -> None:
     assert recognise(text.encode()).report == report
 
 
+def test_hexadecimal_with_a_prefix_is_recognised() -> None:
+    report = Part().report()
+    assert recognise(b"0x" + report.hex().encode()).report == report
+
+
 def test_report_with_its_certificate_table_behind_it_is_recognised() -> None:
     evidence = Part().evidence()
     assert recognise(evidence.report + evidence.certificates) == evidence
