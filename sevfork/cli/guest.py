@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from sevfork.cli.options import App, as_json, common
+
 TECHNOLOGIES = ("simulated", "sev-snp", "tdx")
 
 
@@ -38,9 +40,10 @@ def guest() -> None:
 @click.option("--update-lock", is_flag=True, help="Take the newest packages and lock those.")
 @click.option("--refresh", is_flag=True, help="Ask the mirror even when a cached stage would do.")
 @click.option("--mirror", metavar="URL", help="Debian mirror.  [env: SEVFORK_DEBIAN_MIRROR]")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest's essentials as JSON.")
+@as_json
+@common
 def build(
+    app: App,
     output: Path,
     workload: Path,
     technology: str,
@@ -49,7 +52,6 @@ def build(
     update_lock: bool,
     refresh: bool,
     mirror: str | None,
-    quiet: bool,
     as_json: bool,
 ) -> None:
     """Build the image that a workload's guests boot into DIR; nothing to do when it is there."""
@@ -75,26 +77,18 @@ def build(
         update_lock=update_lock,
         refresh=refresh,
     )
-    say = _Progress(quiet)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        app.output.note(f"[{time.monotonic() - started:5.1f} s] {text}")
+
     built = building.build(order, say)
     say(f"built '{output}'" if built else f"'{output}' is up to date")
     if as_json:
-        click.echo(json.dumps(_summary(output, built)))
-
-
-class _Progress:
-    """A line on stderr when a phase begins, with the seconds since the start."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._started = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        if not self._quiet:
-            click.echo(f"[{time.monotonic() - self._started:5.1f} s] {text}", err=True)
+        app.output.json(_summary(output, built))
 
 
 def _summary(output: Path, built: bool) -> dict[str, object]:
     manifest = json.loads((output / "manifest.json").read_bytes())
     keys = ("name", "technology", "root_hash", "launch_digests", "policy_digest", "moved")
-    return {"schema": 1, "image": str(output), "built": built} | {k: manifest[k] for k in keys}
+    return {"image": str(output), "built": built} | {k: manifest[k] for k in keys}
