@@ -103,7 +103,7 @@ class Client(threading.Thread):
 
 
 def demo(count: int, name: str) -> None:
-    image = HERE / "build" / "redis"
+    image = HERE / "build" / "images" / "redis"
     workload = HERE / "firmware" / "workloads" / "redis.toml"
     say("building the guest image (cached when nothing has changed)")
     sevfork("guest", "build", "-o", str(image), "--workload", str(workload))
