@@ -25,3 +25,14 @@ def vectors() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no genuine samples: '{folder}' is absent (set SEVFORK_VECTORS)")
     return folder
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The exhaustive variants run only when they are asked for."""
+    if "slow" in config.option.markexpr:
+        return
+    skip = pytest.mark.skip(reason="exhaustive: run with -m slow")
+    here = Path(__file__).parent
+    for item in items:
+        if item.get_closest_marker("slow") and here in item.path.parents:
+            item.add_marker(skip)
