@@ -13,7 +13,7 @@ from sevfork.domain import Accelerator
 from sevfork.errors import SevforkError
 from sevfork.host import accelerator
 from sevfork.host.hypervisor import HostFacts, Hypervisor
-from sevfork.xml import parse
+from sevfork.launch_security import security_types
 
 # One small guest and its image.
 _LEAST_MEMORY_MIB = 768
@@ -149,7 +149,7 @@ _HARDWARE = (
 
 def _technologies(hypervisor: Hypervisor, facts: HostFacts) -> Iterator[Finding]:
     yield Finding("simulated (not confidential)", Verdict.OK, "needs no hardware")
-    offered = launch_security_types(hypervisor.domain_capabilities(Accelerator.KVM))
+    offered = security_types(hypervisor.domain_capabilities(Accelerator.KVM))
     for hardware in _HARDWARE:
         yield _technology(hardware, hypervisor, facts, offered)
 
@@ -188,13 +188,3 @@ def _is_on(parameter: Path) -> bool:
         return parameter.read_text().strip() in ("Y", "1")
     except OSError:
         return False
-
-
-def launch_security_types(capabilities: str | None) -> frozenset[str]:
-    """What `<launchSecurity>` takes here; libvirt before 10.5 has no such element: nothing."""
-    if capabilities is None:
-        return frozenset()
-    found = parse(capabilities).findall(
-        "features/launchSecurity[@supported='yes']/enum[@name='sectype']/value"
-    )
-    return frozenset(each.text for each in found if each.text)

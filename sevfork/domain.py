@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from lxml import etree
 
 from sevfork import metadata as meta
 from sevfork.errors import WrongState
+from sevfork.launch_security import HardwareLaunch
 from sevfork.metadata import Metadata
 from sevfork.xml import E, parse, to_text
 
@@ -76,7 +77,7 @@ class GuestSpec:
     console_log: str
     metadata: Metadata
     link_up: bool = True
-    launch_security: etree._Element | None = field(default=None, compare=False)
+    hardware: HardwareLaunch | None = None
 
 
 def random_mac(entropy: bytes | None = None) -> str:
@@ -92,32 +93,34 @@ def domain_xml(spec: GuestSpec) -> str:
         E.metadata(spec.metadata.to_element()),
         E.memory(str(spec.memory_mib), unit="MiB"),
         E.vcpu(str(spec.vcpus), placement="static"),
-        _os(spec.boot),
-        E.features(E.acpi(), E.apic()),
+        _os(spec),
+        E.features(E.acpi(), E.apic(), *(spec.hardware.features() if spec.hardware else [])),
         _cpu(spec),
-        E.clock(E.timer(name="kvmclock", present="yes"), offset="utc")
-        if spec.accelerator is Accelerator.KVM
-        else E.clock(offset="utc"),
+        E.clock(offset="utc"),
         # A guest that ends, however it ends, is over: its agent's keys went with its memory.
         E.on_poweroff("destroy"),
         E.on_reboot("destroy"),
         E.on_crash("destroy"),
         _devices(spec),
+        *([spec.hardware.launch.element()] if spec.hardware else []),
         type=spec.accelerator.value,
     )
     return to_text(domain, indent=True)
 
 
-def _os(boot: Boot) -> etree._Element:
+def _os(spec: GuestSpec) -> etree._Element:
     return E.os(
         E.type("hvm", arch="x86_64", machine="q35"),
-        E.kernel(boot.kernel),
-        E.initrd(boot.initrd),
-        E.cmdline(boot.cmdline),
+        *([spec.hardware.loader()] if spec.hardware else []),
+        E.kernel(spec.boot.kernel),
+        E.initrd(spec.boot.initrd),
+        E.cmdline(spec.boot.cmdline),
     )
 
 
 def _cpu(spec: GuestSpec) -> etree._Element:
+    if spec.hardware:
+        return spec.hardware.cpu()
     features = [
         E.feature(policy="disable", name=name) for name in spec.accelerator.disabled_cpu_features
     ]
@@ -132,7 +135,7 @@ def _devices(spec: GuestSpec) -> etree._Element:
         *_pci_ports(),
         E.controller(type="usb", model="none"),
         disk(spec.boot.root, ROOT_SERIAL, ROOT_TARGET, readonly=True),
-        interface(spec.mac, link_up=spec.link_up),
+        _boot_interface(spec),
         E.serial(
             E.source(path=spec.console_log, append="off"),
             E.target(type="isa-serial", port="0"),
@@ -142,6 +145,14 @@ def _devices(spec: GuestSpec) -> etree._Element:
         E.memballoon(model="none"),
         E.rng(E.backend("/dev/urandom", model="random"), model="virtio"),
     )
+
+
+def _boot_interface(spec: GuestSpec) -> etree._Element:
+    network = interface(spec.mac, link_up=spec.link_up)
+    if spec.hardware:
+        # An option ROM is the host's code: nothing of it belongs into a confidential guest.
+        network.append(E.rom(enabled="no"))
+    return network
 
 
 def _pci_ports() -> list[etree._Element]:
@@ -207,7 +218,7 @@ def spec_from_xml(text: str) -> GuestSpec:
         console_log=_attribute(domain, "devices/serial/source", "path"),
         metadata=metadata,
         link_up=domain.find("devices/interface/link[@state='down']") is None,
-        launch_security=domain.find("launchSecurity"),
+        hardware=HardwareLaunch.read(domain),
     )
 
 

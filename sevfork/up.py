@@ -22,6 +22,7 @@ from sevfork.errors import (
     NotAuthentic,
     SevforkError,
     TimedOut,
+    UsageError,
 )
 from sevfork.host import accelerator, console, images, maker
 from sevfork.host.agent import AgentClient
@@ -29,7 +30,8 @@ from sevfork.host.hypervisor import Channel, ChannelBusy, Domain, Hypervisor, Po
 from sevfork.host.processor import launched, simulated_report
 from sevfork.image import Image
 from sevfork.inventory import LOOPBACK
-from sevfork.launch import LaunchConfig, Role
+from sevfork.launch import LaunchConfig, Role, launch_config_hash
+from sevfork.launch_security import HardwareLaunch, hardware_launch
 from sevfork.metadata import Metadata, Phase, ProcessorState, PublishedPort
 from sevfork.model import Technology
 from sevfork.naming import check_name
@@ -96,11 +98,8 @@ class Configure(Protocol):
 def plan_up(hypervisor: Hypervisor, request: UpRequest) -> UpPlan:
     """Look, decide and refuse; nothing is changed. Raises NameTaken, HostCannot, UsageError."""
     name = check_name(request.name)
-    if request.image.technology is not Technology.SIMULATED:
-        raise HostCannot(
-            f"a '{request.image.technology.value}' image cannot be started by this version",
-            hint="no run on such hardware was possible yet: see README.md",
-        )
+    if request.image.technology.confidential and request.accelerator is Accelerator.TCG:
+        raise UsageError("confidential VMs run on KVM only")
     replaced = next((each for each in hypervisor.domains() if each.name == name), None)
     if replaced and not request.replace:
         raise NameTaken(f"'{name}' exists already", hint="choose another name, or --replace")
@@ -139,7 +138,9 @@ def _require_free_ports(request: UpRequest, replaced: Domain | None) -> None:
 def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
     uuid, image = str(uuids.uuid4()), request.image
     boot = images.boot_paths(hypervisor.storage, image)
-    chosen = accelerator.expected(hypervisor, boot, request.accelerator)
+    hardware = _hardware(hypervisor, image.technology)
+    wanted = Accelerator.KVM if hardware else request.accelerator
+    chosen = accelerator.expected(hypervisor, boot, wanted)
     log_name = f"{request.name}-{uuid[:8]}.log"
     metadata = Metadata(
         technology=image.technology,
@@ -161,7 +162,16 @@ def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
         mac=random_mac(),
         console_log=hypervisor.storage.path_of(log_name),
         metadata=metadata,
+        hardware=hardware,
     )
+
+
+def _hardware(hypervisor: Hypervisor, technology: Technology) -> HardwareLaunch | None:
+    if not technology.confidential:
+        return None
+    config_hash = launch_config_hash(technology, root_config().encode())
+    capabilities = hypervisor.domain_capabilities(Accelerator.KVM)
+    return hardware_launch(technology, capabilities, config_hash)
 
 
 def run_up(
@@ -213,6 +223,8 @@ def _launch(
 def _completed(hypervisor: Hypervisor, plan: UpPlan, watch: Watcher) -> GuestSpec:
     """The spec with the accelerator that works, and the launch as the processor measures it."""
     request, spec = plan.request, plan.spec
+    if spec.hardware:
+        return spec  # the processor itself measures it
     watch(spec.name, "looking for KVM")
     chosen = accelerator.choose(hypervisor, spec.boot, request.accelerator)
     vcpus = request.vcpus or chosen.default_vcpus

@@ -22,6 +22,17 @@ from sevfork.xml import parse, to_text
 
 POOL = "/pool"
 TCG_CAPABILITIES = "<domainCapabilities><features/></domainCapabilities>"
+SNP_CAPABILITIES = """<domainCapabilities>
+  <os supported='yes'><loader supported='yes'>
+    <value>/usr/share/ovmf/OVMF.amdsev.fd</value>
+  </loader></os>
+  <features>
+    <sev supported='yes'><cbitpos>51</cbitpos><reducedPhysBits>1</reducedPhysBits></sev>
+    <launchSecurity supported='yes'>
+      <enum name='sectype'><value>sev-snp</value></enum>
+    </launchSecurity>
+  </features>
+</domainCapabilities>"""
 
 
 class FakeStorage:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from fake_hypervisor import FakeHypervisor
 
-from sevfork.doctor import Finding, Verdict, examine, launch_security_types
+from sevfork.doctor import Finding, Verdict, examine
 from sevfork.domain import Accelerator
 from sevfork.host.accelerator import least_kernel
+from sevfork.launch_security import security_types
 
 WITH_SNP = """<domainCapabilities><features>
   <sev supported='yes'/>
@@ -29,7 +30,7 @@ def finding(hypervisor: FakeHypervisor, subject: str) -> Finding:
 
 
 def test_launch_security_is_read_from_the_capabilities() -> None:
-    assert launch_security_types(WITH_SNP) == {"sev", "sev-snp"}
+    assert security_types(WITH_SNP) == {"sev", "sev-snp"}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_launch_security_is_read_from_the_capabilities() -> None:
     ],
 )
 def test_absence_of_launch_security_means_no(capabilities: str | None) -> None:
-    assert launch_security_types(capabilities) == frozenset()
+    assert security_types(capabilities) == frozenset()
 
 
 def test_kvm_that_does_not_run_a_guest_limits_and_does_not_prevent() -> None:

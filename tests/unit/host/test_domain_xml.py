@@ -11,6 +11,7 @@ import pytest
 from sevfork import domain as d
 from sevfork.errors import WrongState
 from sevfork.launch import Role
+from sevfork.launch_security import HardwareLaunch, SnpLaunch, TdxLaunch
 from sevfork.metadata import Maker, Metadata, Phase, ProcessorState, PublishedPort
 from sevfork.model import Technology
 from sevfork.xml import parse
@@ -67,6 +68,18 @@ GUESTS = {
         ROOT,
         accelerator=d.Accelerator.KVM,
         metadata=replace(METADATA, cpu_model="EPYC-v4"),
+    ),
+    "root-snp": replace(
+        ROOT,
+        accelerator=d.Accelerator.KVM,
+        metadata=replace(METADATA, technology=Technology.SEV_SNP, processor=None),
+        hardware=HardwareLaunch(SnpLaunch(51, 1, b"\x07" * 32), "/usr/share/ovmf/OVMF.amdsev.fd"),
+    ),
+    "root-tdx": replace(
+        ROOT,
+        accelerator=d.Accelerator.KVM,
+        metadata=replace(METADATA, technology=Technology.TDX, processor=None),
+        hardware=HardwareLaunch(TdxLaunch(b"\x09" * 48), "/usr/share/ovmf/OVMF.inteltdx.ms.fd"),
     ),
 }
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_hypervisor import FakeHypervisor
+from fake_hypervisor import SNP_CAPABILITIES, FakeHypervisor
 from image_factory import CONTENTS, manifest, write_image
 
 from sevfork import up as up_module
@@ -26,7 +26,10 @@ from sevfork.errors import (
 from sevfork.host import maker
 from sevfork.host.hypervisor import Hypervisor, PortTaken
 from sevfork.image import Image
+from sevfork.launch import LaunchConfig, Role, launch_config_hash
+from sevfork.launch_security import SnpLaunch
 from sevfork.metadata import Metadata, Phase, from_domain_xml
+from sevfork.model import Technology
 from sevfork.progress import Watcher
 from sevfork.reap import reap
 from sevfork.remove import plan_remove, remove
@@ -196,12 +199,33 @@ def test_a_port_that_is_taken_takes_the_vm_back(hypervisor: FakeHypervisor, imag
     assert not hypervisor.defined
 
 
-def test_an_image_for_hardware_is_refused_in_words(
+def hardware_image(tmp_path: Path) -> Image:
+    described = {**manifest(), "technology": "sev-snp", "launch_digests": {}}
+    return Image.load(write_image(tmp_path / "snp", described))
+
+
+def test_an_image_for_hardware_is_refused_where_libvirt_does_not_offer_it(
     hypervisor: FakeHypervisor, tmp_path: Path
 ) -> None:
-    directory = write_image(tmp_path / "snp", {**manifest(), "technology": "sev-snp"})
-    with pytest.raises(HostCannot, match="sev-snp"):
-        plan_up(hypervisor, UpRequest("web", Image.load(directory)))
+    with pytest.raises(HostCannot, match="does not offer 'sev-snp'"):
+        plan_up(hypervisor, UpRequest("web", hardware_image(tmp_path)))
+    request = UpRequest("web", hardware_image(tmp_path), accelerator=Accelerator.TCG)
+    with pytest.raises(UsageError, match="KVM only"):
+        plan_up(hypervisor, request)
+
+
+def test_a_vm_for_hardware_names_its_launch_config_to_the_processor(
+    hypervisor: FakeHypervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hypervisor, "domain_capabilities", lambda _accelerator: SNP_CAPABILITIES)
+    plan = plan_up(hypervisor, UpRequest("web", hardware_image(tmp_path)))
+    hardware = plan.spec.hardware
+    assert hardware is not None
+    assert isinstance(hardware.launch, SnpLaunch)
+    config = LaunchConfig(Role.ROOT).encode()
+    assert hardware.launch.host_data == launch_config_hash(Technology.SEV_SNP, config)
+    assert plan.spec.accelerator is Accelerator.KVM
+    assert plan.spec.metadata.processor is None
 
 
 def test_a_launch_that_the_manifest_does_not_promise_is_refused(

@@ -1,0 +1,209 @@
+"""What a domain of SEV-SNP or TDX needs: ``<launchSecurity>`` and what has to stand beside it.
+
+Sources: https://libvirt.org/formatdomain.html#launch-security,
+https://libvirt.org/kbase/launch_security_sev.html, QEMU's docs/system/i386/{amd-memory-encryption,
+tdx}.rst. No run on such hardware was possible yet: the XML is checked against libvirt's schema.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+from lxml import etree
+
+from sevfork.errors import HostCannot, WrongState
+from sevfork.model import Technology
+from sevfork.xml import E, parse
+
+# Reserved bit 17 must be one; SMT is allowed; no debugging, no migration agent (SNP ABI, table 10).
+SNP_POLICY = 0x30000
+# Bit 28 SEPT_VE_DISABLE; bit 0, debugging, is off (TDX module ABI, TD attributes).
+TDX_POLICY = 0x10000000
+# The launch digest depends on it: pinned, never "maximum".
+SNP_CPU_MODEL = "EPYC-v4"
+_QUOTE_SERVICE = "/var/run/tdx-qgs/qgs.socket"
+# Firmware that is loaded as ROM, by what its file is called in distributions.
+_FIRMWARE = {Technology.SEV_SNP: "amdsev", Technology.TDX: "tdx"}
+
+
+@dataclass(frozen=True)
+class SnpLaunch:
+    """``cbitpos`` and ``reduced_phys_bits`` are the host's; ``host_data`` has 32 bytes."""
+
+    cbitpos: int
+    reduced_phys_bits: int
+    host_data: bytes
+    policy: int = SNP_POLICY
+
+    def element(self) -> etree._Element:
+        return E.launchSecurity(
+            E.cbitpos(str(self.cbitpos)),
+            E.reducedPhysBits(str(self.reduced_phys_bits)),
+            E.policy(f"0x{self.policy:08x}"),
+            E.hostData(_base64(self.host_data)),
+            # Kernel, initrd and command line are part of what is measured.
+            type="sev-snp",
+            kernelHashes="yes",
+        )
+
+    @classmethod
+    def read(cls, element: etree._Element) -> SnpLaunch:
+        return cls(
+            cbitpos=int(element.findtext("cbitpos") or ""),
+            reduced_phys_bits=int(element.findtext("reducedPhysBits") or ""),
+            host_data=_bytes(element, "hostData", 32),
+            policy=int(element.findtext("policy") or "", 0),
+        )
+
+
+@dataclass(frozen=True)
+class TdxLaunch:
+    """``mr_config_id`` has 48 bytes."""
+
+    mr_config_id: bytes
+    policy: int = TDX_POLICY
+    quote_service: str = _QUOTE_SERVICE
+
+    def element(self) -> etree._Element:
+        return E.launchSecurity(
+            E.policy(f"0x{self.policy:08x}"),
+            E.mrConfigId(_base64(self.mr_config_id)),
+            # Without it the guest gets reports, which only this machine can check, and no quote.
+            E.quoteGenerationService(path=self.quote_service),
+            type="tdx",
+        )
+
+    @classmethod
+    def read(cls, element: etree._Element) -> TdxLaunch:
+        service = element.find("quoteGenerationService")
+        return cls(
+            mr_config_id=_bytes(element, "mrConfigId", 48),
+            policy=int(element.findtext("policy") or "", 0),
+            quote_service=_QUOTE_SERVICE if service is None else service.get("path", ""),
+        )
+
+
+@dataclass(frozen=True)
+class HardwareLaunch:
+    """Everything about a domain that the technology decides; ``firmware`` is a path."""
+
+    launch: SnpLaunch | TdxLaunch
+    firmware: str
+
+    def with_config_hash(self, config_hash: bytes) -> HardwareLaunch:
+        """The same launch for another launch configuration (a child's)."""
+        if isinstance(self.launch, SnpLaunch):
+            snp = SnpLaunch(
+                self.launch.cbitpos, self.launch.reduced_phys_bits, config_hash, self.launch.policy
+            )
+            return HardwareLaunch(snp, self.firmware)
+        tdx = TdxLaunch(config_hash, self.launch.policy, self.launch.quote_service)
+        return HardwareLaunch(tdx, self.firmware)
+
+    @property
+    def is_tdx(self) -> bool:
+        return isinstance(self.launch, TdxLaunch)
+
+    def loader(self) -> etree._Element:
+        """Stateless firmware, loaded as ROM: flash could be written, and is not measured."""
+        return E.loader(self.firmware, type="rom")
+
+    def features(self) -> list[etree._Element]:
+        """System management mode would be the host's way in; TDX has no in-kernel I/O APIC."""
+        smm = E.smm(state="off")
+        return [smm, E.ioapic(driver="qemu")] if self.is_tdx else [smm]
+
+    def cpu(self) -> etree._Element:
+        if self.is_tdx:
+            return E.cpu(mode="host-passthrough", check="none", migratable="off")
+        return E.cpu(
+            E.model(SNP_CPU_MODEL, fallback="forbid"), mode="custom", match="exact", check="none"
+        )
+
+    @classmethod
+    def read(cls, domain: etree._Element) -> HardwareLaunch | None:
+        """From a domain's XML; None for a guest that is launched like any other."""
+        found = domain.find("launchSecurity")
+        if found is None:
+            return None
+        try:
+            launch = _read_launch(found)
+        except ValueError as exc:
+            raise WrongState(f"the VM's launch security cannot be read: {exc}") from exc
+        firmware = domain.findtext("os/loader")
+        if not firmware:
+            raise WrongState("the VM's domain XML has no 'os/loader'")
+        return cls(launch, firmware)
+
+
+def _read_launch(element: etree._Element) -> SnpLaunch | TdxLaunch:
+    kind = element.get("type")
+    if kind == Technology.SEV_SNP.value:
+        return SnpLaunch.read(element)
+    if kind == Technology.TDX.value:
+        return TdxLaunch.read(element)
+    raise ValueError(f"type '{kind}'")
+
+
+def hardware_launch(
+    technology: Technology, capabilities: str | None, config_hash: bytes
+) -> HardwareLaunch:
+    """For a new VM, from the host's domcapabilities; raises HostCannot saying what is missing."""
+    if capabilities is None or technology.value not in security_types(capabilities):
+        raise HostCannot(
+            f"this libvirt host does not offer '{technology.value}'",
+            hint="'sevfork doctor' says what it lacks",
+        )
+    described = parse(capabilities)
+    firmware = _firmware(technology, described)
+    if technology is Technology.TDX:
+        return HardwareLaunch(TdxLaunch(config_hash), firmware)
+    cbitpos, reduced_phys_bits = (
+        _number(described, name) for name in ("cbitpos", "reducedPhysBits")
+    )
+    return HardwareLaunch(SnpLaunch(cbitpos, reduced_phys_bits, config_hash), firmware)
+
+
+def _number(capabilities: etree._Element, name: str) -> int:
+    found = capabilities.findtext(f"features/sev[@supported='yes']/{name}")
+    if not found or not found.isdecimal():
+        raise HostCannot(f"libvirt does not say what this processor's '{name}' is")
+    return int(found)
+
+
+def security_types(capabilities: str | None) -> frozenset[str]:
+    """What ``<launchSecurity>`` takes here; libvirt before 10.5 has no such element: nothing."""
+    if capabilities is None:
+        return frozenset()
+    found = parse(capabilities).findall(
+        "features/launchSecurity[@supported='yes']/enum[@name='sectype']/value"
+    )
+    return frozenset(each.text for each in found if each.text)
+
+
+def _firmware(technology: Technology, capabilities: etree._Element) -> str:
+    word = _FIRMWARE[technology]
+    for each in capabilities.findall("os/loader[@supported='yes']/value"):
+        if each.text and word in each.text.rpartition("/")[2].lower():
+            return each.text
+    package = "ovmf-amdsev" if technology is Technology.SEV_SNP else "ovmf-inteltdx"
+    raise HostCannot(
+        f"the libvirt host has no firmware for '{technology.value}'",
+        hint=f"apt install {package} (Debian forky and later), then restart libvirtd",
+    )
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(element: etree._Element, name: str, size: int) -> bytes:
+    try:
+        data = base64.b64decode(element.findtext(name) or "", validate=True)
+    except binascii.Error as exc:
+        raise ValueError(f"'{name}' is not base64") from exc
+    if len(data) != size:
+        raise ValueError(f"'{name}' has {len(data)} bytes, wanted {size}")
+    return data

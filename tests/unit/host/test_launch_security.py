@@ -1,0 +1,143 @@
+"""What a domain of SEV-SNP or TDX needs, and hosts that do not offer it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from sevfork.errors import HostCannot, WrongState
+from sevfork.launch import LaunchConfig, Role, launch_config_hash
+from sevfork.launch_security import HardwareLaunch, SnpLaunch, TdxLaunch, hardware_launch
+from sevfork.model import Technology
+from sevfork.xml import E, parse, to_text
+
+CAPABILITIES = """<domainCapabilities>
+  <os supported='yes'><loader supported='yes'>
+    <value>/usr/share/OVMF/OVMF_CODE_4M.fd</value>
+    <value>/usr/share/ovmf/OVMF.amdsev.fd</value>
+    <value>/usr/share/ovmf/OVMF.inteltdx.ms.fd</value>
+  </loader></os>
+  <features>
+    <sev supported='yes'><cbitpos>51</cbitpos><reducedPhysBits>1</reducedPhysBits></sev>
+    <tdx supported='yes'/>
+    <launchSecurity supported='yes'>
+      <enum name='sectype'><value>sev-snp</value><value>tdx</value></enum>
+    </launchSecurity>
+  </features>
+</domainCapabilities>"""
+
+HASHES = {
+    technology: launch_config_hash(technology, LaunchConfig(Role.ROOT).encode())
+    for technology in (Technology.SEV_SNP, Technology.TDX)
+}
+
+
+def snp() -> HardwareLaunch:
+    return hardware_launch(Technology.SEV_SNP, CAPABILITIES, HASHES[Technology.SEV_SNP])
+
+
+def tdx() -> HardwareLaunch:
+    return hardware_launch(Technology.TDX, CAPABILITIES, HASHES[Technology.TDX])
+
+
+def test_snp_takes_everything_from_the_hosts_capabilities() -> None:
+    assert snp() == HardwareLaunch(
+        SnpLaunch(51, 1, HASHES[Technology.SEV_SNP], 0x30000), "/usr/share/ovmf/OVMF.amdsev.fd"
+    )
+
+
+def test_tdx_gets_its_own_firmware_and_the_launch_config_hash() -> None:
+    assert tdx() == HardwareLaunch(
+        TdxLaunch(HASHES[Technology.TDX]), "/usr/share/ovmf/OVMF.inteltdx.ms.fd"
+    )
+
+
+@pytest.mark.parametrize("make", [snp, tdx])
+def test_a_child_is_launched_the_same_way_for_another_config(
+    make: Callable[[], HardwareLaunch],
+) -> None:
+    parent = make()
+    size = 32 if isinstance(parent.launch, SnpLaunch) else 48
+    child = parent.with_config_hash(b"\xcc" * size)
+    assert child != parent
+    own = (
+        parent.launch.host_data
+        if isinstance(parent.launch, SnpLaunch)
+        else parent.launch.mr_config_id
+    )
+    assert child.with_config_hash(own) == parent
+
+
+@pytest.mark.parametrize("make", [snp, tdx])
+def test_it_is_read_back_from_a_domain(make: Callable[[], HardwareLaunch]) -> None:
+    launch = make()
+    domain = E.domain(E.os(launch.loader()), launch.launch.element())
+    assert HardwareLaunch.read(parse(to_text(domain))) == launch
+
+
+def test_a_plain_domain_has_none() -> None:
+    assert HardwareLaunch.read(parse("<domain/>")) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('type="sev-snp"', 'type="sev"'),
+        ("<hostData>", "<hostData>AA"),
+        ("<cbitpos>51", "<cbitpos>many"),
+        ("<loader", "<lader"),
+        ("<policy>0x00030000</policy>", ""),
+    ],
+)
+def test_launch_security_that_was_edited_is_refused(old: str, new: str) -> None:
+    text = to_text(E.domain(E.os(snp().loader()), snp().launch.element()))
+    assert old in text
+    edited = text.replace(old, new)
+    if "lader" in new:
+        edited = edited.replace("</loader>", "</lader>")
+    with pytest.raises(WrongState):
+        HardwareLaunch.read(parse(edited))
+
+
+@pytest.mark.parametrize("technology", [Technology.SEV_SNP, Technology.TDX])
+@pytest.mark.parametrize(
+    "capabilities",
+    [
+        None,
+        "<domainCapabilities/>",
+        CAPABILITIES.replace("<launchSecurity supported='yes'>", "<launchSecurity supported='no'>"),
+        CAPABILITIES.replace("amdsev", "plain").replace("inteltdx", "plain"),
+    ],
+)
+def test_a_host_that_lacks_something_is_refused_in_words(
+    technology: Technology, capabilities: str | None
+) -> None:
+    with pytest.raises(HostCannot) as caught:
+        hardware_launch(technology, capabilities, HASHES[technology])
+    assert caught.value.hint
+
+
+def test_a_host_that_does_not_say_where_the_c_bit_is_is_refused() -> None:
+    with pytest.raises(HostCannot, match="cbitpos"):
+        hardware_launch(
+            Technology.SEV_SNP, CAPABILITIES.replace("<cbitpos>51</cbitpos>", ""), b"\0" * 32
+        )
+
+
+def test_debugging_is_off_and_the_kernel_is_measured() -> None:
+    element = snp().launch.element()
+    assert int(element.findtext("policy") or "", 0) & (1 << 19) == 0
+    assert element.get("kernelHashes") == "yes"
+    assert int(tdx().launch.element().findtext("policy") or "", 0) & 1 == 0
+
+
+def test_firmware_is_rom_and_never_writable_flash() -> None:
+    assert snp().loader().get("type") == tdx().loader().get("type") == "rom"
+
+
+def test_policies_differ_when_asked() -> None:
+    launch = snp().launch
+    assert isinstance(launch, SnpLaunch)
+    assert replace(launch, policy=0xB0000).element().findtext("policy") == "0x000b0000"
