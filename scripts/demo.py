@@ -36,7 +36,7 @@ def say(text: str) -> None:
 def sevfork(*words: str, data: bool = False) -> Any:
     """Run the command with its progress on stderr; with ``data``, return its JSON."""
     argv = [str(SEVFORK), *words, *(["--json"] if data else [])]
-    console.print(f"[dim]$ sevfork {' '.join(argv[1:])}[/dim]")
+    console.print(f"[dim]$ sevfork {' '.join(argv[1:])}[/dim]", soft_wrap=True)
     done = subprocess.run(argv, stdout=subprocess.PIPE if data else None, check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
@@ -103,13 +103,13 @@ class Client(threading.Thread):
 
 
 def demo(count: int, name: str) -> None:
-    image = HERE / "build" / "images" / "redis"
-    workload = HERE / "firmware" / "workloads" / "redis.toml"
+    os.chdir(HERE)
+    image, workload = "build/images/redis", "firmware/workloads/redis.toml"
     say("building the guest image (cached when nothing has changed)")
-    sevfork("guest", "build", "-o", str(image), "--workload", str(workload))
+    sevfork("guest", "build", "-o", image, "--workload", workload)
 
     say("starting the parent: a measured guest with a Redis in it")
-    up = sevfork("up", name, "--image", str(image), "--publish", "6379", data=True)
+    up = sevfork("up", name, "--image", image, "--publish", "6379", data=True)
     address = up["vm"]["ports"][0]["address"]
     parent = connect(address)
 
