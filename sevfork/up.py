@@ -7,6 +7,7 @@ command finds by the metadata (``sevfork.reap``).
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import socket
 import time
@@ -38,6 +39,8 @@ from sevfork.naming import check_name
 from sevfork.progress import Watcher, unwatched
 from sevfork.remove import remove_domain, remove_made
 from sevfork.wire import protocol
+
+log = logging.getLogger(__name__)
 
 # Where a host port is chosen by sevfork: above the usual services, below Linux's ephemeral range.
 _CHOSEN_PORTS = range(20000, 32000)
@@ -183,7 +186,7 @@ def run_up(
     """Do it all; if anything fails, or is interrupted, nothing of the new VM is left."""
     deadline = time.monotonic() + plan.request.timeout_s
     with contextlib.ExitStack() as undo:
-        undo.callback(images.delete_unused, hypervisor)
+        undo.callback(_forget_images, hypervisor)
         spec = _launch(hypervisor, plan, undo, watch)
         started = time.monotonic()
         try:
@@ -197,6 +200,14 @@ def run_up(
         undo.pop_all()
     watch(spec.name, "ready")
     return UpOutcome(spec, boot_s, ready_s)
+
+
+def _forget_images(hypervisor: Hypervisor) -> None:
+    """A failure here must not hide why the VM did not come to be; the next `rm` does it again."""
+    try:
+        images.delete_unused(hypervisor)
+    except SevforkError as exc:
+        log.debug("unused images may be left: %s", exc.message)
 
 
 def _launch(

@@ -397,7 +397,9 @@ class LibvirtStorage:
 
     @_translated
     def volumes(self) -> tuple[hv.Volume, ...]:
-        pool = self._pool()
+        pool = self._existing_pool()
+        if pool is None:
+            return ()
         _refresh(pool)
         found = (_volume(each) for each in pool.listAllVolumes(0))
         return tuple(each for each in found if each is not None)
@@ -443,12 +445,9 @@ class LibvirtStorage:
 
     @_translated
     def path_of(self, name: str) -> str:
-        try:
-            pool = self._connection.storagePoolLookupByName(POOL)
-        except libvirt.libvirtError as exc:
-            if _has_code(exc, libvirt.VIR_ERR_NO_STORAGE_POOL) and self._pool_path:
-                return f"{self._pool_path}/{name}"  # a dry run makes no pool
-            raise
+        pool = self._existing_pool()
+        if pool is None:  # a dry run makes no pool
+            return f"{self._required_path()}/{name}"
         return f"{parse(pool.XMLDesc(0)).findtext('target/path')}/{name}"
 
     @_translated
@@ -472,24 +471,31 @@ class LibvirtStorage:
             raise
 
     def _pool(self) -> Any:
+        return self._existing_pool() or self._make_pool()
+
+    def _existing_pool(self) -> Any:
+        """The pool, started; None if there is none."""
         try:
             pool = self._connection.storagePoolLookupByName(POOL)
         except libvirt.libvirtError as exc:
-            if not _has_code(exc, libvirt.VIR_ERR_NO_STORAGE_POOL):
-                raise
-            return self._make_pool()
+            if _has_code(exc, libvirt.VIR_ERR_NO_STORAGE_POOL):
+                return None
+            raise
         if not pool.isActive():
             with _ignoring(libvirt.VIR_ERR_OPERATION_INVALID):  # another command was faster
                 pool.create(0)
         return pool
 
-    def _make_pool(self) -> Any:
+    def _required_path(self) -> str:
         if self._pool_path is None:
             raise HostCannot(
                 f"the libvirt host has no storage pool '{POOL}'",
                 hint="make one there: virsh pool-define-as sevfork dir --target DIRECTORY",
             )
-        xml = E.pool(E.name(POOL), E.target(E.path(self._pool_path)), type="dir")
+        return self._pool_path
+
+    def _make_pool(self) -> Any:
+        xml = E.pool(E.name(POOL), E.target(E.path(self._required_path())), type="dir")
         try:
             pool = self._connection.storagePoolDefineXML(to_text(xml), 0)
             pool.build(0)
@@ -497,8 +503,8 @@ class LibvirtStorage:
             pool.setAutostart(1)
         except libvirt.libvirtError:
             # Two first commands at once: the other one has made it.
-            pool = self._connection.storagePoolLookupByName(POOL)
-            if not pool.isActive():
+            pool = self._existing_pool()
+            if pool is None or not pool.isActive():
                 raise
         return pool
 

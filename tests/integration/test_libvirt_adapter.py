@@ -132,6 +132,17 @@ def test_volumes_are_made_found_and_deleted(hypervisor: adapter.LibvirtHyperviso
     assert storage.find(name) is None
 
 
+def test_looking_makes_no_pool() -> None:
+    connected = adapter.connect("test:///default")
+    try:
+        before = connected._connection.listStoragePools()
+        assert connected.storage.find("anything") is None
+        assert connected.storage.path_of("x").endswith("/sevfork/x")
+        assert connected._connection.listStoragePools() == before
+    finally:
+        connected.close()
+
+
 def test_a_domain_that_is_gone_is_a_wrong_state(hypervisor: adapter.LibvirtHypervisor) -> None:
     nobody = str(uuid.uuid4())
     for call in (hypervisor.xml, hypervisor.start, hypervisor.open_channel):

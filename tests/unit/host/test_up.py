@@ -23,7 +23,7 @@ from sevfork.errors import (
     UsageError,
     WrongState,
 )
-from sevfork.host import maker
+from sevfork.host import images, maker
 from sevfork.host.hypervisor import Hypervisor, PortTaken
 from sevfork.image import Image
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
@@ -148,11 +148,12 @@ def test_a_guest_that_failed_leaves_its_serial_log(
 def test_what_cannot_be_removed_again_is_told(
     hypervisor: FakeHypervisor, image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cannot(_uuid: str) -> None:
+    def cannot(_which: object) -> None:
         raise SevforkError("stuck")
 
-    monkeypatch.setattr(hypervisor, "undefine", cannot)
     monkeypatch.setattr(hypervisor, "domain_capabilities", lambda _accelerator: None)
+    monkeypatch.setattr(hypervisor, "undefine", cannot)
+    monkeypatch.setattr(images, "delete_unused", cannot)
     plan = plan_up(hypervisor, UpRequest("web", image))
     with pytest.raises(ChildLeftBehind, match="stuck") as caught:
         run_up(hypervisor, plan, configure=failing(RefusedByGuest("no")))
