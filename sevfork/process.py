@@ -86,12 +86,16 @@ def spawn(
     stdin: int | IO[bytes] | None = subprocess.DEVNULL,
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
     grace_s: float = 5,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A running command as a context: it is terminated, then killed, when the block ends."""
     words = [os.fspath(word) for word in argv]
     log.debug("+ %s &", shlex.join(words))
-    with subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr) as child:
+    environment = None if env is None else {**os.environ, **env}
+    with subprocess.Popen(
+        words, stdin=stdin, stdout=stdout, stderr=stderr, env=environment
+    ) as child:
         try:
             yield child
         finally:

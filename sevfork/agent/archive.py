@@ -92,7 +92,7 @@ class Packer:
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             member.size = os.fstat(descriptor).st_size
             self._header(member)
-            self._body(_pieces(file), member.size)
+            self._body(_pieces(file, member.size), member.size)
 
     def add_symbolic_link(self, name: str, target: str) -> None:
         member = tarfile.TarInfo(name)
@@ -124,12 +124,11 @@ class Packer:
         self.sink.write(member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
 
     def _body(self, pieces: Iterator[bytes], size: int) -> None:
+        """Pieces of ``size`` bytes or less, filled up with zeros."""
         left = size
         for piece in pieces:
-            self.sink.write(piece[:left])
-            left -= min(left, len(piece))
-            if not left:
-                break
+            self.sink.write(piece)
+            left -= len(piece)
         self._zeros(left + -size % _BLOCK)
         self.size_bytes += size
 
@@ -154,9 +153,11 @@ def _member(name: str, node: Node, kind: bytes) -> tarfile.TarInfo:
     return member
 
 
-def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    while piece := file.read(_STEP):
+def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """At most ``size`` bytes, less if the file has no more."""
+    while size and (piece := file.read(min(size, _STEP))):
         yield piece
+        size -= len(piece)
 
 
 def _drain(path: Path, size: int) -> Iterator[bytes]:
@@ -215,10 +216,12 @@ class Unpacker:
     def _set_directory_times(self) -> None:
         """Last of all, since making a file in a directory changes the directory's time."""
         for path, time_ns in self._directory_times.items():
-            if path != ".":
-                with parent_of(self.files, path) as (directory, name):
-                    times = (time_ns, time_ns)
-                    os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
+            times = (time_ns, time_ns)
+            if path == ".":
+                os.utime(self.files, ns=times)
+                continue
+            with parent_of(self.files, path) as (directory, name):
+                os.utime(name, ns=times, dir_fd=directory, follow_symlinks=False)
 
 
 @contextmanager

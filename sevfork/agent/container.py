@@ -177,7 +177,20 @@ class Container:
                 paths.update(shared_mappings(os.fsdecode(maps)))
         return inodes_of(self.upper, paths)
 
-    def runc_detached(self, verb: str, *words: str | Path) -> None:
+    def held_objects(self) -> frozenset[str]:
+        """Kernel objects without a name that the workload has open: ``eventfd``, ``io_uring``..."""
+        found: set[str] = set()
+        for pid in (self.cgroup / "cgroup.procs").read_text().split():
+            for entry in Path("/proc", pid, "fd").glob("*"):
+                with suppress(OSError):
+                    target = os.readlink(entry)  # noqa: PTH115  # not a path
+                    if target.startswith("anon_inode:"):
+                        found.add(target.removeprefix("anon_inode:").strip("[]"))
+        return frozenset(found)
+
+    def runc_detached(
+        self, verb: str, *words: str | Path, env: Mapping[str, str] | None = None
+    ) -> None:
         """``runc run`` or ``runc restore``; the workload's streams are those of the command."""
         failure = self.state / "runc.log"
         failure.unlink(missing_ok=True)
@@ -185,7 +198,7 @@ class Container:
         argv = [*self._runc_words(failure), verb, *options, *words, _ID]
         with (
             Path(os.devnull).open("wb") as null,
-            process.spawn(argv, stdout=null, stderr=null) as child,
+            process.spawn(argv, stdout=null, stderr=null, env=env) as child,
         ):
             try:
                 returncode = child.wait(_START_TIMEOUT_S)

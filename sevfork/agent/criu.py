@@ -34,7 +34,7 @@ from sevfork.agent.container import Container
 from sevfork.agent.criu_rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
 from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
 from sevfork.agent.layer import LayerCopy
-from sevfork.agent.refusal import explain
+from sevfork.agent.refusal import error_lines, explain
 from sevfork.errors import RefusedByGuest, SevforkError, WrongState
 
 log = logging.getLogger(__name__)
@@ -125,9 +125,10 @@ class CriuEngine:
                 "--auto-dedup",
             ]
             try:
-                self.container.runc_detached("restore", *words, *options)
+                self.container.runc_detached("restore", *words, *options, env=criu_rpc.ENVIRONMENT)
             except SevforkError as exc:
-                raise SevforkError(f"{exc.message} ({_last_error(work / 'restore.log')})") from exc
+                errors = error_lines(_text(work / "restore.log"))
+                raise SevforkError(f"{exc.message}: {'; '.join(errors[:3])}") from exc
         if not self.container.is_running:
             raise SevforkError("the restored workload ended at once")
 
@@ -184,7 +185,9 @@ class _Attempt:
         """Copy what changed since the last copy, while the workload runs, and send it out."""
         name = str(len(self._copies))
         self._ask(criu, Request.PRE_DUMP, name)
-        self._pauses_ms.append(_pause_ms(self.scratch / name / "stats-dump"))
+        # Measured: one CRIU process adds its times up over all requests.
+        total_ms = _frozen_ms(self.scratch / name / "stats-dump")
+        self._pauses_ms.append(total_ms - sum(self._pauses_ms))
         self._send_images(name)
 
     def _send_files(self) -> int:
@@ -217,8 +220,14 @@ class _Attempt:
         try:
             criu.request(kind, options, timeout_s=timeout_s, on_notify=on_notify)
         except CriuRefused as exc:
-            raise _refused(directory / _LOG) from exc
+            raise self._why(directory / _LOG) from exc
         self._copies.append(name)
+
+    def _why(self, log_file: Path) -> SevforkError:
+        if not self.container.is_running:
+            return WrongState(f"the workload '{self.container.workload.name}' has ended")
+        refusal = explain(_text(log_file), self.container.held_objects())
+        return RefusedByGuest(refusal.reason, hint=refusal.advice)
 
     def _options(self, directory: Path) -> dict[Option, Value]:
         options: dict[Option, Value] = {
@@ -227,8 +236,9 @@ class _Attempt:
             Option.LOG_FILE: _LOG,
             Option.LOG_LEVEL: _ERRORS_AND_WARNINGS,
             Option.PID: self.container.pid,
+            # No FREEZE_CGROUP: CRIU then asks every 100 ms whether all is frozen (measured: most of
+            # a pre-dump's pause). Without it, each task is stopped by ptrace, parents first.
             Option.ROOT: str(self.container.root),
-            Option.FREEZE_CGROUP: str(self.container.cgroup),
             Option.MANAGE_CGROUPS_MODE: criu_rpc.CGROUPS_IGNORE,  # runc makes the child's
             Option.LEAVE_RUNNING: True,
             Option.NOTIFY_SCRIPTS: True,
@@ -236,6 +246,8 @@ class _Attempt:
             Option.PRE_DUMP_MODE: criu_rpc.PRE_DUMP_BY_READING,
             Option.TIMEOUT: _SEIZE_TIMEOUT_S,
             Option.FILE_LOCKS: True,
+            # Where CRIU looks for a file that is watched with inotify: an overlay cannot tell.
+            Option.IRMAP_SCAN_PATHS: self.container.workload.writable,
             Option.LINK_REMAP: True,
             Option.GHOST_LIMIT: _GHOST_LIMIT_BYTES,
             Option.ORPHAN_PTS_MASTER: True,
@@ -280,23 +292,16 @@ class _Nowhere:
         return len(data)
 
 
-def _refused(log_file: Path) -> RefusedByGuest:
-    text = log_file.read_text(errors="replace") if log_file.exists() else ""
-    refusal = explain(text)
-    return RefusedByGuest(refusal.reason, hint=refusal.advice)
+def _text(log_file: Path) -> str:
+    return log_file.read_text(errors="replace") if log_file.exists() else ""
 
 
-def _last_error(log_file: Path) -> str:
-    text = log_file.read_text(errors="replace") if log_file.exists() else ""
-    return explain(text).reason
-
-
-def _pause_ms(stats: Path) -> float:
+def _frozen_ms(stats: Path) -> float:
     """From CRIU's ``stats-dump``: the time to freeze and the time frozen, in microseconds.
 
     Two magic numbers (u32), a size (u32), then ``stats_entry``: 1 = dump { 1 = freezing_time,
     2 = frozen_time, ... } (images/stats.proto).
     """
-    entry = criu_rpc.decode(stats.read_bytes()[12:]).get(1, b"")
-    times = criu_rpc.decode(entry) if isinstance(entry, bytes) else {}
-    return sum(int(times.get(number, 0)) for number in (1, 2)) / 1000
+    entry = criu_rpc.decode(stats.read_bytes()[12:])
+    times = criu_rpc.decode(criu_rpc.blob(entry.get(1, b"")))
+    return sum(criu_rpc.number(times.get(field, 0)) for field in (1, 2)) / 1000

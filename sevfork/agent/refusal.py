@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
-_ERROR = re.compile(r"Error \([^)]*\): ?(.*)")
+_ERROR = re.compile(r"Error \(([^)]*)\): ?(.*)")
+# What CRIU finds missing when it looks at what the kernel can do, which is no failure (measured).
+_HARMLESS = re.compile(r"tun\.c|libnetlink\.c|Unable to create a veth pair|No parent image found")
 
 
 @dataclass(frozen=True)
@@ -21,91 +24,95 @@ class Refusal:
 
 @dataclass(frozen=True)
 class _Known:
-    pattern: re.Pattern[str]
+    """A refusal, and what gives it away: an error line, or a kernel object that is held."""
+
     refusal: Refusal
+    error: re.Pattern[str]
+    held: frozenset[str]
 
 
-def _known(pattern: str, reason: str, advice: str) -> _Known:
-    return _Known(re.compile(pattern, re.IGNORECASE), Refusal(reason, advice))
+def _known(reason: str, advice: str, error: str, *held: str) -> _Known:
+    return _Known(Refusal(reason, advice), re.compile(error), frozenset(held))
 
 
-# From criu 4.2's sources (files.c, proc_parse.c, fsnotify.c, sk-*.c, cr-dump.c, tty.c) and, where
-# marked, from trying it. The first that matches any error line counts.
+# The lines are from the sources of criu 4.2. The first that matches counts.
 _KNOWN = (
-    _known(  # tried
-        r"io_uring",
+    _known(  # CRIU only says "send_fds failed": such a descriptor cannot be sent over a socket
         "the workload uses io_uring, which CRIU cannot capture",
         "tell it to use epoll instead (many programs have an option or a variable for that)",
+        r"io_uring",
+        "io_uring",
     ),
     _known(
-        r"fsnotify|inotify|irmap|Can't resolve handle|Handle 0x\S+ cannot be opened",
-        "the workload watches a file with inotify, which CRIU cannot capture on an overlay",
-        "turn off its automatic reloading or file watching",
-    ),
-    _known(
-        r"fanotify",
-        "the workload uses fanotify, which CRIU cannot capture",
-        "turn off its file watching",
-    ),
-    _known(
-        r"unknown anon.*\[(?P<what>[\w.-]+)\]|anon_inode:\[?(?P<kind>[\w.-]+)",
         "the workload holds a kernel object that CRIU cannot capture",
-        "turn off the feature that uses it",
+        "turn off the feature that uses it: userfaultfd, perf, BPF, fanotify, KVM, Landlock",
+        r"unknown anon|fanotify",
+        *("userfaultfd", "perf_event", "bpf-map", "bpf-prog", "bpf_link", "fanotify"),
+        *("kvm-vm", "kvm-vcpu:0", "landlock-ruleset", "seccomp notify", "dma-buf"),
     ),
     _known(
-        r"Unsupported socket (protocol|type|family)|Unsupported (packet )?socket|"
-        r"unsupported.*AF_|Unknown socket",
-        "the workload uses a kind of socket that CRIU cannot capture",
-        "use TCP, UDP or Unix sockets",
+        "the workload watches a file with inotify that CRIU cannot find on an overlay",
+        "turn off its file watching, or name the directory in 'writable' of the workload file",
+        r"fsnotify|Can't dump that handle|irmap",
     ),
     _known(
-        r"External socket is used|Can't dump half of stream unix connection|unix: .*external",
         "the workload is connected to a Unix socket of a process outside its container",
         "close that connection",
+        r"External socket is used|half of stream unix connection|name-less external socket",
     ),
     _known(
-        r"Ghost file .* too big|can't dump ghost file",
+        "the workload uses a kind of socket that CRIU cannot capture",
+        "use TCP, UDP or Unix sockets",
+        r"Unsupported (proto|socket|type)|Unknown socket|Can't dump corked|socket family",
+    ),
+    _known(
         "the workload has a large file open that was deleted",
         "let it close the file, or keep the file's name",
+        r"Can't dump ghost file",
     ),
     _known(
-        r"is traced|ptrace|Unseizable|Can't seize",
-        "a process of the workload is being traced",
+        "a process of the workload is being traced or has stopped threads",
         "end the debugger or tracer inside the container",
+        r"stopped threads|is traced|Unseizable|[Uu]nable to (seize|interrupt)",
     ),
     _known(
-        r"dump (of )?(that )?.*\b(chr|device)\b|Can't dump file .* \(chr",
+        "the workload uses a terminal or a session from outside its container",
+        "run it without a terminal",
+        r"session leader .*outside|tty: ",
+    ),
+    _known(
         "the workload has a device open that CRIU cannot capture",
         "run it without that device",
+        r"Can't dump file \d+ of that type .*chr",
     ),
     _known(
-        r"A session leader .*is outside|tty|pts",
-        "the workload uses a terminal from outside its container",
-        "run it without a terminal",
-    ),
-    _known(
-        r"locks? .*(unlinked|not supported)|file lock",
-        "the workload holds a file lock that CRIU cannot capture",
-        "see whether it can run without that lock",
-    ),
-    _known(
-        r"(userfaultfd|uprobes|hugetlb|non-regular mapping|Unsupported mapping)",
         "the workload maps a kind of memory that CRIU cannot capture",
         "turn off huge pages or the feature that maps it",
+        r"non-regular mapping|Unsupported mapping|hugetlb|uprobes|madv_guard",
     ),
     _known(
-        r"No space left on device",
         "the guest has too little memory to hold a capture besides the workload",
         "give the VM more memory: a capture needs as much again as the workload holds",
+        r"No space left on device|Cannot allocate memory",
     ),
 )
 
 
-def explain(log: str) -> Refusal:
-    """The first known reason in a CRIU log, else its first error line."""
-    errors = [match[1].strip() for match in map(_ERROR.search, log.splitlines()) if match]
+def explain(log: str, held: Collection[str] = ()) -> Refusal:
+    """The first known reason, in what the workload holds and in a CRIU log, else the log's first.
+
+    ``held`` names kernel objects, as after ``anon_inode:`` in ``/proc/PID/fd``: CRIU's own message
+    about some is no help.
+    """
+    errors = error_lines(log)
     for known in _KNOWN:
-        if any(known.pattern.search(error) for error in errors):
+        if known.held & set(held) or any(known.error.search(line) for line in errors):
             return known.refusal
     first = errors[0] if errors else "it did not say why"
     return Refusal(f"CRIU could not capture the workload: {first}", "see CRIU's documentation")
+
+
+def error_lines(log: str) -> list[str]:
+    """The messages of a log's error lines, but for those of CRIU's look at the kernel."""
+    matches = [match for match in map(_ERROR.search, log.splitlines()) if match]
+    return [match[2].strip() for match in matches if not _HARMLESS.search(match[0])]

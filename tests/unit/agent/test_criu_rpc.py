@@ -1,0 +1,114 @@
+"""CRIU's protocol: messages as its own library would write them, and what a failure leads to."""
+
+from __future__ import annotations
+
+import socket
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sevfork.agent.criu_rpc import (
+    Criu,
+    CriuEnded,
+    CriuRefused,
+    Option,
+    Request,
+    Value,
+    decode,
+    encode,
+)
+from sevfork.errors import TimedOut
+
+DUMP, NOTIFY, SUCCESS, NOTIFICATION, MESSAGE = 1, 6, 2, 5, 9
+
+
+class FakeCriu:
+    """Answers in order; keeps what it was sent. ``b""`` stands for its end."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self._answers = list(answers)
+        self.sent: list[dict[int, Value]] = []
+
+    def settimeout(self, _: float) -> None:
+        """There is nothing to wait for."""
+
+    def send(self, data: bytes) -> int:
+        self.sent.append(decode(data))
+        return len(data)
+
+    def recv(self, _: int) -> bytes:
+        if not self._answers:
+            raise TimeoutError
+        return self._answers.pop(0)
+
+
+def talking_to(fake: FakeCriu) -> Criu:
+    return Criu(cast(socket.socket, fake))
+
+
+def made(fields: dict[int, Value]) -> bytes:
+    return encode(fields)
+
+
+def answer(*, success: bool, message: str = "") -> bytes:
+    return made({1: DUMP, SUCCESS: success, MESSAGE: message})
+
+
+def notification(script: str) -> bytes:
+    return made({1: NOTIFY, SUCCESS: True, NOTIFICATION: made({1: script})})
+
+
+def test_a_message_is_what_protobuf_makes_of_it() -> None:
+    message = made({1: 1, 2: True, 3: 300, 4: "ab", 5: -1, 6: ("x", "y")})
+    assert message.hex() == ("0801100118ac022202616228ffffffffffffffffff01320178320179")
+
+
+@given(st.dictionaries(st.integers(1, 200), st.integers(0, 2**64 - 1) | st.binary(max_size=300)))
+def test_what_was_encoded_is_decoded(fields: dict[int, Value]) -> None:
+    assert decode(encode(fields)) == fields
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
+    try:
+        decode(data)
+    except CriuEnded:
+        return
+
+
+def test_a_dump_that_succeeds_reports_each_step() -> None:
+    fake = FakeCriu(notification("pre-dump"), notification("post-dump"), answer(success=True))
+    steps: list[str] = []
+    talking_to(fake).request(Request.DUMP, {Option.PID: 7}, timeout_s=1, on_notify=steps.append)
+    assert steps == ["pre-dump", "post-dump"]
+    assert fake.sent[0] == {1: DUMP, 2: encode({Option.PID: 7})}
+    assert fake.sent[1:] == [{1: NOTIFY, 3: 1}] * 2
+
+
+def test_a_step_that_fails_makes_criu_roll_back_and_is_raised() -> None:
+    fake = FakeCriu(notification("post-dump"), answer(success=False))
+
+    def full(_: str) -> None:
+        raise OSError(28, "no space")
+
+    with pytest.raises(OSError, match="no space"):
+        talking_to(fake).request(Request.DUMP, {}, timeout_s=1, on_notify=full)
+    assert fake.sent[-1] == {1: NOTIFY, 3: 0}
+
+
+def test_a_refusal_carries_crius_message() -> None:
+    fake = FakeCriu(answer(success=False, message="Can't dump"))
+    with pytest.raises(CriuRefused, match="Can't dump"):
+        talking_to(fake).request(Request.DUMP, {}, timeout_s=1)
+
+
+def test_criu_that_ends_is_no_refusal() -> None:
+    with pytest.raises(CriuEnded):
+        talking_to(FakeCriu(b"")).request(Request.DUMP, {}, timeout_s=1)
+
+
+def test_criu_that_does_not_answer_is_given_up() -> None:
+    with pytest.raises(TimedOut):
+        talking_to(FakeCriu()).request(Request.DUMP, {}, timeout_s=1)

@@ -1,0 +1,117 @@
+"""Walking and writing below a directory that belongs to somebody hostile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sevfork.agent.tree import make_directory, parent_of, remove, walk, write_file
+from sevfork.errors import RefusedByGuest
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+def test_a_directory_comes_before_what_it_holds(root: Path) -> None:
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "b" / "file").write_text("x")
+    (root / "z").symlink_to("/")
+    assert [node.path for node in walk(root)] == [".", "a", "a/b", "a/b/file", "z"]
+
+
+def test_a_link_to_a_directory_is_not_walked_into(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key").write_text("x")
+    (root / "link").symlink_to(tmp_path / "secret")
+    assert [node.path for node in walk(root)] == [".", "link"]
+
+
+def test_a_directory_that_becomes_a_link_during_the_walk_is_not_followed(
+    root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key").write_text("x")
+    (root / "a").mkdir()
+    seen = []
+    for node in walk(root):
+        seen.append(node.path)
+        if node.path == "a":
+            (root / "a").rmdir()
+            (root / "a").symlink_to(tmp_path / "secret")
+    assert seen == [".", "a"]
+
+
+def test_what_disappears_during_the_walk_is_left_out(root: Path) -> None:
+    for name in "abc":
+        (root / name).write_text("x")
+    seen = []
+    for node in walk(root):
+        seen.append(node.path)
+        (root / "b").unlink(missing_ok=True)
+    assert seen == [".", "a", "c"]
+
+
+def test_a_file_is_written_in_place_of_a_link_and_not_through_it(
+    root: Path, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    (root / "etc").mkdir()
+    (root / "etc" / "machine-id").symlink_to(victim)
+    write_file(root, "etc/machine-id", b"new", 0o444)
+    assert victim.read_text() == "untouched"
+    assert not (root / "etc" / "machine-id").is_symlink()
+    assert (root / "etc" / "machine-id").read_bytes() == b"new"
+
+
+def test_a_file_is_not_written_through_a_linked_directory(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (root / "etc").symlink_to(tmp_path / "outside")
+    with pytest.raises(RefusedByGuest, match="'etc' in the container is no directory"):
+        write_file(root, "etc/machine-id", b"new")
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_missing_directories_are_made(root: Path) -> None:
+    write_file(root, "run/sevfork/generation", b"page", 0o444)
+    assert (root / "run" / "sevfork" / "generation").read_bytes() == b"page"
+    assert (root / "run" / "sevfork" / "generation").stat().st_mode & 0o777 == 0o444
+
+
+def test_a_writable_directory_is_made_with_its_owner(root: Path) -> None:
+    make_directory(root, "var/lib/app", os.getuid(), os.getgid())
+    assert (root / "var" / "lib" / "app").is_dir()
+    assert list((root / "var" / "lib" / "app").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../../x", "/x", "a//b", "", ".", "a/."])
+def test_paths_that_could_lead_elsewhere_are_refused(root: Path, path: str) -> None:
+    with pytest.raises(RefusedByGuest), parent_of(root, path, create=True):
+        pass
+
+
+def test_removing_goes_into_directories_but_not_through_links(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("x")
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "link").symlink_to(tmp_path / "kept")
+    with parent_of(root, "a") as (directory, name):
+        remove(directory, name)
+        remove(directory, "never-there")
+    assert list(root.iterdir()) == []
+    assert (tmp_path / "kept" / "file").exists()
+
+
+def test_no_descriptor_is_left_open(root: Path) -> None:
+    (root / "a" / "b").mkdir(parents=True)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in walk(root):
+        pass
+    with pytest.raises(RefusedByGuest), parent_of(root, "a/x/y"):
+        pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
