@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sevfork.errors import NotAuthentic, UsageError
-from sevfork.guest.packages import Package
+from sevfork.guest.packages import Package, is_kernel_name
 
 _HEADER = """\
 # Written by `sevfork guest build --update-lock`; see docs/guest-image.md.
@@ -58,9 +58,13 @@ class Lock:
         return f"{_HEADER}epoch {self.epoch_s}\n{''.join(lines)}"
 
     def updated(self, packages: Iterable[Package], epoch_s: int) -> Lock:
-        """This lock with the given packages in place of those of the same name."""
+        """This lock with the given packages in place of those of the same name.
+
+        A kernel's version is part of its name: kernels that are not given are dropped.
+        """
         new = {p.name: Locked(p.version, p.architecture, p.sha256) for p in packages}
-        return Lock(epoch_s, {**self.packages, **new})
+        kept = {name: old for name, old in self.packages.items() if not is_kernel_name(name)}
+        return Lock(epoch_s, {**kept, **new})
 
     def moved(self, packages: Iterable[Package]) -> tuple[str, ...]:
         """What differs from the lock. Raise NotAuthentic for the same version with another hash."""

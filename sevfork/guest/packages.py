@@ -65,8 +65,12 @@ def kernel_package(stanza: str) -> str:
     return str(found[0])
 
 
+def is_kernel_name(name: str) -> bool:
+    return bool(_KERNEL_IMAGE.fullmatch(name))
+
+
 def is_kernel(package: Package) -> bool:
-    return bool(_KERNEL_IMAGE.fullmatch(package.name))
+    return is_kernel_name(package.name)
 
 
 def local_index(packages: Iterable[Package]) -> str:

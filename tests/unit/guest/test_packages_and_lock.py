@@ -98,6 +98,12 @@ def test_updating_keeps_what_other_workloads_locked() -> None:
     assert updated.packages["criu"].version == "4.2.1-1"
 
 
+def test_updating_drops_the_kernel_that_was_replaced() -> None:
+    lock = Lock().updated([package("linux-image-6.12.1-cloud-amd64"), package()], 1)
+    updated = lock.updated([package("linux-image-6.12.2-cloud-amd64")], 2)
+    assert list(updated.packages) == ["criu", "linux-image-6.12.2-cloud-amd64"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
