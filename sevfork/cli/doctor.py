@@ -60,7 +60,7 @@ def _print(app: App, report: Report, as_json: bool) -> None:
         app.output.json({"runs_guests": report.runs_guests, "findings": findings})
         return
     rows = [[each.subject, each.verdict.value, each.found] for each in report.findings]
-    app.output.table(["", "", ""], rows)
+    app.output.table(["SUBJECT", "VERDICT", "FOUND"], rows)
     for each in report.findings:
         if each.remedy:
             app.output.data(f"{each.subject}: {each.remedy}")

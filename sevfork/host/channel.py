@@ -1,9 +1,13 @@
 """A guest's port as a byte pipe with deadlines, on a stream that reports events.
 
-The stream is non-blocking: a call that blocks inside libvirt is reached neither by a deadline nor
-by Ctrl-C. Worse, libvirt before 10.0 can lose the wake-up of a thread that calls while another is
-blocked in a stream's ``recv`` on the same connection, and then both hang (measured with 9.0: within
-a hundred calls). So libvirt's event loop hands over what arrives, and whoever waits, waits here.
+A call that blocks inside libvirt is reached neither by a deadline nor by Ctrl-C. Worse, libvirt
+before 10.0 can lose the wake-up of a thread that calls while another is blocked in a stream's
+``recv`` on the same connection, and then both hang (measured with 9.0: within a hundred calls). So
+libvirt's event loop hands over what arrives, and whoever waits, waits here.
+
+Sending blocks all the same once about 450 KiB lie unread before the guest (measured), until libvirt
+gives the connection up after 30 s. So a thread sends, and a channel has a connection of its own: a
+guest that stops reading costs its own channel and nobody else's.
 """
 
 from __future__ import annotations
@@ -22,10 +26,11 @@ _BACKLOG_BYTES = 8 * 1024 * 1024
 _PIECE = 64 * 1024
 # How often a stream that took nothing is tried again.
 _SEND_RETRY_S = 0.01
+_ABORT_TIMEOUT_S = 5.0
 
 
 class EventStream(Protocol):
-    """The stream underneath. Nothing here blocks; callbacks come from another thread."""
+    """The stream underneath; callbacks come from another thread."""
 
     def listen(
         self, on_data: Callable[[bytes], None], on_end: Callable[[SevforkError], None]
@@ -35,10 +40,10 @@ class EventStream(Protocol):
         """Stop, or go on, calling ``on_data``."""
 
     def send(self, data: bytes) -> int:
-        """How much of it was taken, perhaps 0; raises ChannelClosed."""
+        """How much of it was taken, perhaps 0; may block. Raises ChannelClosed."""
 
     def abort(self) -> None:
-        """End it; never raises, may be repeated."""
+        """End it; may block for as long as a ``send`` does. Never raises, may be repeated."""
 
 
 class StreamChannel:
@@ -54,17 +59,25 @@ class StreamChannel:
         stream.listen(self._on_data, self._on_end)
 
     def send(self, data: bytes, timeout_s: float = 30.0) -> None:
-        deadline = time.monotonic() + timeout_s
+        if self._end:
+            raise self._end
+        sender = _Aside(lambda: self._send_all(data, time.monotonic() + timeout_s))
+        if not sender.wait(timeout_s):
+            # Part of it may be on its way: nothing that follows could be understood.
+            self._on_end(TimedOut(f"the VM's agent took no data for {timeout_s:g} s"))
+        error = sender.error or self._end
+        if error:
+            raise error
+
+    def _send_all(self, data: bytes, deadline: float) -> None:
         view = memoryview(data)
-        while view:
-            if self._end:
-                raise self._end
+        while view and time.monotonic() < deadline and not self._end:
             taken = self._stream.send(bytes(view[:_PIECE]))
             view = view[taken:]
-            if time.monotonic() >= deadline and view:
-                raise TimedOut(f"the VM's agent took no data for {timeout_s:g} s")
             if not taken:
                 time.sleep(_SEND_RETRY_S)
+        if view:
+            raise TimedOut("the VM's agent did not take all data in time")
 
     def receive(self, timeout_s: float) -> bytes:
         with self._changed:
@@ -83,7 +96,7 @@ class StreamChannel:
 
     def close(self) -> None:
         self._on_end(ChannelClosed("the channel to the VM's agent is closed"))
-        self._stream.abort()
+        _Aside(self._stream.abort).wait(_ABORT_TIMEOUT_S)
 
     def _on_data(self, data: bytes) -> None:
         with self._changed:
@@ -99,3 +112,24 @@ class StreamChannel:
         with self._changed:
             self._end = self._end or error
             self._changed.notify_all()
+
+
+class _Aside:
+    """A call on a daemon thread, so that waiting for it has a deadline and can be interrupted."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.error: SevforkError | None = None
+        self._call = call
+        self._finished = threading.Event()
+        threading.Thread(target=self._run, name="channel", daemon=True).start()
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._finished.wait(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except SevforkError as exc:
+            self.error = exc
+        finally:
+            self._finished.set()

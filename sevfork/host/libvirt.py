@@ -150,6 +150,10 @@ def connect(uri: str, *, pool_path: str | None = None) -> LibvirtHypervisor:
 
     ``pool_path`` is where the storage pool is made if there is none; None leaves libvirt's default.
     """
+    return LibvirtHypervisor(_open(uri), uri, pool_path)
+
+
+def _open(uri: str) -> Any:
     _run_event_loop()
     try:
         connection = libvirt.open(uri)
@@ -157,7 +161,12 @@ def connect(uri: str, *, pool_path: str | None = None) -> LibvirtHypervisor:
         raise HypervisorUnreachable(f"no libvirt at '{uri}': {_first_line(exc)}") from exc
     with contextlib.suppress(libvirt.libvirtError):  # test:/// and embedded connections have none
         connection.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT)
-    return LibvirtHypervisor(connection, uri, pool_path)
+    return connection
+
+
+def _close(connection: Any) -> None:
+    with contextlib.suppress(libvirt.libvirtError):  # closing what is closed already
+        connection.close()
 
 
 class LibvirtHypervisor:
@@ -311,30 +320,31 @@ class LibvirtHypervisor:
             raise HostCannot(f"cannot publish port {guest_port}: {answer.strip()}")
 
     def open_channel(self, uuid: str) -> hv.Channel:
-        stream = self._connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+        connection = _open(self._uri)
         try:
-            self._domain(uuid).openChannel(domain_xml.CHANNEL_NAME, stream, 0)
+            stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+            connection.lookupByUUIDString(uuid).openChannel(domain_xml.CHANNEL_NAME, stream, 0)
         except libvirt.libvirtError as exc:
+            _close(connection)
             if "Active channel stream exists" in str(exc):
                 raise hv.ChannelBusy(
                     "another command talks to the VM's agent", hint="wait for it to end"
                 ) from exc
             raise translate(exc) from exc
-        return StreamChannel(LibvirtStream(stream))
+        return StreamChannel(LibvirtStream(connection, stream))
 
     def close(self) -> None:
-        with contextlib.suppress(libvirt.libvirtError):  # closing what is closed already
-            self._connection.close()
+        _close(self._connection)
 
     def _domain(self, uuid: str) -> Any:
         return self._connection.lookupByUUIDString(uuid)
 
 
 class LibvirtStream:
-    """``channel.EventStream`` on a non-blocking libvirt stream."""
+    """``channel.EventStream`` on a non-blocking libvirt stream with a connection of its own."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, connection: Any, stream: Any) -> None:
+        self._connection, self._stream = connection, stream
         self._listening = False
 
     def listen(
@@ -357,6 +367,7 @@ class LibvirtStream:
     def abort(self) -> None:
         self._stop_listening()
         _abort(self._stream)
+        _close(self._connection)
 
     def _event(self, _stream: Any, events: int, callbacks: Any) -> None:
         on_data, on_end = callbacks

@@ -84,6 +84,23 @@ def test_send_has_a_deadline() -> None:
         StreamChannel(FakeStream(takes=0)).send(b"x", timeout_s=0.05)
 
 
+def test_a_send_that_blocks_has_a_deadline_and_ends_the_channel() -> None:
+    stream, blocked = FakeStream(), threading.Event()
+
+    def block(_data: bytes) -> int:
+        blocked.wait(10)
+        return 0
+
+    stream.send = block  # type: ignore[method-assign]
+    channel = StreamChannel(stream)
+    started = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(TimedOut):
+            channel.send(b"x", timeout_s=0.1)
+    assert time.monotonic() - started < 5
+    blocked.set()
+
+
 def test_send_fails_once_the_guest_has_ended() -> None:
     stream = FakeStream()
     channel = StreamChannel(stream)

@@ -1,0 +1,246 @@
+"""The private libvirtd, for real: started once, out of the system's way, survived by its guests.
+
+The guest is a hundred bytes of multiboot kernel under TCG, so all of it takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from sevfork.domain import (
+    Accelerator,
+    Boot,
+    GuestSpec,
+    disk_xml,
+    domain_xml,
+    has_target,
+    random_mac,
+    spec_from_xml,
+)
+from sevfork.errors import HostCannot, TimedOut, WrongState
+from sevfork.host import daemon
+from sevfork.host.accelerator import least_kernel
+from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, Hypervisor, PortTaken
+from sevfork.launch import Role
+from sevfork.metadata import Metadata, Phase
+from sevfork.model import Technology
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("libvirtd", path="/usr/sbin:/usr/bin"),
+    reason="a private libvirtd is root's, and libvirtd has to be installed",
+)
+
+# Instead of switching itself off, the kernel halts for good: `out` becomes two `nop`s.
+PATIENT_KERNEL = least_kernel().replace(b"\x66\xef", b"\x90\x90")
+
+
+@dataclass(frozen=True)
+class Private:
+    layout: daemon.Layout
+    environ: dict[str, str]
+
+    def connect(self) -> Hypervisor:
+        daemon.ensure_running(self.layout, lambda _text: None)
+        return daemon.libvirt.connect(self.layout.uri, pool_path=str(self.layout.pool))
+
+    def pids(self) -> list[str]:
+        """The libvirtd processes that have this pid file on their command line."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[0] == b"libvirtd" and os.fsencode(self.layout.pid_file) in words:
+                found.append(process.name)
+        return found
+
+
+@pytest.fixture(scope="module")
+def private() -> Iterator[Private]:
+    folder = tempfile.mkdtemp(prefix="sft-", dir="/tmp")
+    environ = {**os.environ, "SEVFORK_STATE_DIR": folder}
+    started = Private(daemon.Layout.of(environ), environ)
+    try:
+        yield started
+    finally:
+        daemon.stop(started.layout)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def hypervisor(private: Private) -> Iterator[Hypervisor]:
+    connected = private.connect()
+    yield connected
+    for domain in connected.domains():
+        connected.destroy(domain.uuid)
+        connected.undefine(domain.uuid)
+    for volume in connected.storage.volumes():
+        connected.storage.delete(volume.name)
+    connected.close()
+
+
+def upload(hypervisor: Hypervisor, name: str, data: bytes) -> str:
+    made = hypervisor.storage.create(name, 0)
+    assert list(hypervisor.storage.upload(name, [data], len(data)))[-1] == len(data)
+    return made.path
+
+
+def guest(hypervisor: Hypervisor, kernel: bytes, name: str = "tiny") -> GuestSpec:
+    path = upload(hypervisor, f"{name}.kernel", kernel)
+    metadata = Metadata(Technology.SIMULATED, Role.ROOT, Phase.READY, "tiny", "maximum")
+    return GuestSpec(
+        name=name,
+        uuid=str(uuid.uuid4()),
+        memory_mib=64,
+        vcpus=1,
+        accelerator=Accelerator.TCG,
+        boot=Boot(path, path, path, "console=ttyS0"),
+        mac=random_mac(),
+        console_log=hypervisor.storage.path_of(f"{name}.log"),
+        metadata=replace(metadata, volumes=(f"{name}.log",)),
+    )
+
+
+def running(hypervisor: Hypervisor, kernel: bytes = PATIENT_KERNEL) -> GuestSpec:
+    spec = guest(hypervisor, kernel)
+    hypervisor.define(domain_xml(spec))
+    hypervisor.start(spec.uuid)
+    return spec
+
+
+def console(hypervisor: Hypervisor, spec: GuestSpec) -> bytes:
+    volume = hypervisor.storage.find(spec.metadata.volumes[0])
+    if volume is None:
+        return b""
+    return b"".join(hypervisor.storage.download(volume.name, volume.size_bytes))
+
+
+def wait_for(what: str, holds: object) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+def test_two_commands_at_once_start_one_libvirtd(private: Private) -> None:
+    daemon.stop(private.layout)
+    command = [sys.executable, "-c", "from sevfork.cli.main import main; main()", "ls", "--json"]
+    racing = [
+        subprocess.Popen(command, env=private.environ, stdout=subprocess.PIPE) for _ in range(3)
+    ]
+    for each in racing:
+        output, _ = each.communicate(timeout=120)
+        assert each.returncode == 0
+        assert b'"vms": []' in output
+    assert len(private.pids()) == 1
+
+
+def test_the_systems_directories_are_not_touched(private: Private, hypervisor: Hypervisor) -> None:
+    (pid,) = private.pids()
+    theirs, ours = (Path(f"/proc/{each}/mountinfo").read_text() for each in (pid, "self"))
+    for covered in ("/etc/libvirt", "/run/libvirt", "/var/lib/libvirt"):
+        assert f" {covered} " in theirs
+    assert str(private.layout.state) in theirs
+    assert str(private.layout.state) not in ours
+
+
+def test_a_guest_runs_and_its_console_is_read_through_libvirt(hypervisor: Hypervisor) -> None:
+    spec = running(hypervisor, least_kernel())
+    wait_for("the guest's words", lambda: b"Run /init" in console(hypervisor, spec))
+    wait_for("its end", lambda: not hypervisor.find(spec.uuid).state.active)
+
+
+def test_a_spec_survives_what_libvirt_makes_of_a_running_domain(hypervisor: Hypervisor) -> None:
+    spec = running(hypervisor)
+    assert spec_from_xml(hypervisor.xml(spec.uuid)) == spec
+
+
+def test_the_channel_has_one_holder_and_can_be_opened_again(hypervisor: Hypervisor) -> None:
+    spec = running(hypervisor)
+    channel = hypervisor.open_channel(spec.uuid)
+    with pytest.raises(ChannelBusy):
+        hypervisor.open_channel(spec.uuid)
+    assert channel.receive(0.05) == b""
+    channel.close()
+    again = hypervisor.open_channel(spec.uuid)
+    hypervisor.destroy(spec.uuid)
+    with pytest.raises(ChannelClosed):
+        again.receive(10)
+    again.close()
+
+
+def test_calls_do_not_hang_while_a_channel_is_open(hypervisor: Hypervisor) -> None:
+    spec = running(hypervisor)
+    channel, started = hypervisor.open_channel(spec.uuid), time.monotonic()
+    for _ in range(200):
+        hypervisor.find(spec.uuid)
+    channel.close()
+    assert time.monotonic() - started < 10
+
+
+def test_a_guest_that_reads_nothing_does_not_hang_the_sender(hypervisor: Hypervisor) -> None:
+    channel = hypervisor.open_channel(running(hypervisor).uuid)
+    with pytest.raises(TimedOut):
+        channel.send(bytes(64 * 1024 * 1024), timeout_s=2)
+    channel.close()
+
+
+def test_a_disk_is_plugged_in_and_the_link_pulled(hypervisor: Hypervisor) -> None:
+    spec = running(hypervisor)
+    sealed = hypervisor.storage.create("sealed", 1024 * 1024)
+    hypervisor.attach_device(
+        spec.uuid, disk_xml(sealed.path, "sf-0123456789abcdef", "vdb", readonly=False)
+    )
+    assert has_target(hypervisor.xml(spec.uuid), "vdb")
+    for up in (False, True):
+        hypervisor.set_link(spec.uuid, up=up)
+        assert spec_from_xml(hypervisor.xml(spec.uuid)).link_up is up
+
+
+def test_a_port_is_published_once(hypervisor: Hypervisor) -> None:
+    spec = running(hypervisor)
+    hypervisor.publish(spec.uuid, 28379, 6379)
+    with pytest.raises(PortTaken):
+        hypervisor.publish(spec.uuid, 28379, 6379)
+
+
+def test_metadata_of_a_running_guest_is_replaced_for_good(hypervisor: Hypervisor) -> None:
+    spec = running(hypervisor)
+    changed = replace(spec.metadata, generation=7)
+    hypervisor.set_metadata(spec.uuid, changed.to_xml())
+    hypervisor.destroy(spec.uuid)
+    assert Metadata.from_xml(hypervisor.find(spec.uuid).metadata_xml or "") == changed
+
+
+def test_a_guest_that_cannot_start_is_told_in_words(hypervisor: Hypervisor) -> None:
+    spec = guest(hypervisor, PATIENT_KERNEL)
+    hypervisor.define(domain_xml(spec))
+    hypervisor.storage.delete("tiny.kernel")
+    with pytest.raises((HostCannot, WrongState), match=r"tiny\.kernel"):
+        hypervisor.start(spec.uuid)
+
+
+def test_guests_survive_the_end_of_the_daemon(private: Private) -> None:
+    first = private.connect()
+    spec = running(first)
+    before = first.find(spec.uuid)
+    assert daemon.stop(private.layout)
+    assert not daemon.stop(private.layout)
+    first.close()
+    again = private.connect()
+    assert again.find(spec.uuid) == before
+    again.destroy(spec.uuid)
+    again.undefine(spec.uuid)
+    again.close()
