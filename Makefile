@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 # Building images and a private libvirtd take root.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=http_proxy,https_proxy,SEVFORK_DEBIAN_MIRROR,SEVFORK_VECTORS)
 
 .PHONY: setup demo test test-fast lint bench clean
 
