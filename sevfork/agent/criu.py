@@ -40,6 +40,7 @@ from sevfork.errors import RefusedByGuest, SevforkError, WrongState
 log = logging.getLogger(__name__)
 
 _WORTH_ANOTHER_COPY_S = 1.0  # a workload changes little in less
+_TRIES = 3
 _COPY_TIMEOUT_S = 300.0
 _FREEZE_TIMEOUT_S = 120.0
 _SEIZE_TIMEOUT_S = 10  # CRIU's own, for processes that do not stop (uninterruptible sleep)
@@ -144,6 +145,14 @@ class CriuEngine:
             shutil.rmtree(directory, ignore_errors=True)
 
 
+class _EarlierCopyUseless(RefusedByGuest):
+    """A process has become another program (execve) since it was copied.
+
+    Its vDSO lies elsewhere then, never counts as changed, and CRIU 4.2 looks for it in the earlier
+    copy (mem.c, ``should_dump_entire_vma``; measured).
+    """
+
+
 @dataclass
 class _Attempt:
     """One capture under way; ``scratch`` gets a directory for each of CRIU's copies."""
@@ -162,20 +171,34 @@ class _Attempt:
         self._layer = LayerCopy(self.container.upper)
 
     def run(self) -> Capture:
-        with criu_rpc.running(self.scratch / "stderr") as criu:
-            self.on_phase("copy")
-            started = time.monotonic()
-            self._copy_memory(criu)
-            file_bytes = self._send_files()
-            if time.monotonic() - started > _WORTH_ANOTHER_COPY_S:
-                self._copy_memory(criu)
-            self.on_phase("freeze")
-            frozen_file_bytes = self._freeze(criu)
+        self.on_phase("copy")
+        file_bytes = self._send_files()
+        frozen_file_bytes = self._copy_until_frozen()
         self.on_phase("export")
         self._send_images(_LAST)
         self.packer.append(self._spool)
         self.packer.end()
         return self._account(file_bytes, frozen_file_bytes)
+
+    def _copy_until_frozen(self) -> int:
+        """As ``_copy_and_freeze``, again from the start if the earlier copies were of no use."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._copy_and_freeze()
+            except _EarlierCopyUseless as exc:
+                log.info("another try: %s", exc)
+                self._copies.clear()
+                shutil.rmtree(self.scratch / _LAST)
+        return self._copy_and_freeze()
+
+    def _copy_and_freeze(self) -> int:
+        with criu_rpc.running(self.scratch / "stderr") as criu:
+            started = time.monotonic()
+            self._copy_memory(criu)
+            if time.monotonic() - started > _WORTH_ANOTHER_COPY_S:
+                self._copy_memory(criu)
+            self.on_phase("freeze")
+            return self._freeze(criu)
 
     @property
     def _spool(self) -> Path:
@@ -183,11 +206,12 @@ class _Attempt:
 
     def _copy_memory(self, criu: Criu) -> None:
         """Copy what changed since the last copy, while the workload runs, and send it out."""
-        name = str(len(self._copies))
+        name = str(len(self._memory_bytes))
         self._ask(criu, Request.PRE_DUMP, name)
         # Measured: one CRIU process adds its times up over all requests.
         total_ms = _frozen_ms(self.scratch / name / "stats-dump")
-        self._pauses_ms.append(total_ms - sum(self._pauses_ms))
+        earlier_ms = self._pauses_ms[-1] if len(self._copies) > 1 else 0
+        self._pauses_ms.append(total_ms - earlier_ms)
         self._send_images(name)
 
     def _send_files(self) -> int:
@@ -206,8 +230,11 @@ class _Attempt:
                 elif script == "post-dump":
                     self._layer.copy_frozen(aside, self.container.mapped_inodes)
 
-            self._ask(criu, Request.DUMP, _LAST, on_notify)
-            self._pauses_ms.append((time.monotonic() - self._frozen_at) * 1000)
+            self._frozen_at = time.monotonic()
+            try:
+                self._ask(criu, Request.DUMP, _LAST, on_notify)
+            finally:
+                self._pauses_ms.append((time.monotonic() - self._frozen_at) * 1000)
         (self.scratch / _LAST / "descriptors.json").write_text(json.dumps(bundle.descriptors()))
         return aside.size_bytes
 
@@ -226,7 +253,13 @@ class _Attempt:
     def _why(self, log_file: Path) -> SevforkError:
         if not self.container.is_running:
             return WrongState(f"the workload '{self.container.workload.name}' has ended")
-        refusal = explain(_text(log_file), self.container.held_objects())
+        text = _text(log_file)
+        if "in parent pagemap" in text:
+            return _EarlierCopyUseless(
+                "the workload starts other programs faster than CRIU can copy it",
+                hint="try again when it is less busy",
+            )
+        refusal = explain(text, self.container.held_objects())
         return RefusedByGuest(refusal.reason, hint=refusal.advice)
 
     def _options(self, directory: Path) -> dict[Option, Value]:
