@@ -38,7 +38,7 @@ from sevfork.errors import (
     WrongState,
 )
 from sevfork.handshake.messages import Offer
-from sevfork.host import maker
+from sevfork.host import console, maker
 from sevfork.host.agent import AgentClient, Cancelled
 from sevfork.host.hypervisor import (
     ChannelBusy,
@@ -48,7 +48,7 @@ from sevfork.host.hypervisor import (
     Volume,
 )
 from sevfork.host.processor import launched, simulated_report
-from sevfork.launch import LaunchConfig, Role
+from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.metadata import Metadata, Phase, PublishedPort
 from sevfork.model import Technology
 from sevfork.naming import child_names
@@ -180,11 +180,6 @@ def _replaceable(domain: Domain) -> Domain:
 def _require_forkable(spec: GuestSpec) -> None:
     if spec.metadata.phase is not Phase.READY:
         raise WrongState(f"'{spec.name}' is still being made")
-    if spec.metadata.technology is not Technology.SIMULATED:
-        raise HostCannot(
-            f"forking a '{spec.metadata.technology.value}' VM was never run on hardware",
-            hint="see README.md, 'Limits, plainly'",
-        )
 
 
 def _require_memory(hypervisor: Hypervisor, spec: GuestSpec, count: int) -> None:
@@ -260,7 +255,7 @@ class Fork:
         self.parent = self._open_parent()
         self._require_capturable()
         volume = self._make_volume()
-        with self._plugged_into_parent(volume):
+        with self._plugged(plan.spec.uuid, volume, readonly=False):
             request = protocol.Capture(plan.request.count, plan.serial, plan.request.token)
             captured = self.parent.ask(
                 request,
@@ -277,9 +272,13 @@ class Fork:
         name = self.plan.names[index]
         with contextlib.ExitStack() as undo:
             spec = self._launch(index, undo)
-            agent = self._open_child(spec, undo)
-            restored = self._hand_over(index, spec, agent)
-            ports = self._release(spec)
+            try:
+                agent = self._open_child(spec, undo)
+                restored = self._hand_over(index, spec, agent)
+                ports = self._release(spec)
+            except SevforkError as exc:
+                console.add_to(exc, self._hypervisor, spec)
+                raise
             self._finish(spec, ports, restored.generation)
             undo.pop_all()
             agent.close()
@@ -321,11 +320,6 @@ class Fork:
         storage, name = self._hypervisor.storage, self.plan.volume_name
         self._undo.callback(storage.delete, name)
         return storage.create(name, self.plan.volume_bytes)
-
-    @contextlib.contextmanager
-    def _plugged_into_parent(self, volume: Volume) -> Iterator[None]:
-        with self._plugged(self.plan.spec.uuid, volume, readonly=False):
-            yield
 
     @contextlib.contextmanager
     def _plugged(self, uuid: str, volume: Volume, *, readonly: bool) -> Iterator[None]:
@@ -374,24 +368,25 @@ class Fork:
 
     def child(self, index: int) -> GuestSpec:
         """The child's domain, launched like its parent, its configuration naming its OFFER."""
-        parent, offer = self.plan.spec, self.captured.offers[index]
-        config = child_config(offer)
+        sketch = sketch_child(self.plan, self.plan.names[index], str(uuids.uuid4()))
+        metadata = replace(sketch.metadata, fork_id=self.captured.fork_id.hex(), index=index)
+        log_path = self._hypervisor.storage.path_of(metadata.volumes[0])
+        sketch = replace(sketch, console_log=log_path, metadata=metadata)
+        return self.launched_as(sketch, child_config(self.captured.offers[index]))
+
+    def launched_as(self, spec: GuestSpec, config: LaunchConfig) -> GuestSpec:
+        """The domain with the launch configuration that its processor is to sign."""
+        if spec.hardware is not None:
+            config_hash = launch_config_hash(spec.metadata.technology, config.encode())
+            return replace(spec, hardware=spec.hardware.with_config_hash(config_hash))
         state = launched(
             self._hypervisor.storage,
-            parent.boot,
-            vcpus=parent.vcpus,
-            cpu_model=parent.metadata.cpu_model,
+            spec.boot,
+            vcpus=spec.vcpus,
+            cpu_model=spec.metadata.cpu_model,
             config=config,
         )
-        sketch = sketch_child(self.plan, self.plan.names[index], str(uuids.uuid4()))
-        log_path = self._hypervisor.storage.path_of(sketch.metadata.volumes[0])
-        metadata = replace(
-            sketch.metadata,
-            fork_id=self.captured.fork_id.hex(),
-            index=index,
-            processor=state,
-        )
-        return replace(sketch, console_log=log_path, metadata=metadata)
+        return replace(spec, metadata=replace(spec.metadata, processor=state))
 
     def _open_child(self, spec: GuestSpec, undo: contextlib.ExitStack) -> AgentClient:
         self._tell(spec.name, "boot")
@@ -510,8 +505,7 @@ def _attempt(fork: Fork, index: int) -> ForkedChild:
         return fork.make_child(index)
     except ChannelClosed as exc:
         error: SevforkError = RolledBack(
-            f"'{name}' ended before it was ready and was removed: {exc.message}",
-            hint="its serial log was removed with it; --debug keeps it",
+            f"'{name}' ended before it was ready and was removed: {exc.message}", hint=exc.hint
         )
         error.__cause__ = exc
     except SevforkError as exc:

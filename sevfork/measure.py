@@ -10,9 +10,8 @@ from pathlib import Path
 from sevfork.attest.launch_digest import SnpLaunch, simulated_launch_digest, snp_launch_digest
 from sevfork.errors import HostCannot, UsageError
 from sevfork.image import Image
+from sevfork.launch_security import SNP_CPU_MODEL
 from sevfork.model import Technology
-
-_SNP_CPU_MODEL = "EPYC-v4"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def measure_image(image: Image, technology: Technology, vcpus: int, firmware: Fi
         initrd=image.initrd.path,
         cmdline=image.cmdline,
         vcpus=vcpus,
-        cpu_model=firmware.cpu_model or _SNP_CPU_MODEL,
+        cpu_model=firmware.cpu_model or SNP_CPU_MODEL,
         guest_features=firmware.guest_features,
     )
     return snp_launch_digest(launch).hex()

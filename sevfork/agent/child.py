@@ -1,7 +1,8 @@
 """The child's side inside the guest: one OFFER, one GRANT, one restore.
 
-A child starts no workload and raises no interface before its workload is restored and its after-fork
-hooks have passed. Whatever fails once the GRANT is used ends the VM: there is no second try.
+A child starts no workload and raises no interface before its workload is restored and its
+after-fork hooks have passed. Whatever fails once the GRANT is used ends the VM: there is no second
+try.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The parent's side inside the guest: captures, and the OFFERs that are open for them.
 
-Everything here lives in RAM and dies with the agent. The host may ask for anything in any order; what
-a JOIN must prove is decided in ``sevfork.handshake``, and who may ask for a capture, here.
+Everything here lives in RAM and dies with the agent. The host may ask for anything in any order;
+what a JOIN must prove is decided in ``sevfork.handshake``, and who may ask for a capture, here.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class Forks:
     def capture(self, request: protocol.Capture, progress: Progress) -> protocol.Captured:
         """Seal the workload's state into the volume and make one OFFER a child.
 
-        Raises UsageError, RefusedByGuest (policy), HostCannot (volume), and the engine's errors; the
-        workload runs on, whatever happens.
+        Raises UsageError, RefusedByGuest (policy), HostCannot (volume), and the engine's errors;
+        the workload runs on, whatever happens.
         """
         self._admit(request)
         image_key = secrets.token_bytes(_KEY_SIZE)

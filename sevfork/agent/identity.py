@@ -37,7 +37,7 @@ class Verifier:
 
 @dataclass(frozen=True)
 class Identity:
-    """A launch configuration that the hardware has signed, and the own launch that it belongs to."""
+    """A launch configuration that the hardware has signed, and the launch it belongs to."""
 
     config: LaunchConfig
     launch: OwnLaunch

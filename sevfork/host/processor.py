@@ -1,8 +1,8 @@
 """The simulated secure processor's part in a launch, and its answers while the guest runs.
 
-It protects nothing. It hashes what libvirt is about to boot, as it lies in the storage pool, and keeps
-that, HOST_DATA and a report id per boot with the domain: so a guest that was launched from anything
-else gets evidence that says so.
+It protects nothing. It hashes what libvirt is about to boot, as it lies in the storage pool, and
+keeps that, HOST_DATA and a report id per boot with the domain: so a guest that was launched from
+anything else gets evidence that says so.
 """
 
 from __future__ import annotations

@@ -56,22 +56,8 @@ class Cheat(Fork):
         spec = super().child(index)
         if self.boot_instead is None:
             return spec
-        return self.relaunched(spec, index, cmdline=spec.boot.cmdline + self.boot_instead)
-
-    def relaunched(self, spec: GuestSpec, index: int, *, cmdline: str) -> GuestSpec:
-        """The same child from another command line, as the processor would measure it."""
-        from sevfork.host.processor import launched
-
-        boot = replace(spec.boot, cmdline=cmdline)
-        config = child_config(self.captured.offers[index])
-        state = launched(
-            self._hypervisor.storage,
-            boot,
-            vcpus=spec.vcpus,
-            cpu_model=spec.metadata.cpu_model,
-            config=config,
-        )
-        return replace(spec, boot=boot, metadata=replace(spec.metadata, processor=state))
+        boot = replace(spec.boot, cmdline=spec.boot.cmdline + self.boot_instead)
+        return self.launched_as(replace(spec, boot=boot), child_config(self.captured.offers[index]))
 
 
 @pytest.fixture(scope="module")
