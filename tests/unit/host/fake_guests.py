@@ -1,0 +1,181 @@
+"""Guests in memory: the real agent on both sides of a real fork, without CRIU and QEMU."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fake_hypervisor import FakeHypervisor
+
+from sevfork.agent.agent import Agent
+from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
+from sevfork.agent.measured import Measured
+from sevfork.agent.serve import Doomed
+from sevfork.attest.evidence import Evidence
+from sevfork.attest.simulator import SimulatedProcessor
+from sevfork.domain import spec_from_xml
+from sevfork.errors import SevforkError
+from sevfork.handshake import InstanceKey
+from sevfork.host.hypervisor import Channel, ChannelBusy, ChannelClosed, Volume
+from sevfork.host.processor import simulated_report
+from sevfork.model import Technology
+from sevfork.policy import GuestPolicy, guest_policy_toml
+from sevfork.wire import protocol
+from sevfork.wire.lines import Frame, Kind, LineDecoder
+from sevfork.workload import Workload
+
+WORKLOAD = b'name = "w"\ncommand = ["/bin/w"]\nports = [6379]\nready = { tcp = 6379 }\n'
+
+
+class FakeEngine:
+    """A workload whose whole state is some bytes. ``on_resume`` may raise."""
+
+    def __init__(self, guest: FakeGuest) -> None:
+        self._guest = guest
+
+    def probe(self) -> str | None:
+        return self._guest.uncapturable
+
+    def capture(self, sink: Sink, on_phase: OnPhase) -> Capture:
+        on_phase("copy")
+        sink.write(self._guest.state)
+        size = len(self._guest.state)
+        return Capture(12.0, (), size, size, 0, 0)
+
+    def unpack(self, source: Source) -> None:
+        parts = iter(lambda: source.read(2**16), b"")
+        self._guest.unpacked = b"".join(parts)
+
+    def resume(self, generation: Generation) -> None:
+        self._guest.on_resume()
+        self._guest.state, self._guest.generation = self._guest.unpacked, generation.counter
+        self._guest.start()
+
+    def warm_up(self) -> None:
+        pass
+
+
+class FakeGuest:
+    """One VM: its agent, its state, and whether its network is up."""
+
+    def __init__(self, house: FakeHouse, uuid: str) -> None:
+        self.state, self.unpacked, self.generation = b"", b"", 0
+        self.uncapturable: str | None = None
+        self.is_running = self.network_up = False
+        self.on_resume: Callable[[], None] = house.on_resume
+        self._metadata = spec_from_xml(house.xml(uuid)).metadata
+        self.technology = Technology.SIMULATED
+        self.lock = threading.Lock()
+        self.agent = Agent(
+            house.measured, InstanceKey(), self, self, FakeEngine(self), self._raise_network
+        )
+
+    def evidence(self, report_data: bytes) -> Evidence:
+        report = simulated_report(self._metadata)
+        assert report is not None
+        return Evidence.decode(report(report_data))
+
+    def start(self) -> None:
+        self.is_running = True
+
+    def wait_ready(self) -> None:
+        pass
+
+    def _raise_network(self) -> None:
+        self.network_up = True
+
+
+class FakeChannel:
+    """A channel to an agent that answers at once, in the caller's thread."""
+
+    def __init__(self, house: FakeHouse, uuid: str) -> None:
+        self._house, self._uuid = house, uuid
+        self._decoder, self._arrived = LineDecoder(), list[bytes]()
+        self._ended = False
+
+    def send(self, data: bytes, timeout_s: float = 30.0) -> None:
+        for frame in self._decoder.feed(data):
+            self._arrived.append(self._answer(frame).encode_line())
+
+    def receive(self, timeout_s: float) -> bytes:
+        if self._arrived:
+            return self._arrived.pop(0)
+        if self._ended or not self._house.find(self._uuid).state.active:
+            raise ChannelClosed("the VM closed the channel: it has ended")
+        time.sleep(0.01)
+        return b""
+
+    def close(self) -> None:
+        self._house.busy.discard(self._uuid)
+
+    def _answer(self, frame: Frame) -> Frame:
+        request = protocol.decode_request(frame.payload)
+        self._house.heard.append(request)
+
+        def progress(phase: str, done: int, total: int) -> None:
+            message = protocol.encode(protocol.Progress(phase, done, total))
+            self._arrived.append(Frame(Kind.PROGRESS, frame.request_id, message).encode_line())
+
+        try:
+            with self._house.guests[self._uuid].lock:
+                agent = self._house.guests[self._uuid].agent
+                reply = agent.handle(request, progress)
+        except SevforkError as error:
+            if isinstance(error, Doomed):
+                self._house.end(self._uuid)
+            return protocol.failure_frame(frame.request_id, error)
+        return Frame(Kind.REPLY, frame.request_id, protocol.encode(reply))
+
+
+class FakeHouse(FakeHypervisor):
+    """A hypervisor in memory whose VMs have agents. ``pool`` is a real directory."""
+
+    def __init__(self, pool: Path, processor: SimulatedProcessor) -> None:
+        super().__init__()
+        self.pool = pool
+        self.guests: dict[str, FakeGuest] = {}
+        self.busy: set[str] = set()
+        self.heard: list[protocol.Request] = []
+        self.on_resume: Callable[[], None] = lambda: None
+        self.plugged: list[str] = []
+        self.measured = Measured(
+            Technology.SIMULATED, policy_for(processor), Workload.load(WORKLOAD)
+        )
+        create = self.storage.create
+
+        def create_sealed(name: str, size_bytes: int) -> Volume:
+            if not name.endswith(".sealed"):
+                return create(name, size_bytes)
+            create(name, 0)
+            with self.sealed(name).open("wb") as file:
+                file.truncate(size_bytes)
+            return Volume(name, self.storage.path_of(name), size_bytes)
+
+        self.storage.create = create_sealed  # type: ignore[method-assign]
+
+    def sealed(self, name: str) -> Path:
+        """The file that stands for a sealed volume; its serial number is its name's beginning."""
+        return self.pool / name.partition(".")[0]
+
+    def start(self, uuid: str) -> None:
+        super().start(uuid)
+        self.guests[uuid] = FakeGuest(self, uuid)
+
+    def attach_device(self, uuid: str, xml: str) -> None:
+        super().attach_device(uuid, xml)
+        self.plugged.append(uuid)
+
+    def open_channel(self, uuid: str) -> Channel:
+        if uuid in self.busy:
+            raise ChannelBusy("another command talks to the VM's agent")
+        self.busy.add(uuid)
+        return FakeChannel(self, uuid)
+
+
+def policy_for(processor: SimulatedProcessor) -> GuestPolicy:
+    built = datetime(2026, 1, 1, tzinfo=UTC)
+    text = guest_policy_toml(Technology.SIMULATED, "anyone", [processor.root_fingerprint], built)
+    return GuestPolicy.load(text.encode())

@@ -1,0 +1,243 @@
+"""The fork use case, with the real agent on both sides, on a hypervisor in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_guests import FakeGuest, FakeHouse
+from image_factory import write_image
+
+from sevfork import errors
+from sevfork.attest.simulator import SimulatedProcessor
+from sevfork.domain import disk_xml
+from sevfork.fork import (
+    SEALED_TARGET,
+    Fork,
+    ForkOutcome,
+    ForkRequest,
+    child_config,
+    plan_fork,
+    run_fork,
+)
+from sevfork.guest.paths import simulator_directory
+from sevfork.image import Image
+from sevfork.launch import launch_config_hash
+from sevfork.launch_security import HardwareLaunch, SnpLaunch
+from sevfork.metadata import Phase, from_domain_xml
+from sevfork.model import Technology
+from sevfork.progress import unwatched
+from sevfork.reap import reap
+from sevfork.up import PortWish, UpRequest, plan_up, run_up
+
+STATE = os.urandom(3 * 2**20)
+
+
+@pytest.fixture(scope="session")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two RSA keys of 4096 bits are made once."""
+    data = tmp_path_factory.mktemp("data")
+    SimulatedProcessor.load_or_create(data / "sevfork" / "simulator")
+    return data
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, simulator: Path) -> FakeHouse:
+    monkeypatch.setenv("XDG_DATA_HOME", str(simulator))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for module in ("forks", "child"):
+        monkeypatch.setattr(f"sevfork.agent.{module}.find_volume", lambda serial: tmp_path / serial)
+    return FakeHouse(tmp_path, SimulatedProcessor.load_or_create(simulator_directory(os.environ)))
+
+
+@pytest.fixture
+def parent(house: FakeHouse, tmp_path: Path) -> FakeGuest:
+    image = Image.load(write_image(tmp_path / "image"))
+    request = UpRequest("web", image, publish=(PortWish(None, 6379),))
+    made = run_up(house, plan_up(house, request))
+    guest = house.guests[made.spec.uuid]
+    guest.state = STATE
+    return guest
+
+
+def forked(house: FakeHouse, **wishes: object) -> ForkOutcome:
+    request = replace(ForkRequest("web", timeout_s=60), **wishes)  # type: ignore[arg-type]
+    return run_fork(house, plan_fork(house, request), unwatched, threading.Event())
+
+
+def names(house: FakeHouse) -> list[str]:
+    return sorted(domain.name for domain in house.domains())
+
+
+def assert_only_the_parent_is_left(house: FakeHouse, parent: FakeGuest) -> None:
+    assert names(house) == ["web"]
+    assert not [name for name in house.storage.files if name.endswith(".sealed")]
+    assert "-fork" not in " ".join(house.storage.files)
+    assert not house.busy, "a channel was left open"
+    assert parent.state == STATE
+    assert forked(house).children[0].error is None, "the parent cannot be forked any more"
+
+
+def test_children_hold_the_state_and_are_ready(house: FakeHouse, parent: FakeGuest) -> None:
+    outcome = forked(house, count=3)
+    assert [child.name for child in outcome.children] == ["web-fork", "web-fork1", "web-fork2"]
+    for child in outcome.children:
+        guest = house.guests[child.uuid]
+        assert (guest.state, guest.generation, guest.network_up) == (STATE, 1, True)
+        metadata = from_domain_xml(house.xml(child.uuid))
+        assert metadata is not None
+        assert (metadata.phase, metadata.maker, metadata.generation) == (Phase.READY, None, 1)
+        assert metadata.ports == child.ports != ()
+    captures = [each for each in house.heard if type(each).__name__ == "Capture"]
+    assert len(captures) == 1, "one capture serves every child"
+    assert not [name for name in house.storage.files if name.endswith(".sealed")]
+
+
+def test_a_child_can_be_forked(house: FakeHouse, parent: FakeGuest) -> None:
+    forked(house)
+    outcome = forked(house, parent="web-fork")
+    assert house.guests[outcome.children[0].uuid].generation == 2
+
+
+def test_one_child_that_fails_is_removed_and_the_others_live(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    failures = iter([errors.RefusedByGuest("the hook failed")])
+
+    def fail_once() -> None:
+        for error in failures:
+            raise error
+
+    house.on_resume = fail_once
+    outcome = forked(house, count=3)
+    failed = [child for child in outcome.children if child.error]
+    assert len(failed) == 1
+    assert isinstance(failed[0].error, errors.RefusedByGuest)
+    assert len(names(house)) == 3
+    assert failed[0].name not in names(house)
+
+
+@pytest.mark.parametrize(
+    "error", [errors.NotAuthentic("x"), errors.RefusedByGuest("x"), ZeroDivisionError("x")]
+)
+def test_a_restore_that_fails_leaves_nothing(
+    house: FakeHouse, parent: FakeGuest, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    house.on_resume = fail
+    with pytest.raises(errors.SevforkError) as caught:
+        forked(house)
+    assert type(caught.value) is type(error) or isinstance(error, ZeroDivisionError)
+    house.on_resume = lambda: None
+    assert_only_the_parent_is_left(house, parent)
+
+
+def fork_once(fork: Fork) -> None:
+    with fork:
+        fork.capture()
+        fork.make_child(0)
+
+
+def interrupting(phase: str, error: type[BaseException]) -> Callable[..., None]:
+    def watch(who: str, now: str, done: int = 0, total: int = 0) -> None:
+        if now == phase:
+            raise error
+
+    return watch
+
+
+@pytest.mark.parametrize("phase", ["connect", "copy", "launch", "boot", "handshake"])
+def test_an_interrupt_leaves_nothing(house: FakeHouse, parent: FakeGuest, phase: str) -> None:
+    plan = plan_fork(house, ForkRequest("web"))
+    with pytest.raises(KeyboardInterrupt):
+        fork_once(Fork(house, plan, interrupting(phase, KeyboardInterrupt)))
+    assert_only_the_parent_is_left(house, parent)
+
+
+def test_a_parent_that_cannot_be_captured_is_refused(house: FakeHouse, parent: FakeGuest) -> None:
+    parent.agent._life.change(uncapturable="it holds an io_uring")
+    with pytest.raises(errors.RefusedByGuest, match="io_uring"):
+        forked(house)
+    assert names(house) == ["web"]
+
+
+def test_a_parent_whose_agent_is_busy_is_waited_for(house: FakeHouse, parent: FakeGuest) -> None:
+    (domain,) = house.domains()
+    other = house.open_channel(domain.uuid)
+    threading.Timer(0.5, other.close).start()
+    assert forked(house).children[0].error is None
+
+
+def test_waiting_for_a_busy_parent_has_an_end(house: FakeHouse, parent: FakeGuest) -> None:
+    (domain,) = house.domains()
+    house.open_channel(domain.uuid)
+    with pytest.raises(errors.TimedOut):
+        forked(house, timeout_s=0.5)
+
+
+def test_a_volume_that_a_killed_fork_left_in_the_parent_is_taken_out(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_fork(house, ForkRequest("web"))
+    fork = Fork(house, plan, unwatched)
+    volume = fork._make_volume()
+    disk = disk_xml(volume.path, plan.serial, SEALED_TARGET, readonly=False)
+    house.attach_device(plan.spec.uuid, disk)
+    assert volume.path in house.xml(plan.spec.uuid)
+    monkeypatch.setattr("sevfork.host.maker.tagged_by_the_dead", lambda name: name == volume.name)
+    reap(house, lambda _: None)
+    assert volume.path not in house.xml(plan.spec.uuid)
+    assert volume.name not in house.storage.files
+
+
+def test_names_that_are_replaced_are_removed_just_before(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    first = forked(house, name="copy").children[0]
+    second = forked(house, name="copy", replace=True).children[0]
+    assert first.uuid != second.uuid
+    assert names(house) == ["copy", "web"]
+
+
+def test_a_foreign_vm_is_never_replaced(house: FakeHouse, parent: FakeGuest) -> None:
+    house.add_foreign("copy")
+    with pytest.raises(errors.InsecureRefused):
+        forked(house, name="copy", replace=True)
+
+
+def test_children_cannot_share_a_host_port(house: FakeHouse, parent: FakeGuest) -> None:
+    with pytest.raises(errors.UsageError, match="share"):
+        forked(house, count=2, publish=(PortWish(8080, 6379),))
+
+
+def test_a_hardware_child_is_launched_with_the_hash_of_its_own_configuration(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    plan = plan_fork(house, ForkRequest("web"))
+    with Fork(house, plan, unwatched) as fork:
+        offer = fork.capture().offers[0]
+        config = child_config(offer)
+        snp = Technology.SEV_SNP
+        metadata = replace(plan.spec.metadata, technology=snp, processor=None)
+        hardware = HardwareLaunch(SnpLaunch(51, 1, bytes(32)), "/usr/share/ovmf/OVMF.amdsev.fd")
+        spec = fork.launched_as(replace(plan.spec, metadata=metadata, hardware=hardware), config)
+    assert spec.hardware is not None
+    assert isinstance(spec.hardware.launch, SnpLaunch)
+    assert spec.hardware.launch.host_data == launch_config_hash(snp, config.encode())
+    assert spec.metadata.processor is None
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_are_left() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.main_thread():
+            thread.join(10)
+    assert threading.active_count() <= before + 2  # an agent's workload and warm-up threads
