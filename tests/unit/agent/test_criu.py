@@ -1,0 +1,248 @@
+"""A capture from end to end, with a CRIU that behaves: it writes images, asks, and can refuse."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from sevfork.agent import criu_rpc
+from sevfork.agent.container import Container
+from sevfork.agent.criu import CriuEngine
+from sevfork.agent.criu_rpc import CriuRefused, OnNotify, Option, Request, Value, encode
+from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
+from sevfork.workload import Ready, Workload
+
+WORKLOAD = Workload(name="app", command=("/bin/app",), ready=Ready(tcp=80))
+
+
+@dataclass(frozen=True)
+class FakeContainer(Container):
+    """Its processes are not there, its files are."""
+
+    state_of_life: dict[str, bool] = field(default_factory=lambda: {"running": True})
+    held: frozenset[str] = frozenset()
+
+    @property
+    def is_running(self) -> bool:
+        return self.state_of_life["running"]
+
+    @property
+    def pid(self) -> int:
+        return 77
+
+    def mapped_inodes(self) -> frozenset[int]:
+        return frozenset()
+
+    def held_objects(self) -> frozenset[str]:
+        return self.held
+
+    def thaw(self) -> None:
+        """It was never frozen."""
+
+
+@dataclass
+class FakeCriu:
+    """``logs`` are those of requests that are to fail, by their number."""
+
+    logs: dict[int, str] = field(default_factory=dict)
+    while_frozen: Callable[[], object] = lambda: None
+    requests: list[tuple[Request, Mapping[Option, Value]]] = field(default_factory=list)
+    rolled_back: bool = False
+
+    def request(
+        self,
+        kind: Request,
+        options: Mapping[Option, Value],
+        *,
+        timeout_s: float,
+        on_notify: OnNotify | None = None,
+    ) -> None:
+        self.requests.append((kind, options))
+        directory = Path(str(options[Option.IMAGES_DIR]))
+        log = self.logs.get(len(self.requests))
+        if log is not None:
+            (directory / "criu.log").write_text(log)
+            raise CriuRefused("criu: failed")
+        self._write_images(directory, options.get(Option.PARENT_IMG))
+        if kind is Request.DUMP and on_notify is not None:
+            self._freeze(on_notify)
+
+    def _write_images(self, directory: Path, parent: Value | None) -> None:
+        (directory / "pages-1.img").write_bytes(b"memory" * 1000)
+        (directory / "inventory.img").write_bytes(b"inventory")
+        stats = encode({1: encode({1: 2000, 2: 3000 * len(self.requests)})})
+        (directory / "stats-dump").write_bytes(bytes(12) + stats)
+        if parent is not None:
+            (directory / "parent").symlink_to(str(parent))
+
+    def _freeze(self, on_notify: OnNotify) -> None:
+        on_notify("pre-dump")
+        self.while_frozen()
+        try:
+            on_notify("post-dump")
+        except Exception:
+            self.rolled_back = True
+            raise
+
+
+@pytest.fixture
+def criu(monkeypatch: pytest.MonkeyPatch) -> FakeCriu:
+    fake = FakeCriu()
+
+    @contextmanager
+    def running(_: Path) -> Iterator[FakeCriu]:
+        yield fake
+
+    monkeypatch.setattr(criu_rpc, "running", running)
+    return fake
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> FakeContainer:
+    made = FakeContainer(WORKLOAD, tmp_path)
+    made.upper.mkdir(parents=True)
+    (made.upper / "file").write_text("before")
+    return made
+
+
+def silent(_: str) -> None:
+    """Nobody watches."""
+
+
+def names(stream: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(stream), mode="r:") as archive:
+        return archive.getnames()
+
+
+def left_over(container: FakeContainer) -> list[str]:
+    return sorted(path.name for path in container.state.iterdir() if path.name != "layer")
+
+
+def test_files_come_first_and_what_changed_until_the_freeze_comes_last(
+    criu: FakeCriu, container: FakeContainer
+) -> None:
+    criu.while_frozen = lambda: (container.upper / "file").write_text("at the freeze")
+    sink, phases = io.BytesIO(), list[str]()
+    cost = CriuEngine(container).capture(sink, phases.append)
+    assert names(sink.getvalue()) == [
+        "files/.",
+        "files/file",
+        "images/0/inventory.img",
+        "images/0/pages-1.img",
+        "images/0/stats-dump",
+        "images/last/descriptors.json",
+        "images/last/inventory.img",
+        "images/last/pages-1.img",
+        "images/last/parent",
+        "images/last/stats-dump",
+        "removed",
+        "files/.",
+        "files/file",
+        "end",
+    ]
+    assert phases == ["copy", "freeze", "export"]
+    assert cost.memory_bytes == 12000
+    assert cost.earlier_pauses_ms == (5.0,)
+    assert left_over(container) == []
+
+
+def test_a_capture_is_unpacked_as_it_was_at_the_freeze(
+    criu: FakeCriu, container: FakeContainer, tmp_path: Path
+) -> None:
+    criu.while_frozen = lambda: (container.upper / "file").write_text("at the freeze")
+    sink = io.BytesIO()
+    CriuEngine(container).capture(sink, silent)
+    child = FakeContainer(WORKLOAD, tmp_path / "child")
+    CriuEngine(child).unpack(io.BytesIO(sink.getvalue()))
+    assert (child.upper / "file").read_text() == "at the freeze"
+    images = child.state / "images"
+    assert (images / "last" / "parent" / "pages-1.img").read_bytes() == b"memory" * 1000
+    with pytest.raises(NotAuthentic):
+        CriuEngine(child).unpack(io.BytesIO(sink.getvalue()[:-2048]))
+
+
+def test_connections_are_left_alone_in_the_parent(criu: FakeCriu, container: FakeContainer) -> None:
+    CriuEngine(container).capture(io.BytesIO(), silent)
+    for _, options in criu.requests:
+        assert options[Option.TCP_CLOSE] is True
+        assert options[Option.NETWORK_LOCK] == criu_rpc.NETWORK_LOCK_SKIP
+        assert options[Option.LEAVE_RUNNING] is True
+
+
+def test_a_refusal_is_given_in_words(criu: FakeCriu, container: FakeContainer) -> None:
+    criu.logs = {2: "(00.1) Error (criu/files.c:1): send_fds failed (-22)\n"}
+    refusing = FakeContainer(WORKLOAD, container.state, held=frozenset({"io_uring"}))
+    with pytest.raises(RefusedByGuest, match="uses io_uring"):
+        CriuEngine(refusing).capture(io.BytesIO(), silent)
+    assert left_over(container) == []
+    criu.requests.clear()
+    assert "use epoll" in cast(str, CriuEngine(refusing).probe())
+
+
+def test_a_probe_that_succeeds_has_nothing_to_say(criu: FakeCriu, container: FakeContainer) -> None:
+    assert CriuEngine(container).probe() is None
+    assert left_over(container) == []
+
+
+def test_a_process_that_became_another_program_is_copied_anew(
+    criu: FakeCriu, container: FakeContainer
+) -> None:
+    criu.logs = {2: "(00.1) Error (criu/page-xfer.c:299): Missing 7f00 in parent pagemap\n"}
+    sink = io.BytesIO()
+    cost = CriuEngine(container).capture(sink, silent)
+    kinds = [kind for kind, _ in criu.requests]
+    assert kinds == [Request.PRE_DUMP, Request.DUMP, Request.PRE_DUMP, Request.DUMP]
+    assert Option.PARENT_IMG not in criu.requests[2][1]
+    assert criu.requests[3][1][Option.PARENT_IMG] == "../1"
+    assert len(cost.earlier_pauses_ms) == 3
+
+
+def test_a_workload_that_never_stands_still_is_given_up(
+    criu: FakeCriu, container: FakeContainer
+) -> None:
+    line = "(00.1) Error (criu/page-xfer.c:299): Missing 7f00 in parent pagemap\n"
+    criu.logs = {2: line, 4: line, 6: line}
+    with pytest.raises(RefusedByGuest, match="faster than CRIU"):
+        CriuEngine(container).capture(io.BytesIO(), silent)
+    assert len(criu.requests) == 6
+
+
+def test_a_sink_that_breaks_leaves_nothing_behind(criu: FakeCriu, container: FakeContainer) -> None:
+    class Broken(io.BytesIO):
+        def write(self, data: bytes, /) -> int:  # type: ignore[override]  # bytes are enough
+            if self.tell() > 4000:
+                raise OSError(5, "the volume is gone")
+            return super().write(data)
+
+    with pytest.raises(OSError, match="the volume is gone"):
+        CriuEngine(container).capture(Broken(), silent)
+    assert left_over(container) == []
+
+
+def test_files_that_cannot_be_copied_while_frozen_make_criu_roll_back(
+    criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr("sevfork.agent.layer.LayerCopy.copy_frozen", full)
+    with pytest.raises(OSError, match="no space"):
+        CriuEngine(container).capture(io.BytesIO(), silent)
+    assert criu.rolled_back
+    assert left_over(container) == []
+
+
+def test_a_workload_that_has_ended_is_not_blamed_for_what_criu_says(
+    criu: FakeCriu, container: FakeContainer
+) -> None:
+    container.state_of_life["running"] = False
+    with pytest.raises(WrongState, match="'app' has ended"):
+        CriuEngine(container).capture(io.BytesIO(), silent)
+    assert criu.requests == []
