@@ -8,6 +8,7 @@ https://libvirt.org/formatdomain.html, https://libvirt.org/kbase/launch_security
 from __future__ import annotations
 
 import os
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -260,6 +261,12 @@ def disks(domain_text: str) -> tuple[Disk, ...]:
         if source is not None and target is not None and source.get("file"):
             found.append(Disk(source.get("file", ""), target.get("dev", ""), to_text(each)))
     return tuple(found)
+
+
+def free_target(domain_text: str) -> str:
+    """A disk name that is free: vdb, or the next one where something stuck was left."""
+    taken = {disk.target for disk in disks(domain_text)}
+    return next(f"vd{letter}" for letter in string.ascii_lowercase if f"vd{letter}" not in taken)
 
 
 def volume_paths(domain_text: str) -> frozenset[str]:

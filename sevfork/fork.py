@@ -17,6 +17,7 @@ import uuid as uuids
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from sevfork.domain import (
     Accelerator,
@@ -24,12 +25,16 @@ from sevfork.domain import (
     child_spec,
     disk_xml,
     domain_xml,
+    free_target,
+    has_target,
     random_mac,
     spec_from_xml,
+    volume_paths,
 )
 from sevfork.errors import (
     HostCannot,
     InsecureRefused,
+    NotAuthentic,
     RefusedByGuest,
     RolledBack,
     SevforkError,
@@ -59,12 +64,12 @@ from sevfork.wire import protocol
 
 log = logging.getLogger(__name__)
 
-SEALED_TARGET = "vdb"
 # Room for the header, padding of the last chunk, archive headers and CRIU's own images.
 _VOLUME_SLACK_BYTES = 256 * 2**20
 _DETACH_TIMEOUT_S = 30.0
 _UNDO_TIMEOUT_S = 20.0
 _BUSY_POLL_S = 0.3
+_Reply = TypeVar("_Reply", bound=protocol.Message)
 
 
 @dataclass(frozen=True)
@@ -238,12 +243,17 @@ class Fork:
         self._started = time.monotonic()
         self.deadline = self._started + plan.request.timeout_s
         self._undo = contextlib.ExitStack()
+        self._children = contextlib.ExitStack()
 
     def __enter__(self) -> Fork:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._undo.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Children stay if all went well to the very end; a signal here still takes them along."""
+        with self._children:
+            self._undo.close()
+            if kind is None:
+                self._children.pop_all()
 
     @property
     def elapsed_s(self) -> float:
@@ -253,19 +263,18 @@ class Fork:
         """Seal the parent's state into a new volume; the parent's agent keeps the OFFERs."""
         plan = self.plan
         self.parent = self._open_parent()
+        self._choose_names()
         self._require_capturable()
-        volume = self._make_volume()
-        with self._plugged(plan.spec.uuid, volume, readonly=False):
+        self.volume = self._make_volume()
+        with self._plugged(plan.spec.uuid, self.volume, readonly=False):
             request = protocol.Capture(plan.request.count, plan.serial, plan.request.token)
-            captured = self.parent.ask(
-                request,
-                protocol.Captured,
-                deadline=self.deadline,
-                on_progress=self._telling(plan.domain.name),
+            self.captured = self._ask_parent(request, protocol.Captured)
+            self._undo.callback(self._best_effort, self._abandon)
+        if len(self.captured.offers) != plan.request.count:
+            raise NotAuthentic(
+                "the parent's agent made another number of OFFERs than was asked for"
             )
-        self._undo.callback(self._abandon, captured.fork_id)
-        self.volume, self.captured = volume, captured
-        return captured
+        return self.captured
 
     def make_child(self, index: int) -> ForkedChild:
         """Launch, join, restore; raises after having removed whatever it had made."""
@@ -280,6 +289,7 @@ class Fork:
                 console.add_to(exc, self._hypervisor, spec)
                 raise
             self._finish(spec, ports, restored.generation)
+            self._children.callback(remove_made, self._hypervisor, spec)
             undo.pop_all()
             agent.close()
         child = ForkedChild(name, spec.uuid, ports, restored.generation, self.elapsed_s)
@@ -294,6 +304,24 @@ class Fork:
             except ChannelBusy:
                 self._tell(self.plan.domain.name, "waiting for another command")
                 self._sleep(_BUSY_POLL_S, "another command holds the parent's agent")
+
+    def _choose_names(self) -> None:
+        """Default names anew: while we waited for the parent, another fork may have taken them."""
+        request = self.plan.request
+        if request.name is None:
+            taken = {each.name for each in self._hypervisor.domains()}
+            names = child_names(self.plan.domain.name, None, request.count, taken)
+            self.plan = replace(self.plan, names=tuple(names))
+
+    def _ask_parent(self, request: protocol.Message, reply: type[_Reply]) -> _Reply:
+        """Raises WrongState when the parent ends meanwhile, which is not the child's doing."""
+        name = self.plan.domain.name
+        try:
+            return self.parent.ask(
+                request, reply, deadline=self.deadline, on_progress=self._telling(name)
+            )
+        except ChannelClosed as exc:
+            raise WrongState(f"the parent '{name}' has ended, or its channel broke") from exc
 
     def _open(self, spec: GuestSpec, undo: contextlib.ExitStack) -> AgentClient:
         channel = self._hypervisor.open_channel(spec.uuid)
@@ -317,22 +345,43 @@ class Fork:
             )
 
     def _make_volume(self) -> Volume:
+        self._undo.callback(self._best_effort, self._delete_volume)
+        return self._hypervisor.storage.create(self.plan.volume_name, self.plan.volume_bytes)
+
+    def _delete_volume(self) -> None:
+        """Not while the parent still has it: its name tells the next command whose it was."""
         storage, name = self._hypervisor.storage, self.plan.volume_name
-        self._undo.callback(storage.delete, name)
-        return storage.create(name, self.plan.volume_bytes)
+        plugged: frozenset[str] = frozenset()
+        with contextlib.suppress(WrongState):  # a parent that is gone holds nothing
+            plugged = volume_paths(self._hypervisor.xml(self.plan.spec.uuid))
+        if storage.path_of(name) in plugged:
+            raise WrongState(f"the parent has not let the volume '{name}' go")
+        storage.delete(name)
+
+    def _best_effort(self, clean_up: Callable[[], None]) -> None:
+        """What is cleaned up at the end never replaces the outcome; the next command has a try."""
+        try:
+            clean_up()
+        except SevforkError as exc:
+            log.warning("left to the next command: %s", exc.message)
 
     @contextlib.contextmanager
     def _plugged(self, uuid: str, volume: Volume, *, readonly: bool) -> Iterator[None]:
-        xml = disk_xml(volume.path, self.plan.serial, SEALED_TARGET, readonly=readonly)
-        self._hypervisor.attach_device(uuid, xml)
+        target = free_target(self._hypervisor.xml(uuid))
+        xml = disk_xml(volume.path, self.plan.serial, target, readonly=readonly)
         try:
+            self._hypervisor.attach_device(uuid, xml)
             yield
         except BaseException:
             # The first failure is what the user is told; a child is about to be removed anyway.
             with contextlib.suppress(SevforkError):
-                self._hypervisor.detach_disk(uuid, xml, SEALED_TARGET, _DETACH_TIMEOUT_S)
+                self._unplug(uuid, xml, target)
             raise
-        self._hypervisor.detach_disk(uuid, xml, SEALED_TARGET, _DETACH_TIMEOUT_S)
+        self._unplug(uuid, xml, target)
+
+    def _unplug(self, uuid: str, xml: str, target: str) -> None:
+        if has_target(self._hypervisor.xml(uuid), target):
+            self._hypervisor.detach_disk(uuid, xml, target, _DETACH_TIMEOUT_S)
 
     def _telling(self, who: str) -> Callable[[protocol.Progress], None]:
         def tell(progress: protocol.Progress) -> None:
@@ -346,12 +395,11 @@ class Fork:
             log.debug("%s, phase: %s", who, phase)
         self._watch(who, phase, done, total)
 
-    def _abandon(self, fork_id: bytes) -> None:
-        """Best effort: the OFFERs die by themselves in time, and with the parent."""
+    def _abandon(self) -> None:
+        """The OFFERs would die by themselves in time, and with the parent."""
         client = AgentClient(self.parent.pipe, None)
-        with contextlib.suppress(SevforkError):
-            deadline = time.monotonic() + _UNDO_TIMEOUT_S
-            client.ask(protocol.Abandon(fork_id), protocol.Done, deadline=deadline)
+        deadline = time.monotonic() + _UNDO_TIMEOUT_S
+        client.ask(protocol.Abandon(self.captured.fork_id), protocol.Done, deadline=deadline)
 
     def _launch(self, index: int, undo: contextlib.ExitStack) -> GuestSpec:
         """Define and start the child that the OFFER with this index is for."""
@@ -409,11 +457,8 @@ class Fork:
         joining = agent.ask(
             protocol.Offer(self.offer_of(spec)), protocol.Joining, deadline=self.deadline
         )
-        granted = self.parent.ask(
-            protocol.Join(self.captured.fork_id, index, joining.join),
-            protocol.Granted,
-            deadline=self.deadline,
-        )
+        join = protocol.Join(self.captured.fork_id, index, joining.join)
+        granted = self._ask_parent(join, protocol.Granted)
         with self._plugged(spec.uuid, self.volume, readonly=True):
             restored = agent.ask(
                 protocol.Restore(granted.grant, self.plan.serial),
@@ -425,12 +470,10 @@ class Fork:
         return restored
 
     def _tell_parent(self, index: int, restored: protocol.Restored) -> None:
-        fork_id, deadline = self.captured.fork_id, self.deadline
-        confirm = protocol.Confirm(fork_id, index, restored.confirm)
-        self.parent.ask(confirm, protocol.Done, deadline=deadline)
+        fork_id = self.captured.fork_id
+        self._ask_parent(protocol.Confirm(fork_id, index, restored.confirm), protocol.Done)
         for event in restored.events:
-            message = protocol.Event(fork_id, index, event)
-            self.parent.ask(message, protocol.Done, deadline=deadline)
+            self._ask_parent(protocol.Event(fork_id, index, event), protocol.Done)
 
     def _release(self, spec: GuestSpec) -> tuple[PublishedPort, ...]:
         """Plug the network cable in and publish the ports; the guest has raised its own end."""
@@ -510,5 +553,9 @@ def _attempt(fork: Fork, index: int) -> ForkedChild:
         error.__cause__ = exc
     except SevforkError as exc:
         error = exc
+    except Exception as exc:
+        # One child's trouble is that child's: its siblings live, and it is told as what it is.
+        error = SevforkError(f"unexpected: {type(exc).__name__}: {exc}")
+        error.__cause__ = exc
     log.debug("child '%s' failed", name, exc_info=error)
     return ForkedChild(name, "", error=error)

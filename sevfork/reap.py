@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from sevfork.domain import disks
-from sevfork.errors import WrongState
+from sevfork.errors import SevforkError, WrongState
 from sevfork.host import images, maker
 from sevfork.host.hypervisor import Domain, Hypervisor
 from sevfork.metadata import Metadata, Phase
@@ -19,26 +19,40 @@ from sevfork.remove import remove_domain
 
 log = logging.getLogger(__name__)
 
-_UNPLUG_TIMEOUT_S = 30.0
+_UNPLUG_TIMEOUT_S = 10.0
 
 
 def reap(hypervisor: Hypervisor, note: Callable[[str], None]) -> None:
-    """Remove what is left of dead commands; ``note`` hears of each thing removed."""
+    """Remove what is left of dead commands; ``note`` hears of each thing removed.
+
+    What cannot be removed now is said and left to the next command: a parent that does not answer
+    must not keep anybody from listing VMs, or from removing that parent.
+    """
     dead = [each for each in hypervisor.domains() if is_abandoned(each)]
     for domain in dead:
-        note(f"removing '{domain.name}': the command that made it was killed")
-        remove_domain(hypervisor, domain)
+        with _going_on(f"'{domain.name}'", note):
+            note(f"removing '{domain.name}': the command that made it was killed")
+            remove_domain(hypervisor, domain)
     stray = [each for each in hypervisor.storage.volumes() if maker.tagged_by_the_dead(each.name)]
-    if stray:
-        _unplug(hypervisor, frozenset(volume.path for volume in stray))
-        for volume in stray:
+    for volume in stray:
+        with _going_on(f"volume '{volume.name}'", note):
+            _unplug(hypervisor, volume.path)
             note(f"deleting volume '{volume.name}': the command that made it was killed")
             hypervisor.storage.delete(volume.name)
     if dead or stray:
-        images.delete_unused(hypervisor)
+        with _going_on("images that no VM boots", note):
+            images.delete_unused(hypervisor)
 
 
-def _unplug(hypervisor: Hypervisor, paths: frozenset[str]) -> None:
+@contextlib.contextmanager
+def _going_on(what: str, note: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
+    except SevforkError as exc:
+        note(f"warning: {what} could not be cleaned up: {exc.message}")
+
+
+def _unplug(hypervisor: Hypervisor, path: str) -> None:
     """Take a dead fork's sealed volume out of the parent that it was killed in the middle of.
 
     The parent's agent notices that its host has gone, and lets its workload run on by itself.
@@ -46,7 +60,7 @@ def _unplug(hypervisor: Hypervisor, paths: frozenset[str]) -> None:
     for domain in hypervisor.domains():
         with contextlib.suppress(WrongState):  # it went away meanwhile
             for disk in disks(hypervisor.xml(domain.uuid)):
-                if disk.path in paths:
+                if disk.path == path:
                     hypervisor.detach_disk(domain.uuid, disk.xml, disk.target, _UNPLUG_TIMEOUT_S)
 
 

@@ -76,7 +76,7 @@ def fork(
         token=token.read_bytes() if token else None,
         timeout_s=timeout,
     )
-    hypervisor = app.hypervisor()
+    hypervisor = app.hypervisor(change_nothing=dry_run or print_xml)
     plan = plan_fork(hypervisor, request)
     if print_xml:
         _print_xml(app, plan)

@@ -35,14 +35,15 @@ class App:
             self.debug = True
             log_everything()
 
-    def hypervisor(self) -> Hypervisor:
+    def hypervisor(self, *, change_nothing: bool = False) -> Hypervisor:
         """Connect, after which nothing of killed commands is left; closed when the verb ends."""
         from sevfork.host import daemon
         from sevfork.reap import reap
 
         hypervisor = daemon.connect(self.connect, self.output.note)
         self._opened.append(hypervisor)
-        reap(hypervisor, self.output.note)
+        if not change_nothing:
+            reap(hypervisor, self.output.note)
         return hypervisor
 
     def close(self) -> None:

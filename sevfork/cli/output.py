@@ -38,6 +38,7 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout; off a terminal plain columns, nothing cut off or wrapped."""
+        rows = [[_shown(cell) for cell in row] for row in rows]
         if not sys.stdout.isatty():
             self.data(_plain([columns, *rows]))
             return
@@ -75,7 +76,8 @@ class Output:
 
     @staticmethod
     def _stderr(text: str) -> None:
-        sys.stderr.write(text + "\n")
+        shown = "\n".join(_shown(line) for line in text.splitlines())
+        sys.stderr.write(shown + "\n")
         sys.stderr.flush()
 
 
@@ -116,6 +118,11 @@ def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
     return Console(file=stream, highlight=False)
+
+
+def _shown(text: str) -> str:
+    """Without what drives a terminal: names and messages may come from another host, or a guest."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _plain(rows: Sequence[Sequence[str]]) -> str:

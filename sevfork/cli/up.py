@@ -78,7 +78,7 @@ def up(
         accelerator=None if virt_type == "auto" else Accelerator(virt_type),
         timeout_s=timeout,
     )
-    hypervisor = app.hypervisor()
+    hypervisor = app.hypervisor(change_nothing=dry_run or print_xml)
     plan = plan_up(hypervisor, request)
     if print_xml:
         app.output.data(domain_xml(plan.spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from sevfork.metadata import Maker
 
 _PROC = Path("/proc")
+_MACHINE_ID = Path("/etc/machine-id")
 _TAG = re.compile(
     r"\bm(?P<host>[0-9a-f]{8})-(?P<boot>[0-9a-f]{8})-(?P<pid>[0-9]+)-(?P<start>[0-9]+)\b"
 )
@@ -53,8 +55,17 @@ def is_dead(maker: Maker) -> bool:
 
 
 def _host() -> str:
-    # A PID means something within one PID namespace only (containers).
-    return f"{socket.gethostname()} {(_PROC / 'self/ns/pid').readlink()}"
+    # A PID means something within one PID namespace only (containers), and the first namespace has
+    # the same number everywhere: two machines that share a libvirt host may share a name as well.
+    return f"{socket.gethostname()} {_machine_id()} {(_PROC / 'self/ns/pid').readlink()}"
+
+
+def _machine_id() -> str:
+    """machine-id(5); where there is none, another boot counts as another machine."""
+    with contextlib.suppress(FileNotFoundError):
+        if found := _MACHINE_ID.read_text().strip():
+            return found
+    return _boot_id()
 
 
 def _boot_id() -> str:

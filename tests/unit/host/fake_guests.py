@@ -97,6 +97,8 @@ class FakeChannel:
         self._ended = False
 
     def send(self, data: bytes, timeout_s: float = 30.0) -> None:
+        if not self._house.find(self._uuid).state.active:
+            raise ChannelClosed("the VM closed the channel: it has ended")
         for frame in self._decoder.feed(data):
             self._arrived.append(self._answer(frame).encode_line())
 

@@ -40,9 +40,8 @@ class FakeStorage:
         self.files: dict[str, bytearray] = {}
 
     def volumes(self) -> tuple[Volume, ...]:
-        return tuple(
-            Volume(name, f"{POOL}/{name}", len(data)) for name, data in sorted(self.files.items())
-        )
+        files = sorted(self.files.copy().items())
+        return tuple(Volume(name, f"{POOL}/{name}", len(data)) for name, data in files)
 
     def find(self, name: str) -> Volume | None:
         return next((each for each in self.volumes() if each.name == name), None)
@@ -95,7 +94,7 @@ class FakeHypervisor:
         return TCG_CAPABILITIES
 
     def domains(self) -> tuple[Domain, ...]:
-        return tuple(self._domain(uuid) for uuid in self.defined)
+        return tuple(self._domain(uuid) for uuid in list(self.defined))
 
     def find(self, reference: str) -> Domain:
         for domain in self.domains():

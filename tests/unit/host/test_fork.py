@@ -16,7 +16,6 @@ from sevfork import errors
 from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.domain import disk_xml
 from sevfork.fork import (
-    SEALED_TARGET,
     Fork,
     ForkOutcome,
     ForkRequest,
@@ -160,6 +159,71 @@ def test_an_interrupt_leaves_nothing(house: FakeHouse, parent: FakeGuest, phase:
     assert_only_the_parent_is_left(house, parent)
 
 
+def test_an_interrupt_takes_children_that_were_ready_already(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    plan = plan_fork(house, ForkRequest("web", count=2))
+
+    def two_children(fork: Fork) -> None:
+        with fork:
+            fork.capture()
+            fork.make_child(0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        two_children(Fork(house, plan, unwatched))
+    assert_only_the_parent_is_left(house, parent)
+
+
+def test_a_clean_up_that_fails_does_not_replace_the_outcome(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(name: str) -> None:
+        raise errors.HypervisorUnreachable("gone")
+
+    monkeypatch.setattr(house.storage, "delete", fail)
+    assert forked(house).children[0].error is None
+
+
+def test_a_volume_that_the_parent_does_not_let_go_is_kept_for_the_next_command(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stuck(uuid: str, xml: str, target: str, timeout_s: float) -> None:
+        raise errors.TimedOut("the guest did not let the disk go")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house, "detach_disk", stuck)
+        with pytest.raises(errors.TimedOut):
+            forked(house)
+    assert [name for name in house.storage.files if name.endswith(".sealed")]
+    assert forked(house).children[0].error is None, "the parent cannot be forked any more"
+
+
+def test_two_forks_that_planned_the_same_default_name(house: FakeHouse, parent: FakeGuest) -> None:
+    plans = [plan_fork(house, ForkRequest("web")) for _ in range(2)]
+    assert plans[0].names == plans[1].names
+    for plan in plans:
+        run_fork(house, plan, unwatched, threading.Event())
+    assert names(house) == ["web", "web-fork", "web-fork1"]
+
+
+def test_an_agent_that_makes_too_few_offers(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sevfork.agent.forks.Forks._offer", lambda *_: ())
+    with pytest.raises(errors.NotAuthentic):
+        forked(house)
+    assert names(house) == ["web"]
+
+
+def test_a_parent_that_ends_meanwhile_is_told_as_that(house: FakeHouse, parent: FakeGuest) -> None:
+    (domain,) = house.domains()
+    house.on_resume = lambda: house.end(domain.uuid)
+    with pytest.raises(errors.WrongState, match="the parent 'web' has ended"):
+        forked(house)
+    assert names(house) == ["web"]
+
+
 def test_a_parent_that_cannot_be_captured_is_refused(house: FakeHouse, parent: FakeGuest) -> None:
     parent.agent._life.change(uncapturable="it holds an io_uring")
     with pytest.raises(errors.RefusedByGuest, match="io_uring"):
@@ -187,13 +251,32 @@ def test_a_volume_that_a_killed_fork_left_in_the_parent_is_taken_out(
     plan = plan_fork(house, ForkRequest("web"))
     fork = Fork(house, plan, unwatched)
     volume = fork._make_volume()
-    disk = disk_xml(volume.path, plan.serial, SEALED_TARGET, readonly=False)
+    disk = disk_xml(volume.path, plan.serial, "vdb", readonly=False)
     house.attach_device(plan.spec.uuid, disk)
     assert volume.path in house.xml(plan.spec.uuid)
     monkeypatch.setattr("sevfork.host.maker.tagged_by_the_dead", lambda name: name == volume.name)
     reap(house, lambda _: None)
     assert volume.path not in house.xml(plan.spec.uuid)
     assert volume.name not in house.storage.files
+
+
+def test_a_parent_that_does_not_let_go_keeps_nobody_from_anything(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_fork(house, ForkRequest("web"))
+    volume = Fork(house, plan, unwatched)._make_volume()
+    disk = disk_xml(volume.path, plan.serial, "vdb", readonly=False)
+    house.attach_device(plan.spec.uuid, disk)
+
+    def stuck(uuid: str, xml: str, target: str, timeout_s: float) -> None:
+        raise errors.TimedOut("the guest did not let the disk go")
+
+    monkeypatch.setattr(house, "detach_disk", stuck)
+    monkeypatch.setattr("sevfork.host.maker.tagged_by_the_dead", lambda name: name == volume.name)
+    said: list[str] = []
+    reap(house, said.append)
+    assert "could not be cleaned up" in said[-1]
+    assert volume.name in house.storage.files
 
 
 def test_names_that_are_replaced_are_removed_just_before(

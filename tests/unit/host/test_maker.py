@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,17 @@ def test_a_process_that_is_gone_is_dead_also_when_its_pid_was_given_away(
 def test_a_process_on_another_machine_is_never_judged() -> None:
     elsewhere = replace(maker.this_process(), host="elsewhere pid:[1]", pid=2**22 + 1)
     assert not maker.is_dead(elsewhere)
+
+
+def test_two_machines_of_the_same_name_are_two(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = maker.this_process()
+    other = tmp_path / "machine-id"
+    other.write_text("0123456789abcdef0123456789abcdef\n")
+    monkeypatch.setattr(maker, "_MACHINE_ID", other)
+    assert maker.this_process().host != here.host
+    assert not maker.is_dead(replace(here, boot="another", pid=2**22 + 1))
 
 
 def test_the_tag_in_a_volume_name_tells_the_dead() -> None:
