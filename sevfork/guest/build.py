@@ -247,9 +247,15 @@ def _require_ours(output: Path) -> None:
 
 def _publish(image: Path, output: Path, old: Path) -> None:
     image.chmod(0o755)
-    if output.exists():
-        output.rename(old)
-    image.rename(output)
+    try:
+        if output.exists():
+            output.rename(old)
+        image.rename(output)
+    except BaseException:
+        # Ctrl-C between the two: the image that was there is there again.
+        if old.exists() and not output.exists():
+            old.rename(output)
+        raise
 
 
 def replace_text(path: Path, text: str) -> None:
