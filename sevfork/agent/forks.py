@@ -173,6 +173,7 @@ class Forks:
                 me.verifier,
                 now=now,
                 lifetime_s=me.verifier.policy.offer_lifetime_s,
+                image_key_lifetime_s=me.verifier.policy.image_key_lifetime_s,
             )
             for index in range(count)
         )

@@ -11,7 +11,7 @@ from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake.actions import Actions, NeedEvidence, ReleaseState, Send
 from sevfork.handshake.events import open_event, seal_event
 from sevfork.handshake.instance import InstanceKey
-from sevfork.handshake.keys import Boxes, JoinKeys, SharedSecrets, derive_boxes
+from sevfork.handshake.keys import Boxes, JoinKeys, LaterBoxes, SharedSecrets, derive_boxes
 from sevfork.handshake.lineage import Lineage
 from sevfork.handshake.manifest import Manifest, manifest_digest
 from sevfork.handshake.messages import (
@@ -62,9 +62,9 @@ class _Joining:
 
 @dataclass(frozen=True)
 class _Granted:
-    """The one GRANT was used."""
+    """The one GRANT was used, and its key is gone."""
 
-    boxes: Boxes = field(repr=False)
+    boxes: LaterBoxes = field(repr=False)
 
 
 class ChildSession:
@@ -112,7 +112,7 @@ class ChildSession:
         boxes = self._verify_parent(state, state.evidence, grant.evidence)
         content = GrantContent.decode(boxes.grant.open(grant.box))
         released = self._release(state.offer, content)
-        self._state = _Granted(boxes)
+        self._state = _Granted(boxes.later)
         return (released,)
 
     def confirm(self) -> bytes:
@@ -184,7 +184,7 @@ class ChildSession:
         if got != (offer.instance_key, self._instance.public, *place):
             raise NotAuthentic("grant: the lineage is that of another child")
 
-    def _boxes(self) -> Boxes:
+    def _boxes(self) -> LaterBoxes:
         if not isinstance(self._state, _Granted):
             raise WrongState("this child has no GRANT yet")
         return self._state.boxes

@@ -105,13 +105,20 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Boxes:
-    """One box for each direction and use."""
+class LaterBoxes:
+    """The boxes for what follows the GRANT. None of them opens the GRANT."""
 
-    grant: Box
     confirm: Box
     event: Box
     parent_event: Box
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """One box for each direction and use: the GRANT's, to be let go of once it is used."""
+
+    grant: Box
+    later: LaterBoxes
 
 
 def derive_boxes(
@@ -126,12 +133,12 @@ def derive_boxes(
         raise AttestationFailed("handshake: the verified report is not of this exchange")
     ikm = lp(secrets.ecdh, secrets.kem)
     key = HKDF.extract(SHA384(), t2, ikm)
-    return Boxes(
-        grant=_box(key, _GRANT_LABEL, t2),
+    later = LaterBoxes(
         confirm=_box(key, _CONFIRM_LABEL, t2),
         event=_box(key, _EVENT_LABEL, t2),
         parent_event=_box(key, _PARENT_EVENT_LABEL, t2),
     )
+    return Boxes(_box(key, _GRANT_LABEL, t2), later)
 
 
 def _box(key: bytes, label: bytes, t2: bytes) -> Box:

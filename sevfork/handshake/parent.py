@@ -11,7 +11,7 @@ from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake.actions import Actions, Confirmed, NeedEvidence, Send
 from sevfork.handshake.events import open_event, seal_event
 from sevfork.handshake.instance import InstanceKey
-from sevfork.handshake.keys import Boxes, OfferKeys, SharedSecrets, derive_boxes
+from sevfork.handshake.keys import LaterBoxes, OfferKeys, SharedSecrets, derive_boxes
 from sevfork.handshake.lineage import MAX_DESCENT, Certificate, Lineage
 from sevfork.handshake.manifest import Manifest, manifest_digest
 from sevfork.handshake.messages import (
@@ -74,12 +74,12 @@ class _Granting:
 
 @dataclass(frozen=True)
 class _Granted:
-    """The GRANT is made. It can be sent again byte for byte, and never be made again."""
+    """The GRANT is made. It can be sent again byte for byte, and never be made again or opened."""
 
     received: bytes = field(repr=False)
     grant: bytes = field(repr=False)
     child_key: bytes
-    boxes: Boxes = field(repr=False)
+    boxes: LaterBoxes = field(repr=False)
 
     def again(self) -> Actions:
         return (Send(self.grant),)
@@ -88,7 +88,7 @@ class _Granted:
 @dataclass(frozen=True)
 class _Confirmed:
     child_key: bytes
-    boxes: Boxes = field(repr=False)
+    boxes: LaterBoxes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,19 @@ class ParentSession:
         *,
         now: float,
         lifetime_s: float,
+        image_key_lifetime_s: float,
     ) -> None:
-        """``lineage`` is the parent's own.
+        """``lineage`` is the parent's own. A child that has its GRANT must confirm it within
+        ``image_key_lifetime_s`` of the OFFER: whatever holds the image's key is then erased.
 
         Raises NotAuthentic if it does not verify, WrongState if it is another VM's or the
         generation does not follow, RefusedByGuest if the descent has become too long.
         """
         _require_fit(own, instance, lineage, slot)
         self._own, self._instance, self._lineage, self._slot = own, instance, lineage, slot
-        self._verifier, self._expires = verifier, now + lifetime_s
+        self._verifier = verifier
+        self._keys_expire = now + image_key_lifetime_s
+        self._expires = min(now + lifetime_s, self._keys_expire)
         keys, encoded = OfferKeys(), manifest.encode()
         self.offer = self._make_offer(keys, manifest_digest(encoded)).encode()
         self._state: _Offered | _Granting | _Granted | _Confirmed | _Dead
@@ -155,7 +159,7 @@ class ParentSession:
         lineage = self._lineage.extended(self._certify(state)).encode()
         content = GrantContent(state.manifest, lineage).encode()
         grant = Grant(evidence, boxes.grant.seal(content)).encode()
-        self._state = _Granted(state.received, grant, state.core.instance_key, boxes)
+        self._state = _Granted(state.received, grant, state.core.instance_key, boxes.later)
         return (Send(grant),)
 
     def receive_confirm(self, data: bytes) -> Actions:
@@ -177,9 +181,11 @@ class ParentSession:
         return seal_event(self._boxes().parent_event, ParentEvent, kind, detail)
 
     def expire(self, now: float) -> bool:
-        """Erase the keys of an OFFER whose time is over; whether it is dead."""
+        """Erase the keys of an OFFER or GRANT whose time is over; whether it is dead."""
         if now >= self._expires and isinstance(self._state, _Offered | _Granting):
             self._state = _Dead("it has expired")
+        if now >= self._keys_expire and isinstance(self._state, _Granted):
+            self._state = _Dead("its GRANT was not confirmed in time")
         return isinstance(self._state, _Dead)
 
     def abandon(self) -> None:
@@ -242,7 +248,7 @@ class ParentSession:
         if now >= self._expires:
             raise RefusedByGuest("offer: the time in which its GRANT is sent again is over")
 
-    def _boxes(self) -> Boxes:
+    def _boxes(self) -> LaterBoxes:
         if not isinstance(self._state, _Granted | _Confirmed):
             raise WrongState("event: this OFFER has no child")
         return self._state.boxes

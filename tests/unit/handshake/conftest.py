@@ -31,6 +31,7 @@ from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.model import Technology
 
 LIFETIME_S = 600.0
+IMAGE_KEY_LIFETIME_S = 3600.0
 POLICY_DIGEST = hashlib.sha384(b"policy").digest()
 FORK_ID = bytes(range(16))
 MANIFEST = Manifest((Layer(b"k" * 32, b"h" * 48, 3, b"i" * 16),))
@@ -146,7 +147,13 @@ class Family:
         return Lineage(key, OwnerCertificate.issue(self.owner, key) if self.owner else None)
 
     def parent(
-        self, guest: Guest | None = None, lineage: Lineage | None = None, *, index: int = 0
+        self,
+        guest: Guest | None = None,
+        lineage: Lineage | None = None,
+        *,
+        index: int = 0,
+        lifetime_s: float = LIFETIME_S,
+        image_key_lifetime_s: float = IMAGE_KEY_LIFETIME_S,
     ) -> ParentSession:
         guest, lineage = guest or self.root, lineage or self.lineage
         slot = Slot(FORK_ID, index, lineage.generation + 1)
@@ -158,7 +165,8 @@ class Family:
             MANIFEST,
             self.processor.verify,
             now=0.0,
-            lifetime_s=LIFETIME_S,
+            lifetime_s=lifetime_s,
+            image_key_lifetime_s=image_key_lifetime_s,
         )
 
     def child_of(self, offer: bytes, **how: object) -> Guest:

@@ -151,6 +151,7 @@ def test_session_refuses_a_generation_that_does_not_grow(family, manifest) -> No
             family.processor.verify,
             now=0.0,
             lifetime_s=1.0,
+            image_key_lifetime_s=1.0,
         )
 
 

@@ -8,6 +8,9 @@ import pytest
 
 from sevfork.errors import RefusedByGuest, WrongState
 from sevfork.handshake import EventKind, OwnerCertificate
+from sevfork.handshake import child as handshake_child
+from sevfork.handshake import keys as handshake_keys
+from sevfork.handshake import parent as handshake_parent
 
 
 def test_a_child_receives_the_state_that_was_offered(fork, manifest) -> None:
@@ -141,8 +144,45 @@ def test_an_abandoned_offer_erases_everything(fork) -> None:
 
 def test_a_child_that_was_granted_in_time_may_confirm_after_the_offers_time(fork) -> None:
     fork.release()
-    assert not fork.parent.expire(10_000.0)
+    assert not fork.parent.expire(3599.0)
     assert fork.confirm().instance_key == fork.guest.instance.public
+    assert not fork.parent.expire(10_000.0), "a child that has confirmed goes on sending events"
+
+
+def test_a_grant_that_is_not_confirmed_in_the_image_keys_time_is_erased(fork) -> None:
+    join = fork.join()
+    fork.child.receive_grant(fork.grant(join))
+    state = weakref.ref(fork.parent._state)
+    assert fork.parent.expire(3600.0)
+    assert state() is None
+    with pytest.raises(RefusedByGuest, match="not confirmed in time"):
+        fork.parent.receive_join(join, 0.0)
+    with pytest.raises(WrongState):
+        fork.parent.receive_confirm(fork.child.confirm())
+
+
+def test_an_offer_does_not_outlive_its_image_key(family) -> None:
+    parent = family.parent(lifetime_s=600.0, image_key_lifetime_s=60.0)
+    assert not parent.expire(59.0)
+    assert parent.expire(60.0)
+
+
+def test_the_key_that_opens_the_grant_is_erased_on_both_sides_when_it_is_used(
+    fork, monkeypatch
+) -> None:
+    keys: list[weakref.ref[object]] = []
+    derive = handshake_keys.derive_boxes
+
+    def watched(*arguments):
+        boxes = derive(*arguments)
+        keys.append(weakref.ref(boxes.grant))
+        return boxes
+
+    for side in (handshake_parent, handshake_child):
+        monkeypatch.setattr(side, "derive_boxes", watched)
+    fork.release()
+    assert [key() for key in keys] == [None, None]
+    fork.confirm()
 
 
 def test_no_secret_is_shown_by_repr(fork, manifest) -> None:

@@ -76,7 +76,7 @@ def root(processor) -> Vm:
 def parent(root) -> ParentSession:
     lineage, slot = Lineage(root.instance.public), Slot(bytes(16), 0, 1)
     arguments = (root.own(), root.instance, lineage, slot, MANIFEST, root.verify)
-    return ParentSession(*arguments, now=0.0, lifetime_s=600.0)
+    return ParentSession(*arguments, now=0.0, lifetime_s=600.0, image_key_lifetime_s=3600.0)
 
 
 def child_vm(root: Vm, offer: bytes, **changes: object) -> Vm:
