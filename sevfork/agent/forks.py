@@ -24,6 +24,7 @@ from sevfork.handshake import (
     Lineage,
     Manifest,
     NeedEvidence,
+    OwnerToken,
     ParentSession,
     Send,
     Slot,
@@ -84,11 +85,13 @@ class Forks:
         Raises UsageError, RefusedByGuest (policy), HostCannot (volume), and the engine's errors;
         the workload runs on, whatever happens.
         """
-        self._admit(request)
+        token = self._admit(request)
         image_key = secrets.token_bytes(_KEY_SIZE)
         capture, sealed, state_bytes = self._seal(request.volume_serial, image_key, progress)
         layer = Layer(image_key, sealed.header_digest, sealed.chunk_count, sealed.image_id)
         fork_id = secrets.token_bytes(_FORK_ID_SIZE)
+        if token is not None:
+            self._gate.spend(token)
         sessions = self._offer(fork_id, request.count, Manifest((layer,)))
         self._forks[fork_id] = _Fork(sessions)
         log.info("captured for %d children, pause %.0f ms", request.count, capture.pause_ms)
@@ -134,11 +137,12 @@ class Forks:
             for session in fork.sessions:
                 session.expire(now)
 
-    def _admit(self, request: protocol.Capture) -> None:
+    def _admit(self, request: protocol.Capture) -> OwnerToken | None:
+        """The owner's token, not yet spent, if the policy asks for one."""
         if not 1 <= request.count <= MAX_CHILDREN:
             raise UsageError(f"a fork has 1 to {MAX_CHILDREN} children, not {request.count}")
-        if self._me.verifier.policy.fork == "owner":
-            self._gate.admit(request.token, request.count)
+        owned = self._me.verifier.policy.fork == "owner"
+        token = self._gate.check(request.token, request.count) if owned else None
         now = time.monotonic()
         if sum(fork.is_open(now) for fork in self._forks.values()) >= MAX_OPEN_FORKS:
             raise RefusedByGuest(
@@ -147,6 +151,7 @@ class Forks:
             )
         while len(self._forks) >= MAX_KEPT_FORKS:
             del self._forks[next(iter(self._forks))]
+        return token
 
     def _seal(
         self, serial: str, image_key: bytes, progress: Progress

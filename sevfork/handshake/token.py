@@ -86,8 +86,8 @@ class TokenGate:
         self._owner, self._instance_key, self._policy = owner, instance_key, policy_digest
         self._spent: set[int] = set()
 
-    def admit(self, token: bytes | None, children: int) -> OwnerToken:
-        """Spend the token for a fork into that many children; raise RefusedByGuest otherwise."""
+    def check(self, token: bytes | None, children: int) -> OwnerToken:
+        """The token, good for a fork into that many children; raise RefusedByGuest otherwise."""
         if self._owner is None:
             raise RefusedByGuest("the policy asks for an owner's token, and this VM has no owner")
         if token is None:
@@ -97,8 +97,12 @@ class TokenGate:
         checked = OwnerToken.decode(token)
         checked.check(self._owner)
         self._require_scope(checked, children)
-        self._spent.add(checked.serial)
         return checked
+
+    def spend(self, token: OwnerToken) -> None:
+        """For a token that was checked, just before it takes effect; raise RefusedByGuest."""
+        self._require_unspent(token)
+        self._spent.add(token.serial)
 
     def _require_scope(self, token: OwnerToken, children: int) -> None:
         if token.instance_key != self._instance_key:
@@ -107,5 +111,8 @@ class TokenGate:
             raise RefusedByGuest("the token is for another policy than this VM's")
         if not 1 <= children <= token.children:
             raise RefusedByGuest(f"the token allows {token.children} children, not {children}")
+        self._require_unspent(token)
+
+    def _require_unspent(self, token: OwnerToken) -> None:
         if token.serial in self._spent:
             raise RefusedByGuest(f"the token with serial {token.serial} is spent")

@@ -28,56 +28,62 @@ def token(owner: Ed25519PrivateKey = OWNER, **fields: object) -> OwnerToken:
 
 @pytest.mark.parametrize("children", [1, 3])
 def test_token_admits_up_to_its_number_of_children(gate, children) -> None:
-    assert gate.admit(token().encode(), children) == token()
+    assert gate.check(token().encode(), children) == token()
 
 
 @pytest.mark.parametrize("children", [0, 4, -1])
 def test_token_for_fewer_children_is_refused(gate, children) -> None:
     with pytest.raises(RefusedByGuest, match="allows 3 children"):
-        gate.admit(token().encode(), children)
+        gate.check(token().encode(), children)
 
 
 def test_spent_serial_is_refused(gate) -> None:
-    gate.admit(token().encode(), 1)
+    gate.spend(gate.check(token().encode(), 1))
     with pytest.raises(RefusedByGuest, match="spent"):
-        gate.admit(token(children=2).encode(), 1)
-    gate.admit(token(serial=8).encode(), 1)
+        gate.check(token(children=2).encode(), 1)
+    gate.check(token(serial=8).encode(), 1)
 
 
-def test_refused_token_is_not_spent(gate) -> None:
-    with pytest.raises(RefusedByGuest):
-        gate.admit(token().encode(), 4)
-    gate.admit(token().encode(), 3)
+def test_a_token_that_was_checked_twice_is_spent_once(gate) -> None:
+    checked = [gate.check(token().encode(), 1) for _ in range(2)]
+    gate.spend(checked[0])
+    with pytest.raises(RefusedByGuest, match="spent"):
+        gate.spend(checked[1])
+
+
+def test_a_token_that_was_only_checked_is_not_spent(gate) -> None:
+    gate.check(token().encode(), 3)
+    gate.check(token().encode(), 3)
 
 
 def test_token_of_another_owner_is_refused(gate) -> None:
     with pytest.raises(RefusedByGuest, match="another owner"):
-        gate.admit(token(Ed25519PrivateKey.generate()).encode(), 1)
+        gate.check(token(Ed25519PrivateKey.generate()).encode(), 1)
 
 
 def test_token_for_another_instance_is_refused(gate) -> None:
     with pytest.raises(RefusedByGuest, match="another instance"):
-        gate.admit(token(instance_key=InstanceKey().public).encode(), 1)
+        gate.check(token(instance_key=InstanceKey().public).encode(), 1)
 
 
 def test_token_for_another_policy_is_refused(gate) -> None:
     with pytest.raises(RefusedByGuest, match="another policy"):
-        gate.admit(token(policy_digest=b"q" * 48).encode(), 1)
+        gate.check(token(policy_digest=b"q" * 48).encode(), 1)
 
 
 @pytest.mark.parametrize("change", [{"children": 100}, {"serial": 8}, {"signature": bytes(64)}])
 def test_token_that_was_changed_is_rejected(gate, change) -> None:
     forged = dataclasses.replace(token(), **change)
     with pytest.raises(NotAuthentic, match="signature"):
-        gate.admit(forged.encode(), 1)
+        gate.check(forged.encode(), 1)
 
 
 def test_missing_token_is_refused_with_a_hint(gate) -> None:
     with pytest.raises(RefusedByGuest) as caught:
-        gate.admit(None, 1)
+        gate.check(None, 1)
     assert "--token" in caught.value.hint
 
 
 def test_vm_without_owner_admits_no_token() -> None:
     with pytest.raises(RefusedByGuest, match="no owner"):
-        TokenGate(None, INSTANCE, POLICY).admit(token().encode(), 1)
+        TokenGate(None, INSTANCE, POLICY).check(token().encode(), 1)

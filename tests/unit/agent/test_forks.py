@@ -1,0 +1,153 @@
+"""What a capture that does not come to its end leaves behind: a running workload, nothing else."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sevfork.agent import forks as forks_module
+from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
+from sevfork.agent.evidence.provider import EvidenceProvider
+from sevfork.agent.forks import Forks, Self
+from sevfork.agent.identity import Identity, Verifier
+from sevfork.agent.link import HostGone
+from sevfork.attest.verdict import LaunchIdentity
+from sevfork.errors import HostCannot, RefusedByGuest
+from sevfork.handshake import (
+    InstanceKey,
+    Lineage,
+    OwnerCertificate,
+    OwnerToken,
+    OwnLaunch,
+    owner_digest,
+)
+from sevfork.launch import LaunchConfig, Role
+from sevfork.model import Technology
+from sevfork.policy import GuestPolicy, guest_policy_toml
+from sevfork.wire import protocol
+
+MIB = 2**20
+OWNER = Ed25519PrivateKey.generate()
+POLICY = GuestPolicy.load(
+    guest_policy_toml(
+        Technology.SIMULATED, "owner", ["00" * 32], datetime(2026, 1, 1, tzinfo=UTC)
+    ).encode()
+)
+
+
+class FakeEngine:
+    """A workload of some MiB that stands still while it is captured, as the true engine's does."""
+
+    def __init__(self, size: int = 8 * MIB) -> None:
+        self.size, self.frozen = size, False
+        self.kept: list[weakref.ref[Sink]] = []
+
+    def capture(self, sink: Sink, on_phase: OnPhase) -> Capture:
+        self.kept.append(weakref.ref(sink))
+        try:
+            on_phase("copy")
+            self.frozen = True
+            on_phase("freeze")
+            for _ in range(self.size // MIB):
+                sink.write(bytes(MIB))
+            return Capture(1.0, (), self.size, self.size, 0, 0)
+        finally:
+            self.frozen = False
+
+    def probe(self) -> str | None:
+        return None
+
+    def unpack(self, source: Source) -> None:
+        raise NotImplementedError
+
+    def resume(self, generation: Generation) -> None:
+        raise NotImplementedError
+
+    def warm_up(self) -> None:
+        raise NotImplementedError
+
+
+class Parent:
+    """A root VM of an owner, and the volume that the host has plugged in."""
+
+    def __init__(self, volume: Path) -> None:
+        self.key, self.engine, self.volume = InstanceKey(), FakeEngine(), volume
+        self.fit(16 * MIB)
+        public = OWNER.public_key().public_bytes_raw()
+        config = LaunchConfig(Role.ROOT, owner_digest(public))
+        identity = LaunchIdentity(Technology.SIMULATED, (("measurement", b"m" * 48),))
+        launch = OwnLaunch(
+            Technology.SIMULATED, config.encode(), identity, b"r" * 32, None, POLICY.digest
+        )
+        lineage = Lineage(self.key.public, OwnerCertificate.issue(OWNER, self.key.public))
+        provider = cast(EvidenceProvider, None)  # nobody joins here
+        me = Self(Identity(config, launch), self.key, lineage, Verifier(POLICY), provider)
+        self.forks = Forks(me, self.engine)
+
+    def fit(self, size: int) -> None:
+        with self.volume.open("wb") as file:
+            file.truncate(size)
+
+    def token(self) -> bytes:
+        return OwnerToken.issue(
+            OWNER,
+            instance_key=self.key.public,
+            policy_digest=POLICY.digest,
+            children=1,
+            serial=1,
+        ).encode()
+
+    def capture(self, progress: Callable[[str, int, int], None]) -> protocol.Captured:
+        request = protocol.Capture(1, "sf-0", self.token())
+        return self.forks.capture(request, progress)
+
+
+def watching(phase: str, done: int, total: int) -> None:
+    """A host that reads."""
+
+
+@pytest.fixture
+def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parent:
+    volume = tmp_path / "volume"
+    monkeypatch.setattr(forks_module, "find_volume", lambda serial: volume)
+    return Parent(volume)
+
+
+def open_files() -> set[Path]:
+    return {entry.resolve() for entry in Path("/proc/self/fd").iterdir()}
+
+
+@pytest.mark.parametrize("moment", ["copy", "freeze", "in the middle", "flush"])
+def test_a_host_that_vanishes_costs_nothing(parent: Parent, moment: str) -> None:
+    def vanish(phase: str, done: int, total: int) -> None:
+        if phase == moment or (moment == "in the middle" and done):
+            raise HostGone("no host is listening")
+
+    with pytest.raises(HostGone):
+        parent.capture(vanish)
+    gc.collect()
+    assert not parent.engine.frozen
+    assert parent.engine.kept[0]() is None, "what was being written is still held"
+    assert parent.volume.resolve() not in open_files()
+    assert len(parent.capture(watching).offers) == 1, "the token is still good"
+
+
+def test_a_capture_that_does_not_fit_leaves_the_owners_token_unspent(parent: Parent) -> None:
+    parent.fit(2 * MIB)
+    with pytest.raises(HostCannot, match="too small"):
+        parent.capture(watching)
+    parent.fit(16 * MIB)
+    assert len(parent.capture(watching).offers) == 1
+
+
+def test_a_token_is_good_for_one_capture(parent: Parent) -> None:
+    parent.capture(watching)
+    with pytest.raises(RefusedByGuest, match="spent"):
+        parent.capture(watching)
