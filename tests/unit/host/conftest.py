@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -9,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from sevfork.attest.simulator import SimulatedProcessor
+from sevfork.guest.paths import simulator_directory
+from sevfork.image import Image
+from sevfork.up import PortWish, UpRequest, plan_up, run_up
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_guests import STATE, FakeGuest, FakeHouse  # noqa: E402 - beside this file
+from image_factory import write_image  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +28,30 @@ def _nothing_leaves_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(subprocess, "Popen", refused)
     monkeypatch.setattr(socket, "socket", refused)
+
+
+@pytest.fixture(scope="session")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two RSA keys of 4096 bits are made once."""
+    data = tmp_path_factory.mktemp("data")
+    SimulatedProcessor.load_or_create(data / "sevfork" / "simulator")
+    return data
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, simulator: Path) -> FakeHouse:
+    monkeypatch.setenv("XDG_DATA_HOME", str(simulator))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for module in ("forks", "child"):
+        monkeypatch.setattr(f"sevfork.agent.{module}.find_volume", lambda serial: tmp_path / serial)
+    return FakeHouse(tmp_path, SimulatedProcessor.load_or_create(simulator_directory(os.environ)))
+
+
+@pytest.fixture
+def parent(house: FakeHouse, tmp_path: Path) -> FakeGuest:
+    image = Image.load(write_image(tmp_path / "image"))
+    request = UpRequest("web", image, publish=(PortWish(None, 6379),))
+    made = run_up(house, plan_up(house, request))
+    guest = house.guests[made.spec.uuid]
+    guest.state = STATE
+    return guest

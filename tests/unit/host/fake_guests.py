@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
 from sevfork.workload import Workload
 
+STATE = os.urandom(3 * 2**20)
 WORKLOAD = b'name = "w"\ncommand = ["/bin/w"]\nports = [6379]\nready = { tcp = 6379 }\n'
 
 
@@ -69,8 +71,9 @@ class FakeGuest:
         self._metadata = spec_from_xml(house.xml(uuid)).metadata
         self.technology = Technology.SIMULATED
         self.lock = threading.Lock()
+        self.engine = FakeEngine(self)
         self.agent = Agent(
-            house.measured, InstanceKey(), self, self, FakeEngine(self), self._raise_network
+            house.measured, InstanceKey(), self, self, self.engine, self._raise_network
         )
 
     def evidence(self, report_data: bytes) -> Evidence:

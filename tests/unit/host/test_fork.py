@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from fake_guests import FakeGuest, FakeHouse
-from image_factory import write_image
+from fake_guests import STATE, FakeGuest, FakeHouse
 
 from sevfork import errors
-from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.domain import disk_xml
 from sevfork.fork import (
     Fork,
@@ -23,44 +19,13 @@ from sevfork.fork import (
     plan_fork,
     run_fork,
 )
-from sevfork.guest.paths import simulator_directory
-from sevfork.image import Image
 from sevfork.launch import launch_config_hash
 from sevfork.launch_security import HardwareLaunch, SnpLaunch
 from sevfork.metadata import Phase, from_domain_xml
 from sevfork.model import Technology
 from sevfork.progress import unwatched
 from sevfork.reap import reap
-from sevfork.up import PortWish, UpRequest, plan_up, run_up
-
-STATE = os.urandom(3 * 2**20)
-
-
-@pytest.fixture(scope="session")
-def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two RSA keys of 4096 bits are made once."""
-    data = tmp_path_factory.mktemp("data")
-    SimulatedProcessor.load_or_create(data / "sevfork" / "simulator")
-    return data
-
-
-@pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, simulator: Path) -> FakeHouse:
-    monkeypatch.setenv("XDG_DATA_HOME", str(simulator))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for module in ("forks", "child"):
-        monkeypatch.setattr(f"sevfork.agent.{module}.find_volume", lambda serial: tmp_path / serial)
-    return FakeHouse(tmp_path, SimulatedProcessor.load_or_create(simulator_directory(os.environ)))
-
-
-@pytest.fixture
-def parent(house: FakeHouse, tmp_path: Path) -> FakeGuest:
-    image = Image.load(write_image(tmp_path / "image"))
-    request = UpRequest("web", image, publish=(PortWish(None, 6379),))
-    made = run_up(house, plan_up(house, request))
-    guest = house.guests[made.spec.uuid]
-    guest.state = STATE
-    return guest
+from sevfork.up import PortWish
 
 
 def forked(house: FakeHouse, **wishes: object) -> ForkOutcome:
@@ -222,6 +187,19 @@ def test_a_parent_that_ends_meanwhile_is_told_as_that(house: FakeHouse, parent: 
     with pytest.raises(errors.WrongState, match="the parent 'web' has ended"):
         forked(house)
     assert names(house) == ["web"]
+
+
+def test_a_vm_that_sevfork_did_not_make(house: FakeHouse) -> None:
+    house.add_foreign("other")
+    with pytest.raises(errors.WrongState, match="no sevfork agent"):
+        forked(house, parent="other")
+
+
+def test_a_vm_that_does_not_run(house: FakeHouse, parent: FakeGuest) -> None:
+    (domain,) = house.domains()
+    house.end(domain.uuid)
+    with pytest.raises(errors.WrongState, match="shut off"):
+        forked(house)
 
 
 def test_a_parent_that_cannot_be_captured_is_refused(house: FakeHouse, parent: FakeGuest) -> None:

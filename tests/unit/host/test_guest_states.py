@@ -1,0 +1,127 @@
+"""What an agent does in each state of its VM, and what it refuses to whoever holds its channel."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from fake_guests import FakeGuest, FakeHouse
+
+from sevfork import errors
+from sevfork.agent.agent import Agent
+from sevfork.fork import Fork, ForkRequest, child_config, plan_fork
+from sevfork.handshake import InstanceKey
+from sevfork.launch import LaunchConfig, Role
+from sevfork.progress import unwatched
+from sevfork.wire import protocol
+
+GRANT = protocol.Restore(b"grant", "sf-0123456789abcdef")
+
+
+def ask(guest: FakeGuest, request: protocol.Request) -> protocol.Reply:
+    return guest.agent.handle(request, lambda *_: None)
+
+
+@pytest.fixture
+def child(house: FakeHouse, parent: FakeGuest) -> FakeGuest:
+    """Launched and configured for an OFFER, without a GRANT."""
+    with Fork(house, plan_fork(house, ForkRequest("web")), unwatched, threading.Event()) as fork:
+        fork.capture()
+        spec = fork.child(0)
+        house.define(_xml(spec))
+        house.start(spec.uuid)
+    guest = house.guests[spec.uuid]
+    ask(guest, protocol.Configure(child_config(fork.captured.offers[0]).encode()))
+    return guest
+
+
+def _xml(spec: object) -> str:
+    from sevfork.domain import domain_xml
+
+    return domain_xml(spec)  # type: ignore[arg-type]
+
+
+def test_a_child_starts_no_workload_and_raises_no_network(child: FakeGuest) -> None:
+    status = ask(child, protocol.GetStatus())
+    assert isinstance(status, protocol.Status)
+    assert (status.phase, status.role) == ("waiting", "child")
+    assert (child.is_running, child.network_up) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        protocol.Capture(1, "sf-0123456789abcdef"),
+        protocol.Join(bytes(16), 0, b"join"),
+        protocol.Confirm(bytes(16), 0, b"confirm"),
+        protocol.Event(bytes(16), 0, b"event"),
+    ],
+)
+def test_a_child_without_a_grant_is_no_parent(child: FakeGuest, request_: protocol.Request) -> None:
+    with pytest.raises(errors.WrongState):
+        ask(child, request_)
+
+
+def test_a_child_takes_no_grant_before_it_has_joined(child: FakeGuest) -> None:
+    with pytest.raises(errors.WrongState):
+        ask(child, GRANT)
+    assert not child.is_running
+
+
+def test_a_child_is_not_configured_anew_as_a_root(child: FakeGuest) -> None:
+    with pytest.raises(errors.RefusedByGuest, match="configured already"):
+        ask(child, protocol.Configure(LaunchConfig(Role.ROOT).encode()))
+    assert not child.is_running
+
+
+@pytest.mark.parametrize("request_", [protocol.Offer(b"offer"), GRANT])
+def test_a_root_is_no_child(parent: FakeGuest, request_: protocol.Request) -> None:
+    with pytest.raises(errors.RefusedByGuest, match="not a child"):
+        ask(parent, request_)
+
+
+def test_the_same_configuration_again_changes_nothing(parent: FakeGuest) -> None:
+    before = ask(parent, protocol.GetStatus())
+    assert ask(parent, protocol.Configure(LaunchConfig(Role.ROOT).encode())) == before
+
+
+def test_a_root_is_not_told_that_it_is_somebody_elses(parent: FakeGuest) -> None:
+    owned = LaunchConfig(Role.ROOT, owner=b"o" * 48)
+    with pytest.raises(errors.RefusedByGuest):
+        ask(parent, protocol.Configure(owned.encode()))
+
+
+def test_a_configuration_that_the_hardware_has_not_signed(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    agent = Agent(house.measured, InstanceKey(), parent, parent, parent.engine, lambda: None)
+    parent.is_running = False
+    owned = LaunchConfig(Role.ROOT, owner=b"o" * 48)
+    with pytest.raises(errors.AttestationFailed, match="launch configuration"):
+        agent.handle(protocol.Configure(owned.encode()), lambda *_: None)
+    assert not parent.is_running
+
+
+def test_an_agent_that_was_started_again_serves_no_fork(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    agent = Agent(house.measured, InstanceKey(), parent, parent, parent.engine, lambda: None)
+    with pytest.raises(errors.WrongState, match="started again"):
+        agent.handle(protocol.Configure(LaunchConfig(Role.ROOT).encode()), lambda *_: None)
+    assert parent.is_running
+
+
+@pytest.mark.parametrize("size", [0, 15, 65, 4096])
+def test_a_nonce_of_an_odd_size(parent: FakeGuest, size: int) -> None:
+    with pytest.raises(errors.RefusedByGuest):
+        ask(parent, protocol.Attest(bytes(size)))
+
+
+@pytest.mark.parametrize("count", [0, -1, 65, 2**31])
+def test_a_capture_for_an_odd_number_of_children(parent: FakeGuest, count: int) -> None:
+    with pytest.raises(errors.UsageError):
+        ask(parent, protocol.Capture(count, "sf-0123456789abcdef"))
+
+
+def test_abandoning_what_never_was_is_harmless(parent: FakeGuest) -> None:
+    assert ask(parent, protocol.Abandon(bytes(16))) == protocol.Done()
