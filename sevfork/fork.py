@@ -274,6 +274,7 @@ class Fork:
             raise NotAuthentic(
                 "the parent's agent made another number of OFFERs than was asked for"
             )
+        self._tell(plan.domain.name, "captured")
         return self.captured
 
     def make_child(self, index: int) -> ForkedChild:

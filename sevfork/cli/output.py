@@ -93,7 +93,7 @@ class _Lines:
         with self._lock:
             if who not in self._tasks:
                 self._tasks[who] = self._bars.add_task(who, total=None, phase="")
-            ended = phase in ("ready", "removed")
+            ended = phase in ("ready", "removed", "captured")
             self._bars.update(
                 self._tasks[who],
                 phase=phase,
