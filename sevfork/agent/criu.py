@@ -47,6 +47,7 @@ _SEIZE_TIMEOUT_S = 10  # CRIU's own, for processes that do not stop (uninterrupt
 _WARM_UP_TIMEOUT_S = 60.0
 # --auto-dedup gives the images' memory back as it is restored.
 _RESTORE_OPTIONS = ("--auto-dedup", "--file-locks", "--manage-cgroups-mode", "ignore")
+_CAPTURE, _WARM_UP, _RESTORE = "capture", "warm-up", "restore"  # directories on tmpfs
 _LAST = "last"
 _LOG = "criu.log"
 _ERRORS_AND_WARNINGS = 2
@@ -75,7 +76,7 @@ class CriuEngine:
         """
         if not self.container.is_running:
             raise WrongState(f"the workload '{self.container.workload.name}' has ended")
-        with self.container.undisturbed(_COPY_TIMEOUT_S), self._scratch("capture") as scratch:
+        with self.container.undisturbed(_COPY_TIMEOUT_S), self._scratch(_CAPTURE) as scratch:
             try:
                 return _Attempt(self.container, scratch, Packer(sink), on_phase).run()
             finally:
@@ -109,8 +110,17 @@ class CriuEngine:
             program = shutil.which(name)
             if program is not None:
                 Path(program).read_bytes()
-        with self._scratch("warm-up") as scratch, criu_rpc.running(scratch / "stderr") as criu:
+        with self._scratch(_WARM_UP) as scratch, criu_rpc.running(scratch / "stderr") as criu:
             criu.learn_features(timeout_s=_WARM_UP_TIMEOUT_S)
+
+    def clear(self) -> None:
+        """Give back the memory that an earlier agent, which ended in the middle, has left taken.
+
+        A CRIU that it had started finds its connection closed, and ends by itself.
+        """
+        for name in (_CAPTURE, _WARM_UP, _RESTORE):
+            shutil.rmtree(self.container.state / name, ignore_errors=True)
+        shutil.rmtree(self._images, ignore_errors=True)
 
     @property
     def _images(self) -> Path:
@@ -118,7 +128,7 @@ class CriuEngine:
 
     def _restore(self) -> None:
         last = self._images / _LAST
-        with self._scratch("restore") as work, network.binding_allowed():
+        with self._scratch(_RESTORE) as work, network.binding_allowed():
             places = {"--bundle": self.container.bundle, "--image-path": last, "--work-path": work}
             words = [word for option in places.items() for word in option]
             try:

@@ -55,10 +55,10 @@ class Link:
             self._read(deadline)
         return self._frames.pop(0) if self._frames else None
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame, timeout_s: float = _SEND_TIMEOUT_S) -> None:
         """Write one line; raises HostGone when no host takes it."""
         line = memoryview(frame.encode_line())
-        deadline = time.monotonic() + _SEND_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while line:
             line = line[self._write(line, deadline) :]
 
@@ -83,28 +83,39 @@ class Link:
         ready = poller.poll(wait_ms)
         return ready[0][1] if ready else 0
 
+    def _receive(self, deadline: float) -> tuple[bytes, bool]:
+        """What came, and whether the host is gone. The port may fail in any way while it is."""
+        try:
+            events = self._poll(select.POLLIN, deadline)
+            data = os.read(self._fd, _READ_SIZE) if events & select.POLLIN else b""
+        except BlockingIOError:
+            return b"", False
+        except OSError:  # the host unplugs the port, or there is no memory for a moment
+            return b"", True
+        return data, bool(events) and not data
+
     def _read(self, deadline: float) -> None:
-        events = self._poll(select.POLLIN, deadline)
-        data = b""
-        if events & select.POLLIN:
-            try:
-                data = os.read(self._fd, _READ_SIZE)
-            except BlockingIOError:
-                return
+        data, gone = self._receive(deadline)
         if data:
             dropped = self._decoder.dropped
             self._frames += self._decoder.feed(data)
             if self._decoder.dropped > dropped:
                 log.warning("dropped a line from the host that was not a frame")
-        elif events:
-            self._decoder.reset()
-            time.sleep(_IDLE_S)
+        elif gone:
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._decoder.reset()
+        time.sleep(_IDLE_S)
 
     def _write(self, line: memoryview, deadline: float) -> int:
-        events = self._poll(select.POLLOUT, deadline)
-        if not events & select.POLLOUT or events & select.POLLHUP:
-            raise HostGone("no host is listening on the control channel")
         try:
+            events = self._poll(select.POLLOUT, deadline)
+            if not events & select.POLLOUT or events & select.POLLHUP:
+                raise HostGone("no host is listening on the control channel")
             return os.write(self._fd, line)
         except BlockingIOError:
             return 0
+        except OSError as exc:
+            self._start_anew()
+            raise HostGone(f"the control channel does not work: {exc.strerror}") from exc

@@ -246,3 +246,12 @@ def test_a_workload_that_has_ended_is_not_blamed_for_what_criu_says(
     with pytest.raises(WrongState, match="'app' has ended"):
         CriuEngine(container).capture(io.BytesIO(), silent)
     assert criu.requests == []
+
+
+def test_what_an_earlier_agent_left_behind_is_removed(container: FakeContainer) -> None:
+    for name in ("capture", "warm-up", "restore", "images"):
+        (container.state / name / "0").mkdir(parents=True)
+        (container.state / name / "0" / "pages-1.img").write_bytes(b"memory")
+    CriuEngine(container).clear()
+    assert left_over(container) == []
+    assert (container.upper / "file").exists()
