@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
-from sevfork.agent import network
+from sevfork.agent import network, trace
 from sevfork.agent.agent import Agent
 from sevfork.agent.built import TECHNOLOGY
-from sevfork.agent.container import Container
+from sevfork.agent.container import STATE, Container
 from sevfork.agent.criu import CriuEngine
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.link import PORT, Link
@@ -21,10 +25,17 @@ from sevfork.model import Technology
 
 log = logging.getLogger("sevfork.agent")
 
+RESTORING = STATE / "restoring"
+_SYSRQ = Path("/proc/sysrq-trigger")
+_LAST_WORDS_S = 0.5
+_POWER_OFF_S = 5.0
+
 
 def main() -> None:
     # The serial console: what stands here, the host reads.
     logging.basicConfig(level=logging.INFO, format="sevfork: %(message)s", stream=sys.stderr)
+    trace.hide_messages()
+    give_up_what_was_half_restored()
     measured = read_measured()
     key = InstanceKey()
     # A host name of this instance's own, so that logs of parent and child can be told apart.
@@ -34,7 +45,8 @@ def main() -> None:
     with Link(PORT) as link:
         provider = evidence_provider(measured.technology, link)
         engine = CriuEngine(container)
-        agent = Agent(measured, key, provider, container, engine, network.link_up)
+        engine.clear()
+        agent = Agent(measured, key, provider, container, engine, network.link_up, RESTORING)
         log.info("agent ready, technology: %s", measured.technology.label)
         serve(link, agent.handle, power_off, agent.forget_expired)
 
@@ -50,9 +62,25 @@ def evidence_provider(technology: Technology, link: Link) -> EvidenceProvider:
     return hardware_provider(technology)
 
 
-def power_off() -> None:
-    """At once: there is nothing to save in a VM that must not go on. Kernel: sysrq 'o'."""
-    Path("/proc/sysrq-trigger").write_text("o")
+def give_up_what_was_half_restored() -> None:
+    """An agent before this one ended in the middle of a restore: its VM must not go on."""
+    if RESTORING.exists():
+        log.error("switching off: the agent ended in the middle of a restore")
+        power_off()
+
+
+def power_off() -> NoReturn:
+    """There is nothing to save in a VM that must not go on; nothing here gives up before it is off.
+
+    By the kernel's sysrq: 'o' switches off, 'b' resets, which ends a domain as well. The host gets
+    a moment to take the last words from the ports, which cannot be flushed.
+    """
+    time.sleep(_LAST_WORDS_S)
+    for command in itertools.cycle("ob"):
+        with suppress(OSError):
+            _SYSRQ.write_text(command)
+        time.sleep(_POWER_OFF_S)
+    raise AssertionError("a cycle has no end")
 
 
 if __name__ == "__main__":

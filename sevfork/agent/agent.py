@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from sevfork import __version__
@@ -16,6 +17,7 @@ from sevfork.agent.identity import Identity, Verifier, establish
 from sevfork.agent.life import Life
 from sevfork.agent.measured import Measured
 from sevfork.agent.serve import Progress
+from sevfork.agent.trace import where
 from sevfork.errors import RefusedByGuest, SevforkError, WrongState
 from sevfork.handshake import InstanceKey, Lineage, attest_report_data
 from sevfork.launch import Role
@@ -48,9 +50,12 @@ class Agent:
         workload: Workload,
         engine: Engine,
         network_up: Callable[[], None],
+        restoring: Path,
     ) -> None:
+        """``restoring`` is the marker that exists while this VM restores its parent's state."""
         self._measured, self._key, self._provider = measured, key, provider
         self._workload, self._engine, self._network_up = workload, engine, network_up
+        self._restoring = restoring
         self._verifier = Verifier(measured.policy)
         self._life = Life()
         self._identity: Identity | None = None
@@ -128,7 +133,7 @@ class Agent:
             self._life.change(phase="starting")
             threading.Thread(target=self._start, name="workload", daemon=True).start()
         else:
-            self._child = Child(me, self._engine, self._network_up)
+            self._child = Child(me, self._engine, self._network_up, self._restoring)
             self._life.change(phase="waiting")
             threading.Thread(target=self._engine.warm_up, name="warm-up", daemon=True).start()
 
@@ -146,8 +151,8 @@ class Agent:
         except SevforkError as exc:
             log.warning("the workload did not start: %s", exc)
             self._life.change(phase="failed", detail=exc.message)
-        except Exception:
-            log.exception("the workload did not start")
+        except Exception as exc:
+            log.error("the workload did not start: %s", where(exc))
             self._life.change(phase="failed", detail="unexpectedly; see the VM's serial log")
         else:
             self._life.change(phase="ready", detail="", uncapturable=uncapturable)

@@ -2,7 +2,8 @@
 
 A child starts no workload and raises no interface before its workload is restored and its
 after-fork hooks have passed. Whatever fails once the GRANT is used ends the VM: there is no second
-try.
+try. Should the agent itself end meanwhile, the marker that it leaves tells the next one to switch
+the VM off: nothing of what was restored may run on without its hooks.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from sevfork.agent.engine import Engine, Generation
 from sevfork.agent.forks import Self, sent
 from sevfork.agent.serve import Doomed
+from sevfork.agent.trace import where
 from sevfork.agent.volume import find_volume
 from sevfork.errors import SevforkError
 from sevfork.handshake import ChildSession, EventKind, Lineage, NeedEvidence, ReleaseState
@@ -31,8 +34,12 @@ Progress = Callable[[str, int, int], None]
 class Child:
     """Joins, restores, and then is a VM like its parent."""
 
-    def __init__(self, me: Self, engine: Engine, network_up: Callable[[], None]) -> None:
+    def __init__(
+        self, me: Self, engine: Engine, network_up: Callable[[], None], marker: Path
+    ) -> None:
+        """``marker`` is a file that exists while a restore is under way."""
         self._me, self._engine, self._network_up = me, engine, network_up
+        self._marker = marker
         self._session = ChildSession(me.identity.launch, me.key, me.verifier)
         self.lineage: Lineage | None = None
 
@@ -56,14 +63,16 @@ class Child:
             raise TypeError("a GRANT releases state or is refused")
         started = time.monotonic()
         try:
+            self._marker.touch()
             self._unseal(released, request.volume_serial, progress)
             progress("restore", 0, 0)
             self._engine.resume(Generation(released.generation, self._unique_id()))
             self._network_up()
+            self._marker.unlink()
         except SevforkError as exc:
             raise Doomed(exc) from exc
         except Exception as exc:
-            log.exception("the restore failed unexpectedly")
+            log.error("the restore failed unexpectedly: %s", where(exc))
             raise Doomed(SevforkError("the restore failed unexpectedly")) from exc
         self.lineage = released.lineage
         return self._restored(released, (time.monotonic() - started) * 1000)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import NoReturn
 
 from sevfork.agent.link import HostGone, Link
+from sevfork.agent.trace import where
 from sevfork.errors import SevforkError
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 Handler = Callable[[protocol.Request, Progress], protocol.Reply]
 _IDLE_S = 10.0
+_LAST_WORDS_S = 2.0  # a VM that must not go on does not wait for a host that does not read
 
 
 class Doomed(SevforkError):
@@ -31,7 +34,7 @@ class Doomed(SevforkError):
 
 
 def serve(
-    link: Link, handle: Handler, power_off: Callable[[], None], idle: Callable[[], None]
+    link: Link, handle: Handler, power_off: Callable[[], NoReturn], idle: Callable[[], None]
 ) -> None:
     """Answer requests until the process ends; ``idle`` is called every few seconds besides."""
     while True:
@@ -41,14 +44,18 @@ def serve(
             _serve_one(link, frame, handle, power_off)
 
 
-def _serve_one(link: Link, frame: Frame, handle: Handler, power_off: Callable[[], None]) -> None:
+def _serve_one(
+    link: Link, frame: Frame, handle: Handler, power_off: Callable[[], NoReturn]
+) -> None:
     try:
         link.send(_answer(link, frame, handle))
     except Doomed as doomed:
         log.error("switching off: %s", doomed)
-        with contextlib.suppress(HostGone):
-            link.send(protocol.failure_frame(frame.request_id, doomed))
-        power_off()
+        try:
+            with contextlib.suppress(HostGone):
+                link.send(protocol.failure_frame(frame.request_id, doomed), _LAST_WORDS_S)
+        finally:
+            power_off()
     except HostGone as gone:
         log.warning("no answer sent: %s", gone)
 
@@ -65,9 +72,9 @@ def _answer(link: Link, frame: Frame, handle: Handler) -> Frame:
     except SevforkError as error:
         log.warning("refused: %s", error)
         return protocol.failure_frame(frame.request_id, error)
-    except Exception:
-        # The agent must outlive a request it mishandled; what it holds stays in the guest's log.
-        log.exception("a request failed unexpectedly")
+    except Exception as exc:
+        # The agent must outlive a request it mishandled.
+        log.error("a request failed unexpectedly: %s", where(exc))
         failure = SevforkError("the agent failed unexpectedly", hint="see the VM's serial log")
         return protocol.failure_frame(frame.request_id, failure)
     return Frame(Kind.REPLY, frame.request_id, protocol.encode(reply))

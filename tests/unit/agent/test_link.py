@@ -1,5 +1,6 @@
 """The agent's end of the channel, over a pseudo-terminal in place of a virtio-serial port."""
 
+import errno
 import os
 import time
 import tty
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sevfork.agent import serve as serve_module
 from sevfork.agent.link import HostGone, Link
 from sevfork.agent.serve import Doomed, serve
 from sevfork.errors import NotAuthentic, RefusedByGuest, TimedOut
@@ -65,6 +67,40 @@ def test_an_exchange_without_an_answer_is_a_timeout_and_loses_no_request(port: P
     assert port.link.next_frame(0.5) == PING
 
 
+def fail_once(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    """The port fails the next time; after that it works again."""
+    works = getattr(os, call)
+
+    def fails(*_: object) -> None:
+        monkeypatch.setattr(os, call, works)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, fails)
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EIO, errno.ENODEV])
+def test_a_port_that_cannot_be_read_for_a_moment_is_read_on(
+    port: Port, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    line = PING.encode_line()
+    os.write(port.host, line[:9])
+    assert port.link.next_frame(0.1) is None
+    os.write(port.host, line)
+    fail_once(monkeypatch, "read", number)
+    assert port.link.next_frame(1) == PING
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EIO, errno.ENODEV])
+def test_a_port_that_cannot_be_written_is_a_host_that_is_gone(
+    port: Port, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fail_once(monkeypatch, "write", number)
+    with pytest.raises(HostGone):
+        port.link.send(PING)
+    port.link.send(PING)
+    assert port.heard() == [PING]
+
+
 class Enough(BaseException):
     """Ends the serving loop."""
 
@@ -94,6 +130,15 @@ def test_a_request_that_fails_unexpectedly_does_not_end_the_agent(port: Port) ->
     assert b"a secret" not in heard[0].payload
 
 
+def test_what_a_request_failed_of_is_not_on_the_console(
+    port: Port, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = FileNotFoundError(2, "No such file", "/srv/customers.db")
+    serve_these(port, [PING] * 2, [error, Enough()])
+    assert "FileNotFoundError" in caplog.text
+    assert "customers" not in caplog.text
+
+
 def test_a_request_that_does_not_parse_is_refused(port: Port) -> None:
     broken = Frame(Kind.REQUEST, b"12345678", b"\xc1")
     heard = serve_these(port, [broken, PING], [Enough()])
@@ -118,3 +163,34 @@ def test_what_cannot_be_undone_switches_the_vm_off_after_saying_why(port: Port) 
     (failure,) = port.heard()
     error = protocol.decode_failure(failure.payload)
     assert isinstance(error, NotAuthentic)
+
+
+def test_a_vm_that_must_not_go_on_does_not_wait_for_a_host_that_does_not_read(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handle(request: object, progress: object) -> protocol.Done:
+        raise Doomed(NotAuthentic("x" * 100_000))  # more than the port holds
+
+    def power_off() -> None:
+        raise Enough
+
+    monkeypatch.setattr(serve_module, "_LAST_WORDS_S", 0.2)
+    os.write(port.host, PING.encode_line())
+    started = time.monotonic()
+    with pytest.raises(Enough):
+        serve(port.link, handle, power_off, lambda: None)
+    assert time.monotonic() - started < 5
+
+
+def test_a_vm_that_must_not_go_on_is_switched_off_whatever_sending_does(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handle(request: object, progress: object) -> protocol.Done:
+        raise Doomed(NotAuthentic("x" * 1_000_000))  # more than a frame holds
+
+    def power_off() -> None:
+        raise Enough
+
+    os.write(port.host, PING.encode_line())
+    with pytest.raises(Enough):
+        serve(port.link, handle, power_off, lambda: None)

@@ -72,9 +72,9 @@ class FakeGuest:
         self.technology = Technology.SIMULATED
         self.lock = threading.Lock()
         self.engine = FakeEngine(self)
-        self.agent = Agent(
-            house.measured, InstanceKey(), self, self, self.engine, self._raise_network
-        )
+        self.restoring = house.pool / f"{uuid}.restoring"
+        at_work = (self.engine, self._raise_network, self.restoring)
+        self.agent = Agent(house.measured, InstanceKey(), self, self, *at_work)
 
     def evidence(self, report_data: bytes) -> Evidence:
         report = simulated_report(self._metadata)

@@ -94,7 +94,9 @@ def test_a_root_is_not_told_that_it_is_somebody_elses(parent: FakeGuest) -> None
 def test_a_configuration_that_the_hardware_has_not_signed(
     house: FakeHouse, parent: FakeGuest
 ) -> None:
-    agent = Agent(house.measured, InstanceKey(), parent, parent, parent.engine, lambda: None)
+    agent = Agent(
+        house.measured, InstanceKey(), parent, parent, parent.engine, lambda: None, parent.restoring
+    )
     parent.is_running = False
     owned = LaunchConfig(Role.ROOT, owner=b"o" * 48)
     with pytest.raises(errors.AttestationFailed, match="launch configuration"):
@@ -105,7 +107,9 @@ def test_a_configuration_that_the_hardware_has_not_signed(
 def test_an_agent_that_was_started_again_serves_no_fork(
     house: FakeHouse, parent: FakeGuest
 ) -> None:
-    agent = Agent(house.measured, InstanceKey(), parent, parent, parent.engine, lambda: None)
+    agent = Agent(
+        house.measured, InstanceKey(), parent, parent, parent.engine, lambda: None, parent.restoring
+    )
     with pytest.raises(errors.WrongState, match="started again"):
         agent.handle(protocol.Configure(LaunchConfig(Role.ROOT).encode()), lambda *_: None)
     assert parent.is_running

@@ -1,0 +1,96 @@
+"""The marker of a restore: it is there from the use of the GRANT until the network is up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sevfork.agent import child as child_module
+from sevfork.agent.child import Child
+from sevfork.agent.serve import Doomed
+from sevfork.errors import NotAuthentic, RefusedByGuest
+from sevfork.handshake import InstanceKey, Layer, Lineage, Manifest, ReleaseState
+from sevfork.wire import protocol
+
+KEY = InstanceKey()
+RELEASED = ReleaseState(
+    Manifest((Layer(b"k" * 32, b"h" * 48, 1, b"i" * 16),)), Lineage(KEY.public), 1
+)
+
+
+class Session:
+    """A handshake that comes to a good end, unless ``refusal`` is set."""
+
+    refusal: Exception | None = None
+
+    def __init__(self, *_: object) -> None:
+        """Nobody is asked for anything."""
+
+    def receive_grant(self, _: bytes) -> tuple[ReleaseState]:
+        if self.refusal:
+            raise self.refusal
+        return (RELEASED,)
+
+    def confirm(self) -> bytes:
+        return b"confirm"
+
+    def event(self, _: object) -> bytes:
+        return b"event"
+
+
+class House:
+    """Notes at each step of a restore whether the marker is there. ``failing`` names a step."""
+
+    def __init__(self, marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.marker, self.failing = marker, ""
+        self.steps: list[tuple[str, bool]] = []
+        monkeypatch.setattr(child_module, "ChildSession", Session)
+        monkeypatch.setattr(Child, "_unseal", lambda *_: self.step("unseal"))
+        me = SimpleNamespace(identity=SimpleNamespace(launch=None), key=KEY, verifier=None)
+        engine = SimpleNamespace(resume=lambda _: self.step("resume"))
+        self.child = Child(me, engine, lambda: self.step("network"), marker)  # type: ignore[arg-type]
+
+    def step(self, name: str) -> None:
+        self.steps.append((name, self.marker.exists()))
+        if name == self.failing:
+            raise RefusedByGuest(f"{name} failed")
+
+    def restore(self) -> protocol.Restored:
+        return self.child.restore(protocol.Restore(b"grant", "sf-0"), lambda *_: None)
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    return House(tmp_path / "restoring", monkeypatch)
+
+
+def test_the_marker_stands_until_the_network_is_up(house: House) -> None:
+    house.restore()
+    assert house.steps == [("unseal", True), ("resume", True), ("network", True)]
+    assert not house.marker.exists()
+
+
+@pytest.mark.parametrize("failing", ["unseal", "resume", "network"])
+def test_a_restore_that_fails_leaves_the_marker(house: House, failing: str) -> None:
+    house.failing = failing
+    with pytest.raises(Doomed):
+        house.restore()
+    assert house.marker.exists()
+
+
+def test_a_grant_that_is_refused_leaves_none(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "refusal", NotAuthentic("no"))
+    with pytest.raises(NotAuthentic):
+        house.restore()
+    assert not house.marker.exists()
+
+
+def test_a_marker_that_cannot_be_made_ends_the_vm(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(house.child, "_marker", Path("/proc/nowhere/at-all"))
+    with pytest.raises(Doomed):
+        house.restore()
+    assert not house.steps
