@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sevfork.host import daemon
+from sevfork.host.hypervisor import Hypervisor
 from tests.vm.lab import Lab, Vm
 
 
@@ -37,6 +39,14 @@ def lab() -> Iterator[Lab]:
         yield lab
     finally:
         lab.close()
+
+
+@pytest.fixture(scope="session")
+def hypervisor() -> Iterator[Hypervisor]:
+    """For tests that play a host of their own."""
+    connection = daemon.connect(None, print)
+    yield connection
+    connection.close()
 
 
 @pytest.fixture(scope="session")

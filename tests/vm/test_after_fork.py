@@ -7,7 +7,6 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,20 +14,12 @@ import pytest
 
 from sevfork.domain import GuestSpec, spec_from_xml
 from sevfork.fork import Fork, ForkedChild, ForkRequest, plan_fork
-from sevfork.host import daemon
 from sevfork.host.hypervisor import Hypervisor
 from tests.vm.lab import Lab, Vm
 
 HOOK_S = 4
 # The time stamps of QEMU's packet dump start at a whole second.
 COARSE_S = 1.5
-
-
-@pytest.fixture(scope="module")
-def hypervisor() -> Iterator[Hypervisor]:
-    connection = daemon.connect(None, print)
-    yield connection
-    connection.close()
 
 
 class Eager(Fork):

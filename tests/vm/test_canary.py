@@ -9,10 +9,7 @@ import hashlib
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from sevfork.domain import spec_from_xml
 from sevfork.fork import Fork, ForkRequest, plan_fork
@@ -59,13 +56,6 @@ class Tapped:
     def open_channel(self, uuid: str) -> Channel:
         self.traffic.append(bytearray())
         return Tap(self._hypervisor.open_channel(uuid), self.traffic[-1])
-
-
-@pytest.fixture
-def hypervisor() -> Iterator[Hypervisor]:
-    connection = daemon.connect(None, print)
-    yield connection
-    connection.close()
 
 
 def decoded(traffic: bytes) -> bytes:

@@ -28,7 +28,6 @@ from sevfork.guest.paths import simulator_directory
 from sevfork.handshake import ChildSession, InstanceKey, NeedEvidence, OwnLaunch
 from sevfork.handshake.messages import JoinCore, Offer
 from sevfork.handshake.transcript import child_report_data, transcript_1
-from sevfork.host import daemon
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.metadata import ProcessorState
@@ -38,13 +37,6 @@ from sevfork.wire import protocol
 from tests.vm.lab import Lab, Vm
 
 CHILDREN = 24
-
-
-@pytest.fixture(scope="module")
-def hypervisor() -> Iterator[Hypervisor]:
-    connection = daemon.connect(None, print)
-    yield connection
-    connection.close()
 
 
 class Cheat(Fork):
