@@ -10,7 +10,7 @@ Members, in order; a later one replaces an earlier one of the same name:
     end                     empty: nothing after it
 
 Whiteouts are character devices 0:0, as overlayfs has them. Extended attributes and times are pax
-records, base64 and integers, because tar's own are text and floating point.
+records, hexadecimal names with base64 and integers, because tar's own are text and floating point.
 """
 
 from __future__ import annotations
@@ -78,12 +78,14 @@ class Packer:
             self._regular(member, node)
         else:
             self._header(member)
+        # Not sooner: a file that went away before it was read is not in the stream.
+        self._links.setdefault((node.status.st_dev, node.status.st_ino), name)
 
     def _earlier_name(self, name: str, status: os.stat_result) -> str | None:
         """The name under which another link to the same inode is in this stream already."""
         if status.st_nlink < 2 or stat.S_ISDIR(status.st_mode):
             return None
-        known = self._links.setdefault((status.st_dev, status.st_ino), name)
+        known = self._links.get((status.st_dev, status.st_ino))
         return None if known == name else known
 
     def _regular(self, member: tarfile.TarInfo, node: Node) -> None:
@@ -145,7 +147,8 @@ def _member(name: str, node: Node, kind: bytes) -> tarfile.TarInfo:
     member.uid, member.gid = status.st_uid, status.st_gid
     member.pax_headers = {_MTIME: str(status.st_mtime_ns)}
     for attribute, value in node.attributes().items():
-        member.pax_headers[_ATTRIBUTE + attribute] = base64.b64encode(value).decode()
+        key = _ATTRIBUTE + os.fsencode(attribute).hex()
+        member.pax_headers[key] = base64.b64encode(value).decode()
     if kind == tarfile.SYMTYPE:
         member.linkname = node.link_target()
     if kind in (tarfile.CHRTYPE, tarfile.BLKTYPE):
@@ -307,7 +310,7 @@ def _describe(member: tarfile.TarInfo, path: str) -> None:
         Path(path).chmod(member.mode)
     for key, value in member.pax_headers.items():
         if key.startswith(_ATTRIBUTE):
-            name = key.removeprefix(_ATTRIBUTE)
+            name = bytes.fromhex(key.removeprefix(_ATTRIBUTE))
             os.setxattr(path, name, base64.b64decode(value), follow_symlinks=False)
     if _MTIME in member.pax_headers:
         time_ns = int(member.pax_headers[_MTIME])

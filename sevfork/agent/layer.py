@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import suppress
@@ -24,6 +25,8 @@ from sevfork.errors import RefusedByGuest
 # Kernel timestamps are as coarse as its tick, 10 ms at most (CONFIG_HZ=100); ten of them.
 _TICK_NS = 100_000_000
 _GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENODATA, errno.ESTALE)
+# Address, permissions, offset, device, inode, path: proc_pid_maps(5).
+_MAPPING = re.compile(r"[0-9a-f-]+ .w.s [0-9a-f]+ [0-9a-f:]+ \d+ +(/.*)", re.S)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def inodes_of(root: Path, paths: Iterable[str]) -> frozenset[int]:
 
 def shared_mappings(maps: str) -> Iterator[str]:
     """Paths of the files that a process maps shared and writable, by its ``/proc/PID/maps``."""
-    for line in maps.splitlines():
-        _, permissions, _, _, _, *path = line.split(maxsplit=5)
-        if permissions[1] == "w" and permissions[3] == "s" and path and path[0].startswith("/"):
-            yield path[0].replace("\\012", "\n")
+    for line in maps.split("\n"):  # and at nothing else that could be in a name
+        match = _MAPPING.fullmatch(line)
+        if match:
+            # The kernel writes a newline in a name like this, and what looks like it just so.
+            yield from {match[1], match[1].replace("\\012", "\n")}

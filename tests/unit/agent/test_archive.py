@@ -254,3 +254,36 @@ def test_a_member_below_a_link_is_refused(target: Unpacker, tmp_path: Path) -> N
     with pytest.raises(RefusedByGuest):
         target.read(io.BytesIO(link + member("files/link/file") + member("end") + bytes(1024)))
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [b"user.a=b", b"user.\xff\xfe", b"user.\xc3\xa9", b"user.\n"])
+@pytest.mark.parametrize("value", [b"", b"\xff=\n"])
+def test_extended_attributes_of_any_name_are_kept(
+    source: Path, target: Unpacker, name: bytes, value: bytes
+) -> None:
+    (source / "file").touch()
+    try:
+        os.setxattr(source / "file", name, value)
+    except OSError:
+        pytest.skip("no extended attributes here")
+    target.read(io.BytesIO(stream(packed(source))))
+    assert os.getxattr(target.files / "file", name) == value
+
+
+def test_a_link_does_not_lead_to_a_name_that_went_away_before_it_was_written(
+    source: Path, target: Unpacker
+) -> None:
+    (source / "a").write_text("x")
+    (source / "b").hardlink_to(source / "a")
+    (source / "c").hardlink_to(source / "a")
+    packer = Packer(io.BytesIO())
+    for node in walk(source):
+        if node.name == "a":
+            (source / "a").unlink()
+            with pytest.raises(FileNotFoundError):
+                packer.add_node(f"files/{node.path}", node)
+        else:
+            packer.add_node(f"files/{node.path}", node)
+    target.read(io.BytesIO(stream(packer)))
+    assert (target.files / "b").read_text() == "x"
+    assert (target.files / "b").stat().st_ino == (target.files / "c").stat().st_ino

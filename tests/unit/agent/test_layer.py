@@ -203,14 +203,28 @@ def test_only_shared_and_writable_mappings_of_files_count() -> None:
         "7f5-7f6 rw-p 00000000 00:00 0 \n"
         "7f6-7f7 rw-p 00000000 00:00 0                      [heap]\n"
     )
-    assert list(shared_mappings(maps)) == [
+    assert set(shared_mappings(maps)) == {
         "/var/lib/app/shared file",
         "/memfd:x (deleted)",
         "/odd\nname",
-    ]
+        "/odd\\012name",
+    }
 
 
 def test_mapped_files_that_the_layer_does_not_hold_are_no_matter(upper: Path) -> None:
     (upper / "a").touch()
     found = inodes_of(upper, ["/a", "/b", "/c/d", "/memfd:x (deleted)", "/../x"])
     assert found == {(upper / "a").stat().st_ino}
+
+
+@pytest.mark.parametrize("odd", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", " ", "  a ", "\udcff"])
+def test_mappings_of_files_with_odd_names_are_found(odd: str) -> None:
+    maps = f"7f00-7f01 rw-s 00000000 00:1a 42                         /srv/a{odd}\n"
+    assert f"/srv/a{odd}" in set(shared_mappings(maps * 2))
+
+
+def test_lines_that_are_no_mapping_are_skipped() -> None:
+    good = "7f00-7f01 rw-s 00000000 00:1a 42    /srv/a"
+    anonymous = "7f00-7f01 rw-s 00000000 00:00 0 "
+    lines = ["", "7f00", "x y z", "7f00-7f01 rw- 0 0 0 /srv/b", anonymous, good]
+    assert set(shared_mappings("\n".join(lines))) == {"/srv/a"}
