@@ -28,7 +28,9 @@ OnNotify = Callable[[str], None]
 # QEMU 7.2's emulation with several threads can get wrong (seen: a panic by a stale int3).
 ENVIRONMENT = {"CRIU_FAULT": "130"}
 _MESSAGE_SIZE = 1 << 16
-_END_TIMEOUT_S = 10.0
+# CRIU notices that nobody listens only when it next has something to say. Until then its code is in
+# the tasks, and a workload that stands still for minutes is better than one that is destroyed.
+_END_TIMEOUT_S = 300.0
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 

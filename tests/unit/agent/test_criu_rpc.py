@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sevfork.agent import criu_rpc
 from sevfork.agent.criu_rpc import (
     Criu,
     CriuEnded,
@@ -112,3 +117,25 @@ def test_criu_that_ends_is_no_refusal() -> None:
 def test_criu_that_does_not_answer_is_given_up() -> None:
     with pytest.raises(TimedOut):
         talking_to(FakeCriu()).request(Request.DUMP, {}, timeout_s=1)
+
+
+def test_a_criu_that_is_slow_to_roll_back_is_not_ended_before_it_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds * 100
+
+    clock.sleep = sleep
+
+    @contextmanager
+    def spawn(*_: object, **__: object) -> Iterator[object]:
+        yield SimpleNamespace(poll=lambda: 0 if clock.now > 120 else None)
+
+    monkeypatch.setattr(criu_rpc, "time", clock)
+    monkeypatch.setattr(criu_rpc.process, "spawn", spawn)
+    with pytest.raises(TimedOut), criu_rpc.running(tmp_path / "stderr"):
+        raise TimedOut("the dump takes too long")
+    assert clock.now > 120
