@@ -27,6 +27,7 @@ log = logging.getLogger("sevfork.agent")
 
 RESTORING = STATE / "restoring"
 _SYSRQ = Path("/proc/sysrq-trigger")
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
 _LAST_WORDS_S = 0.5
 _POWER_OFF_S = 5.0
 
@@ -35,6 +36,8 @@ def main() -> None:
     # The serial console: what stands here, the host reads.
     logging.basicConfig(level=logging.INFO, format="sevfork: %(message)s", stream=sys.stderr)
     trace.hide_messages()
+    # When memory runs out the workload ends, not the agent nor a CRIU that is at work in it.
+    _OOM_SCORE.write_text("-1000")
     give_up_what_was_half_restored()
     measured = read_measured()
     key = InstanceKey()

@@ -96,6 +96,7 @@ def _process(workload: Workload, user: User) -> dict[str, object]:
         },
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES}],
         "noNewPrivileges": True,
+        "oomScoreAdj": 0,  # not the agent's, which is never to be killed
     }
 
 

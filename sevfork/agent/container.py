@@ -168,10 +168,14 @@ class Container:
         with suppress(SevforkError):
             unmount(self.root)
 
+    def processes(self) -> list[str]:
+        """The workload's, by their numbers in the guest."""
+        return (self.cgroup / "cgroup.procs").read_text().split()
+
     def mapped_inodes(self) -> frozenset[int]:
         """Files of the upper layer that the workload maps shared and writable."""
         paths: set[str] = set()
-        for pid in (self.cgroup / "cgroup.procs").read_text().split():
+        for pid in self.processes():
             with suppress(FileNotFoundError, ProcessLookupError):
                 maps = Path("/proc", pid, "maps").read_bytes()
                 paths.update(shared_mappings(os.fsdecode(maps)))
@@ -180,7 +184,7 @@ class Container:
     def held_objects(self) -> frozenset[str]:
         """Kernel objects without a name that the workload has open: ``eventfd``, ``io_uring``..."""
         found: set[str] = set()
-        for pid in (self.cgroup / "cgroup.procs").read_text().split():
+        for pid in self.processes():
             for entry in Path("/proc", pid, "fd").glob("*"):
                 with suppress(OSError):
                     target = os.readlink(entry)  # noqa: PTH115  # not a path

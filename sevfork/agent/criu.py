@@ -34,8 +34,10 @@ from sevfork.agent.container import Container
 from sevfork.agent.criu_rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
 from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
 from sevfork.agent.layer import LayerCopy
-from sevfork.agent.refusal import error_lines, explain
-from sevfork.errors import RefusedByGuest, SevforkError, WrongState
+from sevfork.agent.memory import MemoryGuard, require_memory, resident_bytes
+from sevfork.agent.refusal import explain, first_place
+from sevfork.agent.trace import where
+from sevfork.errors import RefusedByGuest, SevforkError, TimedOut, WrongState
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +63,19 @@ class CriuEngine:
     container: Container
 
     def probe(self) -> str | None:
-        """A capture that is thrown away: whatever CRIU refuses, it refuses now."""
+        """A capture that is thrown away: whatever CRIU refuses, it refuses now.
+
+        Raises WrongState when the workload has ended; all else is a reason not to fork it.
+        """
         try:
             self.capture(_Nowhere(), lambda _: None)
-        except RefusedByGuest as exc:
-            return f"{exc.message}; {exc.hint}"
+        except WrongState:
+            raise
+        except SevforkError as exc:
+            return f"{exc.message}; {exc.hint}" if exc.hint else exc.message
+        except Exception as exc:
+            log.error("the trial capture failed unexpectedly: %s", where(exc))
+            return f"a trial capture failed unexpectedly ({where(exc)})"
         return None
 
     def capture(self, sink: Sink, on_phase: OnPhase) -> Capture:
@@ -135,9 +145,11 @@ class CriuEngine:
                 self.container.runc_detached(
                     "restore", *_RESTORE_OPTIONS, *words, env=criu_rpc.ENVIRONMENT
                 )
+            except TimedOut:
+                raise
             except SevforkError as exc:
-                errors = error_lines(_text(work / "restore.log"))
-                raise SevforkError(f"{exc.message}: {'; '.join(errors[:3])}") from exc
+                place = first_place(_text(work / "restore.log"))
+                raise SevforkError(f"the workload could not be restored: {place}") from exc
         if not self.container.is_running:
             raise SevforkError("the restored workload ended at once")
 
@@ -230,7 +242,7 @@ class _Attempt:
     def _freeze(self, criu: Criu) -> int:
         """The rest, with the workload frozen; return how many bytes of files were copied then."""
         with self._spool.open("wb") as spool:
-            aside = Packer(spool)
+            aside = Packer(MemoryGuard(spool))
 
             def on_notify(script: str) -> None:
                 if script == "pre-dump":
@@ -248,6 +260,7 @@ class _Attempt:
 
     def _ask(self, criu: Criu, kind: Request, name: str, on_notify: OnNotify | None = None) -> None:
         """One copy into the directory ``name``. Raise RefusedByGuest when CRIU refuses."""
+        require_memory(resident_bytes(self.container.processes()))
         directory = self.scratch / name
         directory.mkdir(mode=0o700)
         options = self._options(directory)

@@ -1,4 +1,8 @@
-"""Why CRIU refused, in words: its log's error lines, and what a user can do about each."""
+"""Why CRIU refused, in words: its log's error lines, and what a user can do about each.
+
+The words go to the host. CRIU's own name the workload's files and sometimes quote them, so they
+stay here: a refusal that is not known is told by the place in CRIU's source that it comes from.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-_ERROR = re.compile(r"Error \(([^)]*)\): ?(.*)")
+_ERROR = re.compile(r"Error \((?:[\w-]+/)*([\w-]+\.[ch]:\d+)\): ?(.*)")
 # What CRIU finds missing when it looks at what the kernel can do, which is no failure (measured).
 _HARMLESS = re.compile(r"tun\.c|libnetlink\.c|Unable to create a veth pair|No parent image found")
 
@@ -35,6 +39,10 @@ def _known(reason: str, advice: str, error: str, *held: str) -> _Known:
     return _Known(Refusal(reason, advice), re.compile(error), frozenset(held))
 
 
+TOO_LITTLE_MEMORY = Refusal(
+    "the guest has too little memory to hold a capture besides the workload",
+    "give the VM more memory: a capture needs as much again as the workload holds",
+)
 # The lines are from the sources of criu 4.2. The first that matches counts.
 _KNOWN = (
     _known(  # CRIU only says "send_fds failed": such a descriptor cannot be sent over a socket
@@ -90,29 +98,34 @@ _KNOWN = (
         "turn off huge pages or the feature that maps it",
         r"non-regular mapping|Unsupported mapping|hugetlb|uprobes|madv_guard",
     ),
-    _known(
-        "the guest has too little memory to hold a capture besides the workload",
-        "give the VM more memory: a capture needs as much again as the workload holds",
-        r"No space left on device|Cannot allocate memory",
+    _Known(
+        TOO_LITTLE_MEMORY,
+        re.compile(r"No space left on device|Cannot allocate memory"),
+        frozenset(),
     ),
 )
 
 
 def explain(log: str, held: Collection[str] = ()) -> Refusal:
-    """The first known reason, in what the workload holds and in a CRIU log, else the log's first.
+    """The first known reason, in what the workload holds and in a CRIU log, else where it failed.
 
     ``held`` names kernel objects, as after ``anon_inode:`` in ``/proc/PID/fd``: CRIU's own message
     about some is no help.
     """
-    errors = error_lines(log)
+    errors = [message for _, message in _errors(log)]
     for known in _KNOWN:
         if known.held & set(held) or any(known.error.search(line) for line in errors):
             return known.refusal
-    first = errors[0] if errors else "it did not say why"
-    return Refusal(f"CRIU could not capture the workload: {first}", "see CRIU's documentation")
+    return Refusal(first_place(log), "see that place in the source of CRIU 4.2")
 
 
-def error_lines(log: str) -> list[str]:
-    """The messages of a log's error lines, but for those of CRIU's look at the kernel."""
-    matches = [match for match in map(_ERROR.search, log.splitlines()) if match]
-    return [match[2].strip() for match in matches if not _HARMLESS.search(match[0])]
+def first_place(log: str) -> str:
+    """Where CRIU first failed, by its log, in words that hold nothing of the workload's."""
+    places = [place for place, _ in _errors(log)]
+    return f"CRIU refused at {places[0]}" if places else "CRIU refused without saying where"
+
+
+def _errors(log: str) -> list[tuple[str, str]]:
+    """Place and message of a log's error lines, but for those of CRIU's look at the kernel."""
+    matches = [match for match in map(_ERROR.search, log.split("\n")) if match]
+    return [(match[1], match[2].strip()) for match in matches if not _HARMLESS.search(match[0])]

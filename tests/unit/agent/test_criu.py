@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,7 @@ from sevfork.agent import criu_rpc
 from sevfork.agent.container import Container
 from sevfork.agent.criu import CriuEngine
 from sevfork.agent.criu_rpc import CriuRefused, OnNotify, Option, Request, Value, encode
-from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
+from sevfork.errors import NotAuthentic, RefusedByGuest, SevforkError, TimedOut, WrongState
 from sevfork.workload import Ready, Workload
 
 WORKLOAD = Workload(name="app", command=("/bin/app",), ready=Ready(tcp=80))
@@ -39,6 +39,9 @@ class FakeContainer(Container):
 
     def mapped_inodes(self) -> frozenset[int]:
         return frozenset()
+
+    def processes(self) -> list[str]:
+        return []
 
     def held_objects(self) -> frozenset[str]:
         return self.held
@@ -255,3 +258,67 @@ def test_what_an_earlier_agent_left_behind_is_removed(container: FakeContainer) 
     CriuEngine(container).clear()
     assert left_over(container) == []
     assert (container.upper / "file").exists()
+
+
+def test_a_trial_that_fails_in_any_way_is_a_reason_not_to_fork(
+    criu: FakeCriu, container: FakeContainer
+) -> None:
+    def broken() -> None:
+        raise ValueError("customers.db")
+
+    criu.while_frozen = broken
+    reason = cast(str, CriuEngine(container).probe())
+    assert reason.startswith("a trial capture failed unexpectedly (ValueError at sevfork/agent/")
+    assert "customers" not in reason
+
+
+def test_a_trial_that_takes_too_long_is_a_reason_not_to_fork(
+    criu: FakeCriu, container: FakeContainer
+) -> None:
+    def late() -> None:
+        raise TimedOut("criu did not answer in time")
+
+    criu.while_frozen = late
+    assert CriuEngine(container).probe() == "criu did not answer in time"
+
+
+def test_a_copy_that_does_not_fit_is_refused_before_it_is_begun(
+    criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sevfork.agent.criu.resident_bytes", lambda _: 2**60)
+    with pytest.raises(RefusedByGuest, match="too little memory"):
+        CriuEngine(container).capture(io.BytesIO(), silent)
+    assert criu.requests == []
+    assert left_over(container) == []
+
+
+def test_files_that_do_not_fit_while_frozen_make_criu_roll_back(
+    criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used_up() -> None:
+        monkeypatch.setattr("sevfork.agent.memory._RESERVE_BYTES", 2**60)
+        (container.upper / "file").write_bytes(bytes(9 * 2**20))
+
+    criu.while_frozen = used_up
+    with pytest.raises(RefusedByGuest, match="too little memory"):
+        CriuEngine(container).capture(io.BytesIO(), silent)
+    assert criu.rolled_back
+
+
+def test_a_restore_that_fails_names_none_of_the_workloads_files(
+    criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: object, verb: str, *words: str, env: object = None) -> None:
+        work = Path(words[words.index("--work-path") + 1])
+        (work / "restore.log").write_text(
+            "(00.1) Error (criu/files-reg.c:2280): Can't open file srv/customers.db on restore\n"
+        )
+        raise SevforkError("runc restore: Can't open file srv/customers.db on restore")
+
+    monkeypatch.setattr(Container, "runc_detached", refused)
+    monkeypatch.setattr("sevfork.agent.network.binding_allowed", nullcontext)
+    with pytest.raises(SevforkError) as caught:
+        CriuEngine(container)._restore()
+    assert caught.value.message == (
+        "the workload could not be restored: CRIU refused at files-reg.c:2280"
+    )

@@ -27,6 +27,7 @@ def sysrq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setattr(agent_main, "_SYSRQ", tmp_path / "sysrq-trigger")
     monkeypatch.setattr(agent_main, "RESTORING", tmp_path / "restoring")
+    monkeypatch.setattr(agent_main, "_OOM_SCORE", tmp_path / "oom_score_adj")
     monkeypatch.setattr(time, "sleep", sleep)
     return written
 
@@ -77,3 +78,4 @@ def test_nothing_is_done_before_the_marker_was_looked_for(
     agent_main.RESTORING.touch()
     with pytest.raises(Enough):
         agent_main.main()
+    assert agent_main._OOM_SCORE.read_text() == "-1000"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sevfork.agent.refusal import error_lines, explain
+from sevfork.agent.refusal import explain, first_place
 
 NOISE = """\
 (00.129235) Error (criu/tun.c:85): tun: Unable to create tun: No such file or directory
@@ -43,9 +43,26 @@ def test_known_errors_are_explained(message: str, word: str) -> None:
 
 def test_an_object_that_criu_can_capture_is_not_blamed() -> None:
     refusal = explain(line("something new"), {"eventpoll", "inotify", "eventfd", "timerfd"})
-    assert refusal.reason == "CRIU could not capture the workload: something new"
+    assert refusal.reason == "CRIU refused at files.c:555"
 
 
 def test_what_criu_finds_missing_in_the_kernel_is_not_blamed() -> None:
-    assert error_lines(NOISE) == []
-    assert "did not say why" in explain(NOISE).reason
+    assert explain(NOISE).reason == "CRIU refused without saying where"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Can't open file /srv/customers.db on restore",
+        "customers.db",
+        "name with\x0c\x85\u2028(customers.db): Error",
+    ],
+)
+def test_what_criu_says_of_the_workloads_files_stays_in_the_guest(message: str) -> None:
+    log = line(message, "criu/files-reg.c:1234")
+    assert first_place(log) == "CRIU refused at files-reg.c:1234"
+    assert "customers" not in str(explain(log))
+
+
+def test_what_looks_like_a_place_but_is_none_is_not_passed_on() -> None:
+    assert "customers" not in str(explain("(00.1) Error (/srv/customers.db): x\n"))
