@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import time
+import uuid as uuids
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ auth_unix_ro = "none"
 auth_unix_rw = "none"
 unix_sock_ro_perms = "0700"
 unix_sock_rw_perms = "0700"
-host_uuid_source = "machine-id"
+host_uuid = "{uuid}"
 log_outputs = "3:file:{log}"
 """
 
@@ -268,7 +269,9 @@ def _write_configuration(layout: Layout) -> dict[Path, str]:
     etc = layout.state / "etc"
     cgroups = "" if _cgroups_usable() else "cgroup_controllers = [ ]\n"
     (etc / "qemu.conf").write_text(_QEMU_CONF + cgroups)
-    (etc / "libvirtd.conf").write_text(_LIBVIRTD_CONF.format(log="/var/log/libvirt/libvirtd.log"))
+    # Its own: a host's usual sources (SMBIOS, machine-id) are missing in a container.
+    settings = _LIBVIRTD_CONF.format(log="/var/log/libvirt/libvirtd.log", uuid=uuids.uuid4())
+    (etc / "libvirtd.conf").write_text(settings)
     return _user_files(layout)
 
 
