@@ -34,6 +34,8 @@ CAPABILITIES = (
 )
 # CRIU restores CLOCK_MONOTONIC only for what is in a time namespace.
 NAMESPACES = ("pid", "ipc", "mount", "time")
+# The agent, whose value a process would inherit, is never killed. Not 0: CRIU restores others only.
+OOM_SCORE_ADJ = 100
 OPEN_FILES = 65536
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -96,7 +98,7 @@ def _process(workload: Workload, user: User) -> dict[str, object]:
         },
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES}],
         "noNewPrivileges": True,
-        "oomScoreAdj": 0,  # not the agent's, which is never to be killed
+        "oomScoreAdj": OOM_SCORE_ADJ,
     }
 
 

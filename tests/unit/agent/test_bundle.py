@@ -79,7 +79,7 @@ def test_the_clock_can_be_carried_on_in_a_child() -> None:
 def test_the_process_is_what_the_workload_file_says() -> None:
     process = made()["process"]
     assert isinstance(process, dict)
-    assert process["oomScoreAdj"] == 0, "the agent is never killed, the workload may be"
+    assert process["oomScoreAdj"] > 0, "CRIU restores no 0, and the agent's own is -1000"
     assert process["args"] == ["/usr/bin/app", "--flag"]
     assert process["cwd"] == "/srv"
     assert process["user"] == {"uid": 1000, "gid": 1001, "additionalGids": [4, 5]}
