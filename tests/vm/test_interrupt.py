@@ -8,8 +8,11 @@ import pytest
 
 from tests.vm.lab import Lab, Vm
 
-# As --debug prints them: capture in the parent, then what happens to the child.
-PHASES = ["phase: copy", "phase: launch", "phase: boot", "phase: handshake", "phase: restore"]
+# As --debug prints them: the capture in the parent, then what happens to the child.
+PHASES = [
+    f"phase: {name}"
+    for name in ("copy", "freeze", "flush", "launch", "boot", "handshake", "restore")
+]
 
 
 def assert_only_the_parent_is_left(lab: Lab, parent: Vm) -> None:
@@ -26,7 +29,7 @@ def test_ctrl_c_leaves_nothing(lab: Lab, redis_parent: Vm, phase: str) -> None:
     assert_only_the_parent_is_left(lab, redis_parent)
 
 
-@pytest.mark.parametrize("phase", ["phase: copy", "phase: boot"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_sigterm_leaves_nothing(lab: Lab, redis_parent: Vm, phase: str) -> None:
     with lab.running("fork", redis_parent.name, "--debug") as fork:
         fork.wait_for(phase)
