@@ -112,10 +112,12 @@ def test_send_fails_once_the_guest_has_ended() -> None:
 def test_close_wakes_a_reader_up_and_may_be_repeated() -> None:
     stream = FakeStream()
     channel = StreamChannel(stream)
-    threading.Timer(0.05, channel.close).start()
+    closing = threading.Timer(0.05, channel.close)
+    closing.start()
     with pytest.raises(ChannelClosed):
         channel.receive(10)
     channel.close()
+    closing.join(10)  # the reader wakes up before the other's close has returned
     assert stream.aborts == 2
 
 
