@@ -14,8 +14,8 @@ import msgspec
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
 from sevfork.attest.verdict import Verdict
-from sevfork.domain import GuestSpec, spec_from_xml
-from sevfork.errors import UsageError, WrongState
+from sevfork.domain import GuestSpec
+from sevfork.errors import UsageError
 from sevfork.handshake import attest_report_data
 from sevfork.host.agent import AgentClient
 from sevfork.host.hypervisor import Hypervisor
@@ -41,16 +41,6 @@ class Attestation:
     report_data: bytes
     claims: protocol.Status
     verdict: Verdict
-
-
-def running_vm(hypervisor: Hypervisor, reference: str) -> GuestSpec:
-    """Raise WrongState unless it is a running VM of sevfork's."""
-    domain = hypervisor.find(reference)
-    if domain.metadata_xml is None:
-        raise WrongState(f"'{domain.name}' has no sevfork agent: it was not made by sevfork")
-    if not domain.state.active:
-        raise WrongState(f"'{domain.name}' is {domain.state.value}: only a running VM can attest")
-    return spec_from_xml(hypervisor.xml(domain.uuid))
 
 
 def attest(

@@ -28,7 +28,6 @@ from sevfork.domain import (
     free_target,
     has_target,
     random_mac,
-    spec_from_xml,
     volume_paths,
 )
 from sevfork.errors import (
@@ -59,6 +58,7 @@ from sevfork.model import Technology
 from sevfork.naming import child_names
 from sevfork.progress import Watcher
 from sevfork.remove import remove_domain, remove_made
+from sevfork.running import running_vm
 from sevfork.up import PortWish, publish
 from sevfork.wire import protocol
 
@@ -134,17 +134,7 @@ def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
 
     Raises WrongState, NameTaken, UsageError, HostCannot (memory, technology).
     """
-    domain = hypervisor.find(request.parent)
-    if domain.metadata_xml is None:
-        raise WrongState(
-            f"'{domain.name}' has no sevfork agent: it was not made by sevfork",
-            hint="start a fork-ready VM with 'sevfork up'",
-        )
-    if not domain.state.active:
-        raise WrongState(
-            f"'{domain.name}' is {domain.state.value}: only a running VM can be forked"
-        )
-    spec = spec_from_xml(hypervisor.xml(domain.uuid))
+    domain, spec = running_vm(hypervisor, request.parent, "be forked")
     _require_forkable(spec)
     others = {each.name: each for each in hypervisor.domains()}
     names = child_names(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sevfork.agent.engine import Engine, Generation
 from sevfork.agent.forks import Self, sent
-from sevfork.agent.serve import Doomed
+from sevfork.agent.serve import Doomed, Progress
 from sevfork.agent.trace import where
 from sevfork.agent.volume import find_volume
 from sevfork.errors import SevforkError
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 _REPORT_EVERY_BYTES = 4 * 2**20
 _UNIQUE_ID_SIZE = 16
-
-Progress = Callable[[str, int, int], None]
 
 
 class Child:

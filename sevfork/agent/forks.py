@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sevfork.agent.engine import Capture, Engine
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.identity import Identity, Verifier
+from sevfork.agent.serve import Progress
 from sevfork.agent.volume import find_volume
 from sevfork.errors import RefusedByGuest, UsageError, WrongState
 from sevfork.handshake import (
@@ -43,8 +43,6 @@ _KEY_SIZE = 32
 _FORK_ID_SIZE = 16
 _VM_ID_SIZE = 16
 _REPORT_EVERY_BYTES = 4 * 2**20
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

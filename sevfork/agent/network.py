@@ -33,7 +33,7 @@ class Address:
 
 
 def loopback_up() -> None:
-    _set_up("lo", True)
+    _set_up("lo")
 
 
 def link_up(address: Address | None = None) -> None:
@@ -41,16 +41,8 @@ def link_up(address: Address | None = None) -> None:
     chosen = address or Address()
     _control(_SIOCSIFADDR, address_request(LINK, chosen.interface.ip))
     _control(_SIOCSIFNETMASK, address_request(LINK, chosen.interface.netmask))
-    _set_up(LINK, True)
+    _set_up(LINK)
     _control(_SIOCADDRT, route_request(chosen.gateway), accept_errno=_EEXIST)
-
-
-def link_down() -> None:
-    _set_up(LINK, False)
-
-
-def link_is_up() -> bool:
-    return bool(_flags(LINK) & _IFF_UP)
 
 
 @contextmanager
@@ -88,8 +80,8 @@ def _flags(name: str) -> int:
     return int(struct.unpack_from("H", answer, 16)[0])
 
 
-def _set_up(name: str, up: bool) -> None:
-    flags = _flags(name) | _IFF_UP if up else _flags(name) & ~_IFF_UP
+def _set_up(name: str) -> None:
+    flags = _flags(name) | _IFF_UP
     _control(_SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags))
 
 

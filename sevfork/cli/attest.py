@@ -68,9 +68,10 @@ def attest(
     from sevfork import attestation
     from sevfork import verify as use_case
     from sevfork.image import Image
+    from sevfork.running import running_vm
 
     hypervisor = app.hypervisor()
-    spec = attestation.running_vm(hypervisor, vm)
+    _, spec = running_vm(hypervisor, vm, "attest")
     policy = policy_from(policy_file, allow_simulated)
     if image_folder:
         policy = attestation.pin_image(policy, Image.load(image_folder), spec.vcpus)
