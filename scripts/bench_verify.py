@@ -20,8 +20,8 @@ from sevfork.attest.defaults import SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.policy import Policy
 from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.attest.verify import Expected, verify
-from sevfork.model import Technology
 from sevfork.process import run
+from sevfork.technology import Technology
 
 TARGET_MS = 10
 REPORT_DATA = bytes(64)

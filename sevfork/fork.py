@@ -54,11 +54,11 @@ from sevfork.host.hypervisor import (
 from sevfork.host.processor import launched, simulated_report
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.metadata import Metadata, Phase, PublishedPort
-from sevfork.model import Technology
 from sevfork.naming import child_names
 from sevfork.progress import Watcher
 from sevfork.remove import remove_domain, remove_made
 from sevfork.running import running_vm
+from sevfork.technology import Technology
 from sevfork.up import PortWish, publish
 from sevfork.wire import protocol
 

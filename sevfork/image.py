@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from sevfork.errors import UsageError
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 SCHEMA = 1
 

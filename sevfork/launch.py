@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from sevfork.errors import NotAuthentic
-from sevfork.lp import lp
-from sevfork.model import Technology
+from sevfork.technology import Technology
+from sevfork.wire.lp import lp
 
 MAGIC = b"SFLC"
 VERSION = 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lxml import etree
 
 from sevfork.errors import HostCannot, WrongState
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from sevfork.xml import E, parse
 
 # Reserved bit 17 must be one; SMT is allowed; no debugging, no migration agent (SNP ABI, table 10).

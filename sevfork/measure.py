@@ -11,7 +11,7 @@ from sevfork.attest.launch_digest import SnpLaunch, simulated_launch_digest, snp
 from sevfork.errors import HostCannot, UsageError
 from sevfork.image import Image
 from sevfork.launch_security import SNP_CPU_MODEL
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lxml import etree
 
 from sevfork.errors import WrongState
 from sevfork.launch import Role
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from sevfork.xml import parse, to_text
 
 NAMESPACE = "https://sevfork.org/metadata/1"

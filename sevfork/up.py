@@ -34,10 +34,10 @@ from sevfork.inventory import LOOPBACK
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.launch_security import HardwareLaunch, hardware_launch
 from sevfork.metadata import Metadata, Phase, ProcessorState, PublishedPort
-from sevfork.model import Technology
 from sevfork.naming import check_name
 from sevfork.progress import Watcher, unwatched
 from sevfork.remove import remove_domain, remove_made
+from sevfork.technology import Technology
 from sevfork.wire import protocol
 
 log = logging.getLogger(__name__)

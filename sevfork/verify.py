@@ -14,20 +14,20 @@ from typing import TypeVar
 
 from sevfork.attest.defaults import HARDWARE_ROOTS, NO_MINIMUM, SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.evidence import Evidence
+from sevfork.attest.guest_policy import GuestPolicy
 from sevfork.attest.policy import Policy
-from sevfork.attest.snp_certificates import (
+from sevfork.attest.snp.certificates import (
     Certificate,
     CertificateTable,
     RevocationList,
     split_pem,
 )
-from sevfork.attest.snp_report import REPORT_SIZE, SigningKey, SnpReport
-from sevfork.attest.tdx_collateral import Collateral
+from sevfork.attest.snp.report import REPORT_SIZE, SigningKey, SnpReport
+from sevfork.attest.tdx.collateral import Collateral
 from sevfork.attest.verdict import Check, EvidenceRejected, Verdict
 from sevfork.attest.verify import Expected, judge
 from sevfork.errors import AttestationFailed, InsecureRefused, UsageError
-from sevfork.model import Technology
-from sevfork.policy import GuestPolicy
+from sevfork.technology import Technology
 
 EVIDENCE_LIMIT_BYTES = 1 << 20
 CERTIFICATE_LIMIT_BYTES = 1 << 20

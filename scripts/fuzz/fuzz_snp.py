@@ -16,16 +16,16 @@ import atheris
 
 with atheris.instrument_imports(include=["sevfork"]):
     from sevfork.attest.evidence import Evidence
+    from sevfork.attest.guest_policy import GuestPolicy
     from sevfork.attest.policy import Policy
-    from sevfork.attest.snp_certificates import (
+    from sevfork.attest.snp.certificates import (
         Certificate,
         CertificateTable,
         RevocationList,
     )
-    from sevfork.attest.snp_report import REPORT_SIZE, SnpReport
+    from sevfork.attest.snp.report import REPORT_SIZE, SnpReport
     from sevfork.errors import AttestationFailed, UsageError
-    from sevfork.model import Technology
-    from sevfork.policy import GuestPolicy
+    from sevfork.technology import Technology
     from sevfork.verify import Pool, default_policy, recognise, verdict_on
 
 AT = datetime(2025, 6, 1, tzinfo=UTC)

@@ -20,13 +20,13 @@ with atheris.instrument_imports(include=["sevfork"]):
     from sevfork.attest.defaults import policy_toml
     from sevfork.attest.evidence import Evidence
     from sevfork.attest.policy import Policy
-    from sevfork.attest.tdx_chain import INTEL_ROOT_SHA256, PCK_CHAIN, Chain
-    from sevfork.attest.tdx_collateral import Collateral, RevocationList, SignedJson
-    from sevfork.attest.tdx_pck import Platform
-    from sevfork.attest.tdx_quote import Quote
+    from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256, PCK_CHAIN, Chain
+    from sevfork.attest.tdx.collateral import Collateral, RevocationList, SignedJson
+    from sevfork.attest.tdx.pck import Platform
+    from sevfork.attest.tdx.quote import Quote
     from sevfork.attest.verify import judge
     from sevfork.errors import AttestationFailed
-    from sevfork.model import Technology
+    from sevfork.technology import Technology
 
 AT = datetime(2026, 2, 3, tzinfo=UTC)
 POLICY = Policy.load(

@@ -21,7 +21,7 @@ from sevfork.agent.link import PORT, Link
 from sevfork.agent.measured import read_measured
 from sevfork.agent.serve import serve
 from sevfork.handshake import InstanceKey
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 log = logging.getLogger("sevfork.agent")
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.attest.evidence import Evidence
+from sevfork.attest.guest_policy import GuestPolicy
 from sevfork.attest.verdict import VerifiedReport
 from sevfork.attest.verify import Expected, verify
 from sevfork.handshake import InstanceKey, OwnLaunch, attest_report_data
 from sevfork.launch import LaunchConfig, launch_config_hash
-from sevfork.policy import GuestPolicy
 
 Clock = Callable[[], datetime]
 _NONCE_SIZE = 32

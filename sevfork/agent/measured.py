@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sevfork.agent.built import TECHNOLOGY
-from sevfork.model import Technology
-from sevfork.policy import GuestPolicy
+from sevfork.attest.guest_policy import GuestPolicy
+from sevfork.technology import Technology
 from sevfork.workload import GUEST_PATH, Workload
 
 POLICY_PATH = Path("/etc/sevfork/policy.toml")

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from sevfork.attest.snp_certificates import AMD_ROOTS
-from sevfork.attest.snp_report import Product, Tcb
-from sevfork.attest.tdx_chain import INTEL_ROOT_SHA256
-from sevfork.model import Technology
+from sevfork.attest.snp.certificates import AMD_ROOTS
+from sevfork.attest.snp.report import Product, Tcb
+from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256
+from sevfork.technology import Technology
 
 NO_MINIMUM = {
     Product.MILAN: Tcb(0, 0, 0, 0),

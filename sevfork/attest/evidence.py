@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sevfork.errors import AttestationFailed
-from sevfork.lp import lp
-from sevfork.model import Technology
+from sevfork.technology import Technology
+from sevfork.wire.lp import lp
 
 VERSION = 1
 REPORT_LIMIT_BYTES = 16 * 1024

@@ -21,8 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.snp_certificates import Certificate, CertificateTable, RevocationList
-from sevfork.attest.snp_report import Product, SigningKey, SnpReport, Tcb
+from sevfork.attest.snp.certificates import Certificate, CertificateTable, RevocationList
+from sevfork.attest.snp.report import Product, SigningKey, SnpReport, Tcb
 from sevfork.errors import AttestationFailed, HostCannot, TimedOut
 
 BASE_URL = "https://kdsintf.amd.com/"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sevfork.errors import HostCannot, UsageError
-from sevfork.lp import lp
+from sevfork.wire.lp import lp
 
 SHA384_SIZE = 48
 

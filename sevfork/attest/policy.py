@@ -13,9 +13,9 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
-from sevfork.attest.tdx_tcb import TcbStatus
+from sevfork.attest.tdx.tcb import TcbStatus
 from sevfork.errors import UsageError
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 Rule = tuple[str, ...] | Literal["any"]
 Unsigned = Annotated[int, msgspec.Meta(ge=0)]

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.snp_certificates import (
+from sevfork.attest.snp.certificates import (
     OID_HWID,
     OID_PRODUCT,
     OID_STRUCT_VERSION,
@@ -38,9 +38,9 @@ from sevfork.attest.snp_certificates import (
     Certificate,
     CertificateTable,
 )
-from sevfork.attest.snp_report import REPORT_SIZE, SIGNED_SIZE, Product, Tcb
+from sevfork.attest.snp.report import REPORT_SIZE, SIGNED_SIZE, Product, Tcb
 from sevfork.errors import HostCannot, UsageError
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 ORGANIZATION = "sevfork, simulated, not confidential"
 # Fixed, and long: a guest's clock is not worth much, and this chain protects nothing.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from sevfork.errors import AttestationFailed
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sevfork.attest import snp, tdx_verify
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
+from sevfork.attest.snp import examine as examine_snp
+from sevfork.attest.tdx import examine as examine_tdx
 from sevfork.attest.verdict import (
     Claims,
     Findings,
@@ -19,13 +20,13 @@ from sevfork.attest.verdict import (
     _verified,
 )
 from sevfork.errors import AttestationFailed, UsageError
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 Examiner = Callable[[Evidence, Policy, datetime, Findings], Claims]
 _EXAMINERS: dict[Technology, Examiner] = {
-    Technology.SIMULATED: snp.examine,
-    Technology.SEV_SNP: snp.examine,
-    Technology.TDX: tdx_verify.examine,
+    Technology.SIMULATED: examine_snp.examine,
+    Technology.SEV_SNP: examine_snp.examine,
+    Technology.TDX: examine_tdx.examine,
 }
 
 

@@ -60,7 +60,7 @@ def build(
     from sevfork.guest.paths import cache_directory, simulator_directory
     from sevfork.guest.paths import mirror as default_mirror
     from sevfork.guest.recipe import recipe_directory
-    from sevfork.model import Technology
+    from sevfork.technology import Technology
 
     if locked and update_lock:
         raise UsageError("'--locked' and '--update-lock' exclude each other")

@@ -51,7 +51,7 @@ def measure(
     """The launch digest that a VM of an image must have, computed from the image's files."""
     from sevfork.image import Image
     from sevfork.measure import Firmware, measure_image, parse_guest_features
-    from sevfork.model import Technology
+    from sevfork.technology import Technology
 
     loaded = Image.load(image)
     technology = Technology(tee) if tee else loaded.technology

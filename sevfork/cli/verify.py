@@ -116,7 +116,7 @@ def _fetched(evidence: Evidence) -> Evidence:
     from sevfork.attest.kds import KeyDistribution, https_fetcher
     from sevfork.errors import UsageError
     from sevfork.guest.paths import cache_directory
-    from sevfork.model import Technology
+    from sevfork.technology import Technology
 
     if evidence.technology is not Technology.SEV_SNP:
         raise UsageError("--fetch is for SNP; give TDX collateral with --certs")

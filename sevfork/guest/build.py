@@ -13,6 +13,7 @@ from pathlib import Path
 
 import sevfork
 from sevfork.attest.defaults import HARDWARE_ROOTS
+from sevfork.attest.guest_policy import Fork, guest_policy_toml
 from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.errors import UsageError
 from sevfork.guest import contents, cpio, initramfs, manifest, verity
@@ -29,9 +30,8 @@ from sevfork.guest.lock import Lock
 from sevfork.guest.modules import KernelModules
 from sevfork.guest.progress import Progress
 from sevfork.guest.recipe import Recipe
-from sevfork.model import Technology
-from sevfork.policy import Fork, guest_policy_toml
 from sevfork.process import run
+from sevfork.technology import Technology
 from sevfork.workload import Workload
 
 _MOVED_SHOWN = 10

@@ -14,7 +14,7 @@ import msgspec
 from sevfork.attest.launch_digest import simulated_launch_digest
 from sevfork.guest.base import BaseInfo
 from sevfork.guest.verity import Verity
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from sevfork.workload import Workload
 
 SCHEMA = 1

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from sevfork.errors import UsageError
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 DEFAULT_DIRECTORY = Path(__file__).resolve().parents[2] / "firmware"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from sevfork.errors import NotAuthentic
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 VERSION = 1
 _TECHNOLOGIES = {technology.wire: technology for technology in Technology}

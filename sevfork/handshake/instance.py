@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from sevfork.errors import NotAuthentic
-from sevfork.lp import lp
+from sevfork.wire.lp import lp
 
 SIGNATURE_SIZE = 64
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sevfork.attest.verdict import VerifiedReport
 from sevfork.errors import AttestationFailed, NotAuthentic
-from sevfork.lp import lp
+from sevfork.wire.lp import lp
 
 _KEY_SIZE = 32
 _GRANT_LABEL = b"sevfork/1 grant"

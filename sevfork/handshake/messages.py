@@ -13,8 +13,8 @@ from typing import ClassVar, Self
 from sevfork.attest.evidence import CERTIFICATES_LIMIT_BYTES, REPORT_LIMIT_BYTES
 from sevfork.handshake.codec import Cursor, Kind, head
 from sevfork.launch import DIGEST_SIZE, LAUNCH_CONFIG_SIZE
-from sevfork.lp import lp
-from sevfork.model import Technology
+from sevfork.technology import Technology
+from sevfork.wire.lp import lp
 
 SUITE_P384_MLKEM1024_AES256GCM_SHA384 = 1
 FORK_ID_SIZE = 16

@@ -10,7 +10,7 @@ from sevfork.attest.verdict import LaunchIdentity, VerifiedReport
 from sevfork.attest.verify import Expected
 from sevfork.errors import AttestationFailed
 from sevfork.launch import LaunchConfig, launch_config_hash
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 Verifier = Callable[[bytes, Expected], VerifiedReport]
 """Checks encoded evidence under the guest's policy; raises AttestationFailed."""

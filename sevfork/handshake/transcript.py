@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sevfork.lp import lp
+from sevfork.wire.lp import lp
 
 
 def transcript_1(offer: bytes, join_core: bytes) -> bytes:

@@ -27,7 +27,7 @@ from sevfork.host import maker
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.launch import Role
 from sevfork.metadata import Metadata, Phase
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from sevfork.host.agent import SimulatedReport
 from sevfork.host.hypervisor import Storage
 from sevfork.launch import LaunchConfig, launch_config_hash
 from sevfork.metadata import Metadata, ProcessorState
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 _REPORT_DATA_SIZE = 64
 _REPORT_ID_SIZE = 32

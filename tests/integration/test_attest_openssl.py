@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.snp_certificates import Certificate, CertificateTable, RevocationList
-from sevfork.attest.snp_report import SnpReport
+from sevfork.attest.snp.certificates import Certificate, CertificateTable, RevocationList
+from sevfork.attest.snp.report import SnpReport
 from sevfork.attest.verify import judge
 from sevfork.process import run
 

@@ -21,8 +21,8 @@ from sevfork.guest import paths
 from sevfork.guest.build import Order, build
 from sevfork.guest.lock import Lock, Locked
 from sevfork.guest.recipe import DEFAULT_DIRECTORY
-from sevfork.model import Technology
 from sevfork.process import run
+from sevfork.technology import Technology
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="building an image needs root"),

@@ -15,7 +15,7 @@ from sevfork.host import libvirt as adapter
 from sevfork.host.hypervisor import DomainState, VolumeExists
 from sevfork.launch import Role
 from sevfork.metadata import Metadata, Phase, ProcessorState
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 POOL_PATH = "/sevfork-test"
 _numbers = itertools.count(1)

@@ -34,7 +34,7 @@ from sevfork.host.accelerator import least_kernel
 from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, Hypervisor, PortTaken
 from sevfork.launch import Role
 from sevfork.metadata import Metadata, Phase
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("libvirtd", path="/usr/sbin:/usr/bin"),

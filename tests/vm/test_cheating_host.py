@@ -31,8 +31,8 @@ from sevfork.handshake.transcript import child_report_data, transcript_1
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.metadata import ProcessorState
-from sevfork.model import Technology
 from sevfork.progress import unwatched
+from sevfork.technology import Technology
 from sevfork.wire import protocol
 from tests.vm.lab import Lab, Vm
 

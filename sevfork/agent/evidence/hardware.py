@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sevfork.attest.evidence import Evidence
 from sevfork.errors import AttestationFailed, TimedOut
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 log = logging.getLogger(__name__)
 

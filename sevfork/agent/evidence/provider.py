@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sevfork.attest.evidence import Evidence
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 
 class EvidenceProvider(Protocol):

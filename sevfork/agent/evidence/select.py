@@ -10,7 +10,7 @@ from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.evidence.sev_guest import DEVICE, SevGuestDevice, SevGuestSource
 from sevfork.agent.evidence.tsm import REPORTS, ConfigfsReports, TsmSource
 from sevfork.errors import AttestationFailed
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 
 def hardware_provider(

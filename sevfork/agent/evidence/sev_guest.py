@@ -20,7 +20,7 @@ from typing import Protocol
 
 from sevfork.agent.evidence.hardware import named
 from sevfork.attest.evidence import CERTIFICATES_LIMIT_BYTES
-from sevfork.attest.snp_report import REPORT_SIZE
+from sevfork.attest.snp.report import REPORT_SIZE
 from sevfork.errors import AttestationFailed
 
 DEVICE = Path("/dev/sev-guest")

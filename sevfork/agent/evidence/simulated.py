@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from sevfork.attest.evidence import Evidence
 from sevfork.errors import AttestationFailed
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from sevfork.wire.lines import ID_SIZE, Frame
 
 SIMULATED_EVIDENCE = 0x80

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from sevfork.agent.evidence.hardware import named
 from sevfork.errors import AttestationFailed
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.forks import Forks, Self
 from sevfork.agent.identity import Identity, Verifier
 from sevfork.agent.link import HostGone
+from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.verdict import LaunchIdentity
 from sevfork.errors import HostCannot, RefusedByGuest
 from sevfork.handshake import (
@@ -29,8 +30,7 @@ from sevfork.handshake import (
     owner_digest,
 )
 from sevfork.launch import LaunchConfig, Role
-from sevfork.model import Technology
-from sevfork.policy import GuestPolicy, guest_policy_toml
+from sevfork.technology import Technology
 from sevfork.wire import protocol
 
 MIB = 2**20

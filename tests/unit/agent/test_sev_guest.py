@@ -13,7 +13,7 @@ import pytest
 from sevfork.agent.evidence.hardware import HardwareProvider
 from sevfork.agent.evidence.sev_guest import SevGuestSource
 from sevfork.errors import AttestationFailed, TimedOut
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 DATA = bytes(range(64))
 REPORT_SIZE = 1184

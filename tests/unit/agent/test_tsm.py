@@ -19,7 +19,7 @@ from sevfork.agent.evidence.hardware import HardwareProvider
 from sevfork.agent.evidence.select import hardware_provider
 from sevfork.agent.evidence.tsm import ConfigfsReports, TsmSource
 from sevfork.errors import AttestationFailed, TimedOut
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 DATA = bytes(range(64))
 

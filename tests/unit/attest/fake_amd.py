@@ -28,17 +28,17 @@ from sevfork.attest.simulator import (
     issue_endorsement,
     sign_report,
 )
-from sevfork.attest.snp_certificates import (
+from sevfork.attest.snp.certificates import (
     OID_CSP_ID,
     OID_HWID,
     PSS_SHA384,
     Certificate,
     CertificateTable,
 )
-from sevfork.attest.snp_report import Product, Tcb
+from sevfork.attest.snp.report import Product, Tcb
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import Expected, judge
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 VALID = (datetime(2025, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC))

@@ -22,10 +22,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.tdx_chain import INTEL_QE_MRSIGNER
-from sevfork.attest.tdx_collateral import Collateral, SignedJson
-from sevfork.attest.tdx_quote import INTEL_VENDOR_ID
-from sevfork.model import Technology
+from sevfork.attest.tdx.chain import INTEL_QE_MRSIGNER
+from sevfork.attest.tdx.collateral import Collateral, SignedJson
+from sevfork.attest.tdx.quote import INTEL_VENDOR_ID
+from sevfork.technology import Technology
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _DAY = timedelta(days=1)

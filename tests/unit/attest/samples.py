@@ -10,8 +10,8 @@ import msgspec
 from sevfork.attest.defaults import policy_toml
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
-from sevfork.attest.snp_certificates import AMD_ROOTS, CertificateTable
-from sevfork.model import Technology
+from sevfork.attest.snp.certificates import AMD_ROOTS, CertificateTable
+from sevfork.technology import Technology
 
 _END = b"-----END CERTIFICATE-----\n"
 AMD_POLICY = Policy.load(

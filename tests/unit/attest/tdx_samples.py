@@ -13,10 +13,10 @@ import pytest
 from sevfork.attest.defaults import policy_toml
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Bits, Policy
-from sevfork.attest.tdx_chain import INTEL_ROOT_SHA256
+from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256
 from sevfork.attest.verdict import EvidenceRejected, VerifiedReport
 from sevfork.attest.verify import Expected, verify
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 _REPOSITORY = Path(__file__).parents[3]
 VECTORS = Path(os.environ.get("SEVFORK_VECTORS", _REPOSITORY / "../shared/vectors"))

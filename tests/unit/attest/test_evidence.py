@@ -14,7 +14,7 @@ from sevfork.attest.evidence import (
     Evidence,
 )
 from sevfork.errors import AttestationFailed
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 GOOD = Evidence(Technology.SEV_SNP, b"report", b"certificates")
 

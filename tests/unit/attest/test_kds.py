@@ -13,7 +13,7 @@ from fake_amd import NOW, REPORT_DATA, Part, authority, revocation_list
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.kds import Answer, KeyDistribution, https_fetcher
-from sevfork.attest.snp_certificates import CertificateTable
+from sevfork.attest.snp.certificates import CertificateTable
 from sevfork.attest.verify import Expected, judge
 from sevfork.errors import AttestationFailed, HostCannot, TimedOut
 

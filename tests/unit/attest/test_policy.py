@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sevfork.attest.defaults import HARDWARE_ROOTS, policy_toml
+from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.policy import Bits, Policy, SnpPolicy, TdxPolicy
 from sevfork.errors import UsageError
-from sevfork.model import Technology
-from sevfork.policy import GuestPolicy, guest_policy_toml
+from sevfork.technology import Technology
 
 WHEN = datetime(2026, 3, 1, tzinfo=UTC)
 ROOT = "ab" * 32

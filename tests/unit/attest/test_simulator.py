@@ -15,12 +15,12 @@ from sevfork.attest.defaults import SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
 from sevfork.attest.simulator import SimulatedProcessor
-from sevfork.attest.snp_certificates import AMD_ROOTS, Certificate, CertificateTable
-from sevfork.attest.snp_report import SnpReport
+from sevfork.attest.snp.certificates import AMD_ROOTS, Certificate, CertificateTable
+from sevfork.attest.snp.report import SnpReport
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import Expected, judge, verify
 from sevfork.errors import HostCannot, UsageError
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DATA = bytes(range(64))

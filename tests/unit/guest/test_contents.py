@@ -11,7 +11,7 @@ import pytest
 import sevfork
 from sevfork.errors import UsageError
 from sevfork.guest import contents
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from sevfork.workload import Workload
 
 SOURCE = Path(sevfork.__file__).parent

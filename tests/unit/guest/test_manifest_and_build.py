@@ -12,7 +12,7 @@ from sevfork.errors import UsageError
 from sevfork.guest import build, manifest
 from sevfork.guest.base import BaseInfo, PackageVersion
 from sevfork.guest.verity import Verity
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from sevfork.workload import Ready, Workload
 
 INFO = BaseInfo(1700000000, (PackageVersion("criu", "4.2.1-1", "amd64", "aa"),), ())

@@ -28,7 +28,7 @@ from sevfork.handshake import (
     Slot,
 )
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 LIFETIME_S = 600.0
 IMAGE_KEY_LIFETIME_S = 3600.0

@@ -32,7 +32,7 @@ from sevfork.handshake.messages import (
 )
 from sevfork.handshake.transcript import child_report_data, parent_report_data, transcript_1
 from sevfork.launch import LaunchConfig, Role
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 
 def flip(data: bytes, position: int) -> bytes:

@@ -22,7 +22,7 @@ from sevfork.handshake.messages import (
     ParentEvent,
 )
 from sevfork.handshake.token import OwnerToken
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 
 def size(count: int) -> st.SearchStrategy[bytes]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from sevfork.attest.evidence import Evidence
+from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.attest.verify import Expected, verify
 from sevfork.errors import AttestationFailed
@@ -26,8 +27,7 @@ from sevfork.handshake import (
 )
 from sevfork.handshake.messages import JoinCore
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
-from sevfork.model import Technology
-from sevfork.policy import GuestPolicy, guest_policy_toml
+from sevfork.technology import Technology
 
 BUILT = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

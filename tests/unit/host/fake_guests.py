@@ -16,14 +16,14 @@ from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
 from sevfork.agent.measured import Measured
 from sevfork.agent.serve import Doomed
 from sevfork.attest.evidence import Evidence
+from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.domain import spec_from_xml
 from sevfork.errors import SevforkError
 from sevfork.handshake import InstanceKey
 from sevfork.host.hypervisor import Channel, ChannelBusy, ChannelClosed, Volume
 from sevfork.host.processor import simulated_report
-from sevfork.model import Technology
-from sevfork.policy import GuestPolicy, guest_policy_toml
+from sevfork.technology import Technology
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
 from sevfork.workload import Workload

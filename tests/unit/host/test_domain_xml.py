@@ -13,7 +13,7 @@ from sevfork.errors import WrongState
 from sevfork.launch import Role
 from sevfork.launch_security import HardwareLaunch, SnpLaunch, TdxLaunch
 from sevfork.metadata import Maker, Metadata, Phase, ProcessorState, PublishedPort
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from sevfork.xml import parse
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -22,9 +22,9 @@ from sevfork.fork import (
 from sevfork.launch import launch_config_hash
 from sevfork.launch_security import HardwareLaunch, SnpLaunch
 from sevfork.metadata import Phase, from_domain_xml
-from sevfork.model import Technology
 from sevfork.progress import unwatched
 from sevfork.reap import reap
+from sevfork.technology import Technology
 from sevfork.up import PortWish
 
 

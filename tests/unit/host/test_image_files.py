@@ -14,7 +14,7 @@ from image_factory import CONTENTS, manifest, write_image
 from sevfork.errors import NotAuthentic, UsageError
 from sevfork.host import images
 from sevfork.image import Image
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 
 @pytest.fixture(autouse=True)

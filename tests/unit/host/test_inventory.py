@@ -8,7 +8,7 @@ from sevfork import inventory
 from sevfork.host.hypervisor import Domain, DomainState
 from sevfork.launch import Role
 from sevfork.metadata import Metadata, Phase, PublishedPort
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 
 def vm(

@@ -10,7 +10,7 @@ import pytest
 from sevfork.errors import HostCannot, WrongState
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.launch_security import HardwareLaunch, SnpLaunch, TdxLaunch, hardware_launch
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from sevfork.xml import E, parse, to_text
 
 CAPABILITIES = """<domainCapabilities>

@@ -16,7 +16,7 @@ from sevfork.metadata import (
     PublishedPort,
     from_domain_xml,
 )
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from sevfork.xml import to_text
 
 words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), min_size=1)

@@ -29,10 +29,10 @@ from sevfork.image import Image
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.launch_security import SnpLaunch
 from sevfork.metadata import Metadata, Phase, from_domain_xml
-from sevfork.model import Technology
 from sevfork.progress import Watcher
 from sevfork.reap import reap
 from sevfork.remove import plan_remove, remove
+from sevfork.technology import Technology
 from sevfork.up import PortWish, UpOutcome, UpRequest, plan_up, run_up
 
 

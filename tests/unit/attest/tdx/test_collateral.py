@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork.attest.tdx_chain import PCK_CHAIN, TCB_SIGNING_CHAIN, Chain
-from sevfork.attest.tdx_collateral import (
+from sevfork.attest.tdx.chain import PCK_CHAIN, TCB_SIGNING_CHAIN, Chain
+from sevfork.attest.tdx.collateral import (
     Collateral,
     RevocationList,
     SignedJson,
     tcb_info_from_response,
 )
-from sevfork.attest.tdx_tcb import TcbStatus, converge, since_launch
+from sevfork.attest.tdx.tcb import TcbStatus, converge, since_launch
 from sevfork.errors import AttestationFailed
 from tests.unit.attest.fake_intel import NOW, PLATFORM_CA, FakeIntel, crl
 from tests.unit.attest.tdx_samples import sample

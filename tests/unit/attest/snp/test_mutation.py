@@ -13,7 +13,7 @@ from samples import AMD_POLICY, milan_baseline
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
-from sevfork.attest.snp_certificates import CertificateTable
+from sevfork.attest.snp.certificates import CertificateTable
 from sevfork.attest.verify import Expected, judge
 
 _BITS = 8 * 1184

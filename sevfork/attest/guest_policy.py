@@ -22,7 +22,7 @@ from sevfork.attest.defaults import (
 )
 from sevfork.attest.policy import Policy, decode_toml
 from sevfork.errors import UsageError
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 _DAY_S = 24 * 60 * 60
 Lifetime = Annotated[int, msgspec.Meta(ge=1, le=30 * _DAY_S)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork.attest.tdx_quote import Quote, is_quote
+from sevfork.attest.tdx.quote import Quote, is_quote
 from sevfork.errors import AttestationFailed
 from tests.unit.attest.fake_intel import FakeIntel
 from tests.unit.attest.tdx_samples import GENUINE, sample

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
-from sevfork.attest.tdx_chain import well_formed
+from sevfork.attest.tdx.chain import well_formed
 from sevfork.errors import AttestationFailed
 
 _EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from sevfork.attest.tdx_quote import QeReport, Quote, QuoteSignature
+from sevfork.attest.tdx.quote import QeReport, Quote, QuoteSignature
 from sevfork.errors import AttestationFailed
 
 INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"

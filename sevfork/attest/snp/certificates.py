@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 
-from sevfork.attest.snp_report import Product, SigningKey, Tcb
+from sevfork.attest.snp.report import Product, SigningKey, Tcb
 from sevfork.errors import AttestationFailed
 
 # A VCEK's serial number is 0, which RFC 5280 forbids and cryptography warns about at every load.

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.tdx_chain import Chain
-from sevfork.attest.tdx_collateral import (
+from sevfork.attest.tdx.chain import Chain
+from sevfork.attest.tdx.collateral import (
     Collateral,
     qe_identity_from_response,
     tcb_info_from_response,
 )
-from sevfork.attest.tdx_quote import Quote
+from sevfork.attest.tdx.quote import Quote
 from sevfork.attest.verdict import EvidenceRejected
 from sevfork.attest.verify import Expected, verify
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from tests.unit.attest.tdx_samples import (
     ANY_ATTRIBUTES,
     GENUINE,

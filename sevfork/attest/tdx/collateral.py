@@ -17,14 +17,14 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sevfork.attest.tdx_chain import (
+from sevfork.attest.tdx.chain import (
     TCB_SIGNING_CHAIN,
     Chain,
     common_name,
     is_signed_by,
     well_formed,
 )
-from sevfork.attest.tdx_tcb import QeIdentity, TcbInfo, decode_json, unhex
+from sevfork.attest.tdx.tcb import QeIdentity, TcbInfo, decode_json, unhex
 from sevfork.errors import AttestationFailed
 
 # Measured: 16 KB for a platform CA's. Evidence carries at most 64 KiB beside the quote.

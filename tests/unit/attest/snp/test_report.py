@@ -11,7 +11,7 @@ from fake_amd import Part
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork.attest.snp_report import (
+from sevfork.attest.snp.report import (
     REPORT_SIZE,
     FirmwareVersion,
     Product,

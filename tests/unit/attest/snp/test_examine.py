@@ -28,12 +28,12 @@ from fake_amd import (
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Bits
 from sevfork.attest.simulator import endorsement_extensions, issue_endorsement, sign_report
-from sevfork.attest.snp_certificates import Certificate
-from sevfork.attest.snp_report import Tcb
+from sevfork.attest.snp.certificates import Certificate
+from sevfork.attest.snp.report import Tcb
 from sevfork.attest.verdict import Claims, EvidenceRejected, LaunchIdentity, VerifiedReport
 from sevfork.attest.verify import Expected, judge, verify
 from sevfork.errors import UsageError
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 PRODUCTS = tuple(TCBS)
 ANY_KEY = {"signing_keys": ("vcek", "vlek")}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sevfork.attest.simulator import endorsement_extensions, issue_endorsement
-from sevfork.attest.snp_certificates import (
+from sevfork.attest.snp.certificates import (
     OID_HWID,
     OID_PRODUCT,
     OID_TCB,
@@ -22,7 +22,7 @@ from sevfork.attest.snp_certificates import (
     Chain,
     RevocationList,
 )
-from sevfork.attest.snp_report import SigningKey, Tcb
+from sevfork.attest.snp.report import SigningKey, Tcb
 from sevfork.errors import AttestationFailed
 
 VCEK_GUID = UUID("63da758d-e664-4564-adc5-f4b93be8accd").bytes

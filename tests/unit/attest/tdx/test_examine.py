@@ -12,15 +12,15 @@ import pytest
 
 from sevfork.attest.defaults import policy_toml
 from sevfork.attest.evidence import Evidence
+from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.policy import Bits, Policy
-from sevfork.attest.tdx_collateral import Collateral, SignedJson
+from sevfork.attest.tdx.collateral import Collateral, SignedJson
 from sevfork.attest.verdict import EvidenceRejected
 from sevfork.attest.verify import Expected, judge, verify
 from sevfork.errors import AttestationFailed, UsageError
 from sevfork.handshake.own import OwnLaunch
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
-from sevfork.model import Technology
-from sevfork.policy import GuestPolicy, guest_policy_toml
+from sevfork.technology import Technology
 from tests.unit.attest.fake_intel import (
     NOW,
     PLATFORM_CA,

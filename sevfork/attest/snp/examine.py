@@ -22,8 +22,8 @@ from sevfork.attest.policy import (
     SnpPolicy,
     version,
 )
-from sevfork.attest.snp_certificates import CertificateTable, Chain
-from sevfork.attest.snp_report import (
+from sevfork.attest.snp.certificates import CertificateTable, Chain
+from sevfork.attest.snp.report import (
     CHIP_ID_SIZE,
     POLICY_MUST_BE_ONE,
     Product,
@@ -33,7 +33,7 @@ from sevfork.attest.snp_report import (
 )
 from sevfork.attest.verdict import Claims, Findings, LaunchIdentity
 from sevfork.errors import AttestationFailed
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 _NO_MIGRATION_AGENT = b"\xff" * 32
 _POLICY_ABI_MASK = 0xFFFF

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork.attest.tdx_chain import Chain
-from sevfork.attest.tdx_pck import Platform
-from sevfork.attest.tdx_quote import Quote
+from sevfork.attest.tdx.chain import Chain
+from sevfork.attest.tdx.pck import Platform
+from sevfork.attest.tdx.quote import Quote
 from sevfork.errors import AttestationFailed
 from tests.unit.attest.fake_intel import FakeIntel, der, entry
 from tests.unit.attest.tdx_samples import sample

@@ -10,13 +10,13 @@ import pytest
 import samples
 from fake_amd import failed
 
-from sevfork.attest.snp_certificates import (
+from sevfork.attest.snp.certificates import (
     AMD_ROOTS,
     Certificate,
     CertificateTable,
     RevocationList,
 )
-from sevfork.attest.snp_report import Product, SnpReport, Tcb
+from sevfork.attest.snp.report import Product, SnpReport, Tcb
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import judge
 from sevfork.errors import AttestationFailed

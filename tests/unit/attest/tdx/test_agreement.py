@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.tdx_tcb import TcbStatus
+from sevfork.attest.tdx.tcb import TcbStatus
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import judge
-from sevfork.model import Technology
+from sevfork.technology import Technology
 from tests.unit.attest.fake_intel import NOW, FakeIntel, platform_level
 from tests.unit.attest.tdx_samples import sample, tdx_policy
 

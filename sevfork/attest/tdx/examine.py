@@ -23,8 +23,8 @@ from cryptography import x509
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import TDX_ATTRIBUTE_BITS, Policy, Rule, TdxPolicy
-from sevfork.attest.snp import check_bits
-from sevfork.attest.tdx_chain import (
+from sevfork.attest.snp.examine import check_bits
+from sevfork.attest.tdx.chain import (
     PCK_CHAIN,
     Chain,
     common_name,
@@ -33,13 +33,13 @@ from sevfork.attest.tdx_chain import (
     verify_qe_report,
     verify_quote_signature,
 )
-from sevfork.attest.tdx_collateral import Collateral, RevocationList, SignedJson
-from sevfork.attest.tdx_pck import Platform
-from sevfork.attest.tdx_quote import Quote, TdReport
-from sevfork.attest.tdx_tcb import Dated, QeIdentity, TcbInfo, TcbLevel, converge, since_launch
+from sevfork.attest.tdx.collateral import Collateral, RevocationList, SignedJson
+from sevfork.attest.tdx.pck import Platform
+from sevfork.attest.tdx.quote import Quote, TdReport
+from sevfork.attest.tdx.tcb import Dated, QeIdentity, TcbInfo, TcbLevel, converge, since_launch
 from sevfork.attest.verdict import Claims, Findings, LaunchIdentity
 from sevfork.errors import AttestationFailed
-from sevfork.model import Technology
+from sevfork.technology import Technology
 
 _T = TypeVar("_T")
 

@@ -15,8 +15,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from sevfork.attest.tdx_pck import Platform
-from sevfork.attest.tdx_quote import QeReport, TdReport
+from sevfork.attest.tdx.pck import Platform
+from sevfork.attest.tdx.quote import QeReport, TdReport
 from sevfork.errors import AttestationFailed
 
 _Document = TypeVar("_Document", bound=msgspec.Struct)
