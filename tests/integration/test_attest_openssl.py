@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +16,8 @@ from sevfork.attest.snp.certificates import Certificate, CertificateTable, Revoc
 from sevfork.attest.snp.report import SnpReport
 from sevfork.attest.verify import judge
 from sevfork.process import run
-
-_ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(_ROOT / "tests/unit/attest"))
-
-import fake_amd  # noqa: E402
-import samples  # noqa: E402
+from tests.support import REPOSITORY, fake_amd
+from tests.support import snp_samples as samples
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed"),
@@ -100,7 +95,7 @@ def test_openssl_accepts_what_the_fake_amd_signs(part: fake_amd.Part, tmp_path: 
 
 
 def genuine(name: str) -> Evidence:
-    folder = Path(os.environ.get("SEVFORK_VECTORS", _ROOT.parent / "shared" / "vectors"))
+    folder = Path(os.environ.get("SEVFORK_VECTORS", REPOSITORY.parent / "shared" / "vectors"))
     if not folder.is_dir():
         pytest.skip(f"no genuine samples: '{folder}' is absent (set SEVFORK_VECTORS)")
     evidence: Evidence = getattr(samples, name)(folder)

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests/unit/host/golden"
+from tests.support import REPOSITORY
+
+GOLDEN = REPOSITORY / "tests/unit/host/golden"
 INSTALLED = Path("/usr/share/libvirt/schemas")
-NEWEST = Path(os.environ.get("SEVFORK_LIBVIRT_SCHEMAS", ROOT / "build/libvirt-schemas"))
+NEWEST = Path(os.environ.get("SEVFORK_LIBVIRT_SCHEMAS", REPOSITORY / "build/libvirt-schemas"))
 PLAIN = sorted(path for path in GOLDEN.glob("*.xml") if "<launchSecurity" not in path.read_text())
 CONFIDENTIAL = sorted(set(GOLDEN.glob("*.xml")) - set(PLAIN))
 

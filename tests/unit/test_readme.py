@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import click
 import pytest
 
 from sevfork.cli.main import cli
+from tests.support import REPOSITORY
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = (REPOSITORY / "README.md").read_text()
 COMMANDS = re.findall(r"^\$ (?:sudo )?(?:\.venv/bin/)?sevfork (.+)$", README, re.MULTILINE)
 
 
@@ -39,9 +38,9 @@ def test_a_command_of_the_readme_exists(line: str) -> None:
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)]+)\)", README))
 def test_a_link_of_the_readme_leads_somewhere(link: str) -> None:
-    assert (ROOT / link).exists()
+    assert (REPOSITORY / link).exists()
 
 
 @pytest.mark.parametrize("target", re.findall(r"`make ([a-z-]+)`", README))
 def test_a_make_target_of_the_readme_exists(target: str) -> None:
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)

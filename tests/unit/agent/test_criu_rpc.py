@@ -119,6 +119,7 @@ def test_criu_that_does_not_answer_is_given_up() -> None:
         talking_to(FakeCriu()).request(Request.DUMP, {}, timeout_s=1)
 
 
+@pytest.mark.own_processes
 def test_a_criu_that_is_slow_to_roll_back_is_not_ended_before_it_has(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

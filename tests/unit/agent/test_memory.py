@@ -38,6 +38,7 @@ def test_private_memory_counts_for_each_process_and_shared_memory_once(proc: Pat
     assert resident_bytes(["7", "8", "9 which has ended"]) == 500 * 1024
 
 
+@pytest.mark.own_processes
 def test_the_kernel_has_these_figures() -> None:
     script = "x = bytearray(b'x') * 40 * 2**20; print(flush=True); input()"
     with subprocess.Popen(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-_ROOT = Path(__file__).parents[3]
+from tests.support import REPOSITORY
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,7 +18,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def vectors() -> Path:
     """The folder of genuine samples, which is not part of the project."""
-    folder = Path(os.environ.get("SEVFORK_VECTORS", _ROOT.parent / "shared" / "vectors"))
+    folder = Path(os.environ.get("SEVFORK_VECTORS", REPOSITORY.parent / "shared" / "vectors"))
     if not folder.is_dir():
         pytest.skip(f"no genuine samples: '{folder}' is absent (set SEVFORK_VECTORS)")
     return folder

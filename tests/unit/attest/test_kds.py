@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import fake_amd
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from fake_amd import NOW, REPORT_DATA, Part, authority, revocation_list
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.kds import Answer, KeyDistribution, https_fetcher
 from sevfork.attest.snp.certificates import CertificateTable
 from sevfork.attest.verify import Expected, judge
 from sevfork.errors import AttestationFailed, HostCannot, TimedOut
+from tests.support import fake_amd
+from tests.support.fake_amd import NOW, REPORT_DATA, Part, authority, revocation_list
 
 BASE = "https://kdsintf.amd.com/"
 

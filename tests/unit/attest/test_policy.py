@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -18,6 +17,7 @@ from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.policy import Bits, Policy, SnpPolicy, TdxPolicy
 from sevfork.errors import UsageError
 from sevfork.technology import Technology
+from tests.support import REPOSITORY
 
 WHEN = datetime(2026, 3, 1, tzinfo=UTC)
 ROOT = "ab" * 32
@@ -156,7 +156,7 @@ def test_images_policy_for_tdx_wants_rtmr3_untouched_and_collateral() -> None:
 
 @pytest.mark.parametrize("table", [Policy, SnpPolicy, TdxPolicy, Bits])
 def test_each_field_is_in_the_documentation(table: type[msgspec.Struct]) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "attestation.md").read_text()
+    text = (REPOSITORY / "docs" / "attestation.md").read_text()
     missing = [name for name in table.__struct_fields__ if f"`{name}`" not in text]
     assert missing == []
 

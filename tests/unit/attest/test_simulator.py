@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from fake_amd import failed
 
 from sevfork.attest.defaults import SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.evidence import Evidence
@@ -21,6 +20,7 @@ from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import Expected, judge, verify
 from sevfork.errors import HostCannot, UsageError
 from sevfork.technology import Technology
+from tests.support.fake_amd import failed
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DATA = bytes(range(64))

@@ -9,11 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import fake_amd
 import pytest
-import samples
 from cryptography.hazmat.primitives.serialization import Encoding
-from fake_amd import EXPIRED, NOW, REPORT_DATA, Part, authority, failed, revocation_list
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +25,17 @@ from sevfork.cli.options import App
 from sevfork.errors import AttestationFailed, UsageError
 from sevfork.technology import Technology
 from sevfork.verify import Pool, recognise
+from tests.support import fake_amd
+from tests.support import snp_samples as samples
+from tests.support.fake_amd import (
+    EXPIRED,
+    NOW,
+    REPORT_DATA,
+    Part,
+    authority,
+    failed,
+    revocation_list,
+)
 
 WHEN = "2025-06-01"
 

@@ -8,8 +8,8 @@ import pytest
 
 from sevfork.errors import UsageError
 from sevfork.workload import Hook, Ready, Workload
+from tests.support import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[3]
 SHIPPED = sorted(REPOSITORY.glob("firmware/workloads/*.toml"))
 OF_TESTS = sorted(REPOSITORY.glob("tests/vm/workloads/*.toml"))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.support import REPOSITORY
+
 IN_CODE = re.compile(r'b"(sevfork/1 [^"]*)"')
 HKDF_LABELS = {
     "handshake.md": ["grant", "confirm", "event", "parent event"],
@@ -18,7 +18,7 @@ SIGNATURE_LABELS = ["certificate", "owner certificate", "owner token"]
 
 
 def labels_in_code() -> Counter[str]:
-    sources = (ROOT / "sevfork").rglob("*.py")
+    sources = (REPOSITORY / "sevfork").rglob("*.py")
     return Counter(label for path in sources for label in IN_CODE.findall(path.read_text()))
 
 
@@ -33,6 +33,6 @@ def test_no_label_is_used_for_two_things() -> None:
     + [("handshake.md", label) for label in SIGNATURE_LABELS],
 )
 def test_label_stands_once_in_code_and_specification(document, label) -> None:
-    text = (ROOT / "docs" / document).read_text()
+    text = (REPOSITORY / "docs" / document).read_text()
     assert labels_in_code()[f"sevfork/1 {label}"] == 1
     assert len(re.findall(rf'[`"]sevfork/1 {label}[`"]', text)) == 1

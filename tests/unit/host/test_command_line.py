@@ -9,8 +9,6 @@ from pathlib import Path
 
 import click
 import pytest
-from fake_hypervisor import FakeHypervisor
-from image_factory import write_image
 
 from sevfork import errors
 from sevfork.cli import main as command
@@ -18,6 +16,8 @@ from sevfork.cli.options import App, duration, memory_size, port_pair
 from sevfork.cli.output import Output
 from sevfork.host import daemon
 from sevfork.host.hypervisor import ChannelBusy, HostFacts, PortTaken
+from tests.support.fake_hypervisor import FakeHypervisor
+from tests.support.image_factory import write_image
 
 
 @pytest.fixture(autouse=True)

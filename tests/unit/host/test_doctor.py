@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_hypervisor import FakeHypervisor
 
 from sevfork.doctor import Finding, Verdict, examine
 from sevfork.domain import Accelerator
 from sevfork.host.accelerator import least_kernel
 from sevfork.launch_security import security_types
+from tests.support.fake_hypervisor import FakeHypervisor
 
 WITH_SNP = """<domainCapabilities><features>
   <sev supported='yes'/>

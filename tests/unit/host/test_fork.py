@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from fake_guests import STATE, FakeGuest, FakeHouse
 
 from sevfork import errors
 from sevfork.domain import disk_xml
@@ -26,6 +25,7 @@ from sevfork.progress import unwatched
 from sevfork.reap import reap
 from sevfork.technology import Technology
 from sevfork.up import PortWish
+from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
 
 
 def forked(house: FakeHouse, **wishes: object) -> ForkOutcome:

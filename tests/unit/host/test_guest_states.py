@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-from fake_guests import FakeGuest, FakeHouse
 
 from sevfork import errors
 from sevfork.agent.agent import Agent
@@ -14,6 +13,7 @@ from sevfork.handshake import InstanceKey
 from sevfork.launch import LaunchConfig, Role
 from sevfork.progress import unwatched
 from sevfork.wire import protocol
+from tests.support.fake_guests import FakeGuest, FakeHouse
 
 GRANT = protocol.Restore(b"grant", "sf-0123456789abcdef")
 

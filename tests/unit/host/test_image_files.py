@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_hypervisor import FakeHypervisor
-from image_factory import CONTENTS, manifest, write_image
 
 from sevfork.errors import NotAuthentic, UsageError
 from sevfork.host import images
 from sevfork.image import Image
 from sevfork.technology import Technology
+from tests.support.fake_hypervisor import FakeHypervisor
+from tests.support.image_factory import CONTENTS, manifest, write_image
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_hypervisor import SNP_CAPABILITIES, FakeHypervisor
-from image_factory import CONTENTS, manifest, write_image
 
 from sevfork import up as up_module
 from sevfork.domain import Accelerator, GuestSpec, disk_xml, domain_xml, has_target
@@ -34,6 +32,8 @@ from sevfork.reap import reap
 from sevfork.remove import plan_remove, remove
 from sevfork.technology import Technology
 from sevfork.up import PortWish, UpOutcome, UpRequest, plan_up, run_up
+from tests.support.fake_hypervisor import SNP_CAPABILITIES, FakeHypervisor
+from tests.support.image_factory import CONTENTS, manifest, write_image
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from fake_amd import Part, authority, der, ec_key, revocation_list, rsa_key
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from sevfork.attest.snp.certificates import (
 )
 from sevfork.attest.snp.report import SigningKey, Tcb
 from sevfork.errors import AttestationFailed
+from tests.support.fake_amd import Part, authority, der, ec_key, revocation_list, rsa_key
 
 VCEK_GUID = UUID("63da758d-e664-4564-adc5-f4b93be8accd").bytes
 ENTRIES = ("vcek", "vlek", "ask", "ark", "crl")

@@ -5,13 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-import fake_amd
 import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
-from fake_amd import (
+
+from sevfork.attest.evidence import Evidence
+from sevfork.attest.policy import Bits
+from sevfork.attest.simulator import endorsement_extensions, issue_endorsement, sign_report
+from sevfork.attest.snp.certificates import Certificate
+from sevfork.attest.snp.report import Tcb
+from sevfork.attest.verdict import Claims, EvidenceRejected, LaunchIdentity, VerifiedReport
+from sevfork.attest.verify import Expected, judge, verify
+from sevfork.errors import UsageError
+from sevfork.technology import Technology
+from tests.support import fake_amd
+from tests.support.fake_amd import (
     EXPIRED,
     NOW,
     REPORT_DATA,
@@ -24,16 +34,6 @@ from fake_amd import (
     revocation_list,
     rsa_key,
 )
-
-from sevfork.attest.evidence import Evidence
-from sevfork.attest.policy import Bits
-from sevfork.attest.simulator import endorsement_extensions, issue_endorsement, sign_report
-from sevfork.attest.snp.certificates import Certificate
-from sevfork.attest.snp.report import Tcb
-from sevfork.attest.verdict import Claims, EvidenceRejected, LaunchIdentity, VerifiedReport
-from sevfork.attest.verify import Expected, judge, verify
-from sevfork.errors import UsageError
-from sevfork.technology import Technology
 
 PRODUCTS = tuple(TCBS)
 ANY_KEY = {"signing_keys": ("vcek", "vlek")}

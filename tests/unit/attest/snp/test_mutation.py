@@ -6,15 +6,15 @@ import random
 from datetime import UTC, datetime
 from pathlib import Path
 
-import fake_amd
 import pytest
-from fake_amd import NOW, REPORT_DATA, Part
-from samples import AMD_POLICY, milan_baseline
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
 from sevfork.attest.snp.certificates import CertificateTable
 from sevfork.attest.verify import Expected, judge
+from tests.support import fake_amd
+from tests.support.fake_amd import NOW, REPORT_DATA, Part
+from tests.support.snp_samples import AMD_POLICY, milan_baseline
 
 _BITS = 8 * 1184
 

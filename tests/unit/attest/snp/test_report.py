@@ -7,7 +7,6 @@ import secrets
 import struct
 
 import pytest
-from fake_amd import Part
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from sevfork.attest.snp.report import (
     Tcb,
 )
 from sevfork.errors import AttestationFailed
+from tests.support.fake_amd import Part
 
 
 def changed(report: bytes, offset: int, value: bytes) -> bytes:

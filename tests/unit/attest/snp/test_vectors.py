@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import samples
-from fake_amd import failed
 
 from sevfork.attest.snp.certificates import (
     AMD_ROOTS,
@@ -20,6 +18,8 @@ from sevfork.attest.snp.report import Product, SnpReport, Tcb
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import judge
 from sevfork.errors import AttestationFailed
+from tests.support import snp_samples as samples
+from tests.support.fake_amd import failed
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 PATH_CHECKS = (

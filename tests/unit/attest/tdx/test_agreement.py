@@ -18,8 +18,8 @@ from sevfork.attest.tdx.tcb import TcbStatus
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import judge
 from sevfork.technology import Technology
-from tests.unit.attest.fake_intel import NOW, FakeIntel, platform_level
-from tests.unit.attest.tdx_samples import sample, tdx_policy
+from tests.support.fake_intel import NOW, FakeIntel, platform_level
+from tests.support.tdx_samples import sample, tdx_policy
 
 dcap_qvl = pytest.importorskip("dcap_qvl")
 

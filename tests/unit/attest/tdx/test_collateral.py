@@ -18,8 +18,8 @@ from sevfork.attest.tdx.collateral import (
 )
 from sevfork.attest.tdx.tcb import TcbStatus, converge, since_launch
 from sevfork.errors import AttestationFailed
-from tests.unit.attest.fake_intel import NOW, PLATFORM_CA, FakeIntel, crl
-from tests.unit.attest.tdx_samples import sample
+from tests.support.fake_intel import NOW, PLATFORM_CA, FakeIntel, crl
+from tests.support.tdx_samples import sample
 
 INTEL = FakeIntel()
 FILE = INTEL.collateral().encode()

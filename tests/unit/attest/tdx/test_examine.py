@@ -21,7 +21,7 @@ from sevfork.errors import AttestationFailed, UsageError
 from sevfork.handshake.own import OwnLaunch
 from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.technology import Technology
-from tests.unit.attest.fake_intel import (
+from tests.support.fake_intel import (
     NOW,
     PLATFORM_CA,
     ROOT,
@@ -30,7 +30,7 @@ from tests.unit.attest.fake_intel import (
     level,
     platform_level,
 )
-from tests.unit.attest.tdx_samples import BUILT, accepted, rejected, tdx_policy
+from tests.support.tdx_samples import BUILT, accepted, rejected, tdx_policy
 
 INTEL = FakeIntel()
 INTEL_5 = FakeIntel(version=5, body_type=3)

@@ -8,8 +8,8 @@ from sevfork.attest.tdx.chain import Chain
 from sevfork.attest.tdx.pck import Platform
 from sevfork.attest.tdx.quote import Quote
 from sevfork.errors import AttestationFailed
-from tests.unit.attest.fake_intel import FakeIntel, der, entry
-from tests.unit.attest.tdx_samples import sample
+from tests.support.fake_intel import FakeIntel, der, entry
+from tests.support.tdx_samples import sample
 
 GOOD = FakeIntel(svns=tuple(range(16)), pce_svn=300).sgx_extension()
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from sevfork.attest.tdx.quote import Quote, is_quote
 from sevfork.errors import AttestationFailed
-from tests.unit.attest.fake_intel import FakeIntel
-from tests.unit.attest.tdx_samples import GENUINE, sample
+from tests.support.fake_intel import FakeIntel
+from tests.support.tdx_samples import GENUINE, sample
 
 QUOTE_4 = FakeIntel().quote()
 QUOTE_5 = FakeIntel(version=5, body_type=3).quote()

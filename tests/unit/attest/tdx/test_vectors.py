@@ -3,7 +3,6 @@
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,8 @@ from sevfork.attest.tdx.quote import Quote
 from sevfork.attest.verdict import EvidenceRejected
 from sevfork.attest.verify import Expected, verify
 from sevfork.technology import Technology
-from tests.unit.attest.tdx_samples import (
+from tests.support import REPOSITORY
+from tests.support.tdx_samples import (
     ANY_ATTRIBUTES,
     GENUINE,
     accepted,
@@ -197,5 +197,5 @@ def test_every_truncation_is_rejected(name: str) -> None:
 
 
 def test_the_samples_folder_is_not_part_of_the_project() -> None:
-    repository = Path(__file__).parents[3]
+    repository = REPOSITORY
     assert not list(repository.joinpath("tests").rglob("*.dat"))

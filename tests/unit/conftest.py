@@ -1,11 +1,10 @@
-"""Makes the fakes beside the tests importable; no test here starts a process or opens a socket."""
+"""What unit tests share; none of them starts a process or opens a socket."""
 
 from __future__ import annotations
 
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,17 @@ from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.guest.paths import simulator_directory
 from sevfork.image import Image
 from sevfork.up import PortWish, UpRequest, plan_up, run_up
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fake_guests import STATE, FakeGuest, FakeHouse  # noqa: E402 - beside this file
-from image_factory import write_image  # noqa: E402
+from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
+from tests.support.image_factory import write_image
 
 
 @pytest.fixture(autouse=True)
-def _nothing_leaves_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_leaves_the_process(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if request.node.get_closest_marker("own_processes"):
+        return
+
     def refused(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("a unit test starts no process and opens no socket")
 

@@ -17,9 +17,9 @@ from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256
 from sevfork.attest.verdict import EvidenceRejected, VerifiedReport
 from sevfork.attest.verify import Expected, verify
 from sevfork.technology import Technology
+from tests.support import REPOSITORY
 
-_REPOSITORY = Path(__file__).parents[3]
-VECTORS = Path(os.environ.get("SEVFORK_VECTORS", _REPOSITORY / "../shared/vectors"))
+VECTORS = Path(os.environ.get("SEVFORK_VECTORS", REPOSITORY / "../shared/vectors"))
 BUILT = datetime(2023, 1, 1, tzinfo=UTC)
 GENUINE = (
     "dcap-qvl/tdx_quote",

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fake_hypervisor import FakeHypervisor
-
 from sevfork.agent.agent import Agent
 from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
 from sevfork.agent.measured import Measured
@@ -27,6 +25,7 @@ from sevfork.technology import Technology
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
 from sevfork.workload import Workload
+from tests.support.fake_hypervisor import FakeHypervisor
 
 STATE = os.urandom(3 * 2**20)
 WORKLOAD = b'name = "w"\ncommand = ["/bin/w"]\nports = [6379]\nready = { tcp = 6379 }\n'
