@@ -41,6 +41,7 @@ from sevfork.errors import (
     UsageError,
     WrongState,
 )
+from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import Offer
 from sevfork.host import console, maker
 from sevfork.host.agent import AgentClient, Cancelled
@@ -52,7 +53,6 @@ from sevfork.host.hypervisor import (
     Volume,
 )
 from sevfork.host.processor import launched, simulated_report
-from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.metadata import Metadata, Phase, PublishedPort
 from sevfork.naming import child_names
 from sevfork.progress import Watcher

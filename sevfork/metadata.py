@@ -14,7 +14,7 @@ from enum import Enum
 from lxml import etree
 
 from sevfork.errors import WrongState
-from sevfork.launch import Role
+from sevfork.handshake.launch import Role
 from sevfork.technology import Technology
 from sevfork.xml import parse, to_text
 

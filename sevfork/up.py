@@ -25,13 +25,13 @@ from sevfork.errors import (
     TimedOut,
     UsageError,
 )
+from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.host import accelerator, console, images, maker
 from sevfork.host.agent import AgentClient
 from sevfork.host.hypervisor import Channel, ChannelBusy, Domain, Hypervisor, PortTaken
 from sevfork.host.processor import launched, simulated_report
 from sevfork.image import Image
 from sevfork.inventory import LOOPBACK
-from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.launch_security import HardwareLaunch, hardware_launch
 from sevfork.metadata import Metadata, Phase, ProcessorState, PublishedPort
 from sevfork.naming import check_name

@@ -20,7 +20,7 @@ from sevfork.agent.serve import Progress
 from sevfork.agent.trace import where
 from sevfork.errors import RefusedByGuest, SevforkError, WrongState
 from sevfork.handshake import InstanceKey, Lineage, attest_report_data
-from sevfork.launch import Role
+from sevfork.handshake.launch import Role
 from sevfork.wire import protocol
 
 log = logging.getLogger(__name__)

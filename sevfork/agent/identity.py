@@ -13,7 +13,7 @@ from sevfork.attest.guest_policy import GuestPolicy
 from sevfork.attest.verdict import VerifiedReport
 from sevfork.attest.verify import Expected, verify
 from sevfork.handshake import InstanceKey, OwnLaunch, attest_report_data
-from sevfork.launch import LaunchConfig, launch_config_hash
+from sevfork.handshake.launch import LaunchConfig, launch_config_hash
 
 Clock = Callable[[], datetime]
 _NONCE_SIZE = 32

@@ -12,6 +12,7 @@ from sevfork.handshake.actions import Actions, NeedEvidence, ReleaseState, Send
 from sevfork.handshake.events import open_event, seal_event
 from sevfork.handshake.instance import InstanceKey
 from sevfork.handshake.keys import Boxes, JoinKeys, LaterBoxes, SharedSecrets, derive_boxes
+from sevfork.handshake.launch import LaunchConfig, Role
 from sevfork.handshake.lineage import Lineage
 from sevfork.handshake.manifest import Manifest, manifest_digest
 from sevfork.handshake.messages import (
@@ -33,7 +34,6 @@ from sevfork.handshake.transcript import (
     transcript_1,
     transcript_2,
 )
-from sevfork.launch import LaunchConfig, Role
 
 
 @dataclass(frozen=True)

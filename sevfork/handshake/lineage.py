@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sevfork.errors import NotAuthentic
 from sevfork.handshake.codec import Cursor, Kind, head
 from sevfork.handshake.instance import SIGNATURE_SIZE, InstanceKey, check_signature, sign
+from sevfork.handshake.launch import DIGEST_SIZE
 from sevfork.handshake.messages import FORK_ID_SIZE, INSTANCE_KEY_SIZE
-from sevfork.launch import DIGEST_SIZE
 
 MAX_DESCENT = 255
 CERTIFICATE_SIZE = 4 + 2 * INSTANCE_KEY_SIZE + FORK_ID_SIZE + 4 + 8 + DIGEST_SIZE + SIGNATURE_SIZE

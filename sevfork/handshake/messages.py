@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 from sevfork.attest.evidence import CERTIFICATES_LIMIT_BYTES, REPORT_LIMIT_BYTES
 from sevfork.handshake.codec import Cursor, Kind, head
-from sevfork.launch import DIGEST_SIZE, LAUNCH_CONFIG_SIZE
+from sevfork.handshake.launch import DIGEST_SIZE, LAUNCH_CONFIG_SIZE
 from sevfork.technology import Technology
 from sevfork.wire.lp import lp
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sevfork.attest.verdict import LaunchIdentity, VerifiedReport
 from sevfork.attest.verify import Expected
 from sevfork.errors import AttestationFailed
-from sevfork.launch import LaunchConfig, launch_config_hash
+from sevfork.handshake.launch import LaunchConfig, launch_config_hash
 from sevfork.technology import Technology
 
 Verifier = Callable[[bytes, Expected], VerifiedReport]

@@ -12,6 +12,7 @@ from sevfork.handshake.actions import Actions, Confirmed, NeedEvidence, Send
 from sevfork.handshake.events import open_event, seal_event
 from sevfork.handshake.instance import InstanceKey
 from sevfork.handshake.keys import LaterBoxes, OfferKeys, SharedSecrets, derive_boxes
+from sevfork.handshake.launch import LaunchConfig, Role
 from sevfork.handshake.lineage import MAX_DESCENT, Certificate, Lineage
 from sevfork.handshake.manifest import Manifest, manifest_digest
 from sevfork.handshake.messages import (
@@ -33,7 +34,6 @@ from sevfork.handshake.transcript import (
     transcript_1,
     transcript_2,
 )
-from sevfork.launch import LaunchConfig, Role
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sevfork.errors import RefusedByGuest
 from sevfork.handshake.codec import Cursor, Kind, head
 from sevfork.handshake.instance import SIGNATURE_SIZE, check_signature, sign
+from sevfork.handshake.launch import DIGEST_SIZE
 from sevfork.handshake.lineage import owner_digest
 from sevfork.handshake.messages import INSTANCE_KEY_SIZE
-from sevfork.launch import DIGEST_SIZE
 
 _TOKEN_LABEL = b"sevfork/1 owner token"
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from sevfork.domain import Accelerator, Boot, GuestSpec, domain_xml, random_mac
 from sevfork.errors import HostCannot, SevforkError
 from sevfork.guest.paths import cache_directory
+from sevfork.handshake.launch import Role
 from sevfork.host import maker
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.launch import Role
 from sevfork.metadata import Metadata, Phase
 from sevfork.technology import Technology
 

@@ -17,9 +17,9 @@ from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.domain import Boot
 from sevfork.errors import NotAuthentic, WrongState
 from sevfork.guest.paths import simulator_directory
+from sevfork.handshake.launch import LaunchConfig, launch_config_hash
 from sevfork.host.agent import SimulatedReport
 from sevfork.host.hypervisor import Storage
-from sevfork.launch import LaunchConfig, launch_config_hash
 from sevfork.metadata import Metadata, ProcessorState
 from sevfork.technology import Technology
 

@@ -29,10 +29,10 @@ from sevfork.domain import (
     spec_from_xml,
 )
 from sevfork.errors import HostCannot, TimedOut, WrongState
+from sevfork.handshake.launch import Role
 from sevfork.host import daemon
 from sevfork.host.accelerator import least_kernel
 from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, Hypervisor, PortTaken
-from sevfork.launch import Role
 from sevfork.metadata import Metadata, Phase
 from sevfork.technology import Technology
 

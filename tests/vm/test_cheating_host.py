@@ -26,10 +26,10 @@ from sevfork.domain import GuestSpec
 from sevfork.fork import Fork, ForkRequest, child_config, plan_fork
 from sevfork.guest.paths import simulator_directory
 from sevfork.handshake import ChildSession, InstanceKey, NeedEvidence, OwnLaunch
+from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore, Offer
 from sevfork.handshake.transcript import child_report_data, transcript_1
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.metadata import ProcessorState
 from sevfork.progress import unwatched
 from sevfork.technology import Technology

@@ -29,7 +29,7 @@ from sevfork.handshake import (
     OwnLaunch,
     owner_digest,
 )
-from sevfork.launch import LaunchConfig, Role
+from sevfork.handshake.launch import LaunchConfig, Role
 from sevfork.technology import Technology
 from sevfork.wire import protocol
 

@@ -27,7 +27,7 @@ from sevfork.handshake import (
     ReleaseState,
     Slot,
 )
-from sevfork.launch import LaunchConfig, Role, launch_config_hash
+from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.technology import Technology
 
 LIFETIME_S = 600.0

@@ -21,6 +21,7 @@ from sevfork.handshake import (
     attest_report_data,
 )
 from sevfork.handshake.keys import OfferKeys, SharedSecrets, derive_boxes
+from sevfork.handshake.launch import LaunchConfig, Role
 from sevfork.handshake.messages import (
     Confirm,
     Event,
@@ -31,7 +32,6 @@ from sevfork.handshake.messages import (
     ParentEvent,
 )
 from sevfork.handshake.transcript import child_report_data, parent_report_data, transcript_1
-from sevfork.launch import LaunchConfig, Role
 from sevfork.technology import Technology
 
 

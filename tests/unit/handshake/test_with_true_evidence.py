@@ -25,8 +25,8 @@ from sevfork.handshake import (
     Slot,
     attest_report_data,
 )
+from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore
-from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.technology import Technology
 
 BUILT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,7 +10,7 @@ import pytest
 
 from sevfork import domain as d
 from sevfork.errors import WrongState
-from sevfork.launch import Role
+from sevfork.handshake.launch import Role
 from sevfork.launch_security import HardwareLaunch, SnpLaunch, TdxLaunch
 from sevfork.metadata import Maker, Metadata, Phase, ProcessorState, PublishedPort
 from sevfork.technology import Technology

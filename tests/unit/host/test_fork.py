@@ -18,7 +18,7 @@ from sevfork.fork import (
     plan_fork,
     run_fork,
 )
-from sevfork.launch import launch_config_hash
+from sevfork.handshake.launch import launch_config_hash
 from sevfork.launch_security import HardwareLaunch, SnpLaunch
 from sevfork.metadata import Phase, from_domain_xml
 from sevfork.progress import unwatched

@@ -10,7 +10,7 @@ from sevfork import errors
 from sevfork.agent.agent import Agent
 from sevfork.fork import Fork, ForkRequest, child_config, plan_fork
 from sevfork.handshake import InstanceKey
-from sevfork.launch import LaunchConfig, Role
+from sevfork.handshake.launch import LaunchConfig, Role
 from sevfork.progress import unwatched
 from sevfork.wire import protocol
 from tests.support.fake_guests import FakeGuest, FakeHouse

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sevfork import inventory
+from sevfork.handshake.launch import Role
 from sevfork.host.hypervisor import Domain, DomainState
-from sevfork.launch import Role
 from sevfork.metadata import Metadata, Phase, PublishedPort
 from sevfork.technology import Technology
 

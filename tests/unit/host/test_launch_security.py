@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sevfork.errors import HostCannot, WrongState
-from sevfork.launch import LaunchConfig, Role, launch_config_hash
+from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.launch_security import HardwareLaunch, SnpLaunch, TdxLaunch, hardware_launch
 from sevfork.technology import Technology
 from sevfork.xml import E, parse, to_text

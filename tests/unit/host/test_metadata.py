@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sevfork.errors import WrongState
-from sevfork.launch import Role
+from sevfork.handshake.launch import Role
 from sevfork.metadata import (
     Maker,
     Metadata,

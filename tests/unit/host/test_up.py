@@ -21,10 +21,10 @@ from sevfork.errors import (
     UsageError,
     WrongState,
 )
+from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.host import images, maker
 from sevfork.host.hypervisor import Hypervisor, PortTaken
 from sevfork.image import Image
-from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.launch_security import SnpLaunch
 from sevfork.metadata import Metadata, Phase, from_domain_xml
 from sevfork.progress import Watcher

@@ -18,8 +18,8 @@ from sevfork.attest.tdx.collateral import Collateral, SignedJson
 from sevfork.attest.verdict import EvidenceRejected
 from sevfork.attest.verify import Expected, judge, verify
 from sevfork.errors import AttestationFailed, UsageError
+from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.own import OwnLaunch
-from sevfork.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.technology import Technology
 from tests.support.fake_intel import (
     NOW,
