@@ -14,8 +14,8 @@ from typing import NoReturn
 from sevfork.agent import network, trace
 from sevfork.agent.agent import Agent
 from sevfork.agent.built import TECHNOLOGY
-from sevfork.agent.container import STATE, Container
-from sevfork.agent.criu import CriuEngine
+from sevfork.agent.container.container import STATE, Container
+from sevfork.agent.criu.engine import CriuEngine
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.link import PORT, Link
 from sevfork.agent.measured import read_measured

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from sevfork.agent.engine import Generation
+from sevfork.agent.workload import Hook
 from sevfork.errors import RefusedByGuest, TimedOut
-from sevfork.workload import Hook
 
 log = logging.getLogger(__name__)
 

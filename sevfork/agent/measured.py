@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sevfork.agent.built import TECHNOLOGY
+from sevfork.agent.workload import GUEST_PATH, Workload
 from sevfork.attest.guest_policy import GuestPolicy
 from sevfork.technology import Technology
-from sevfork.workload import GUEST_PATH, Workload
 
 POLICY_PATH = Path("/etc/sevfork/policy.toml")
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sevfork
+from sevfork.agent.workload import Workload
 from sevfork.attest.defaults import HARDWARE_ROOTS
 from sevfork.attest.guest_policy import Fork, guest_policy_toml
 from sevfork.attest.simulator import SimulatedProcessor
@@ -32,7 +33,6 @@ from sevfork.guest.progress import Progress
 from sevfork.guest.recipe import Recipe
 from sevfork.process import run
 from sevfork.technology import Technology
-from sevfork.workload import Workload
 
 _MOVED_SHOWN = 10
 _LIST_IMPORTS = """

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from sevfork.agent.workload import GUEST_PATH, Workload
 from sevfork.errors import UsageError
 from sevfork.guest.base import PYTHON_DIRECTORY
 from sevfork.technology import Technology
-from sevfork.workload import GUEST_PATH, Workload
 
 PACKAGE = f"{PYTHON_DIRECTORY}/sevfork"
 POLICY_PATH = "etc/sevfork/policy.toml"
 # The guest's part of the package: these modules, and everything in these packages but the rest.
-_MODULES = ("__init__", "errors", "process", "technology", "workload")
+_MODULES = ("__init__", "errors", "process", "technology")
 _PACKAGES = ("agent", "attest", "handshake", "seal", "wire")
 # A guest has no way to make simulated evidence but to ask the host for it, ...
 _NEVER = ("attest/simulator.py", "attest/kds.py", "attest/launch_digest.py", "agent/built.py")

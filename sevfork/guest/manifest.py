@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
+from sevfork.agent.workload import Workload
 from sevfork.attest.launch_digest import simulated_launch_digest
 from sevfork.guest.base import BaseInfo
 from sevfork.guest.verity import Verity
 from sevfork.technology import Technology
-from sevfork.workload import Workload
 
 SCHEMA = 1
 FILES = ("vmlinuz", "initrd.img", "root.img")

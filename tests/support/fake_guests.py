@@ -13,6 +13,7 @@ from sevfork.agent.agent import Agent
 from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
 from sevfork.agent.measured import Measured
 from sevfork.agent.serve import Doomed
+from sevfork.agent.workload import Workload
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.simulator import SimulatedProcessor
@@ -24,7 +25,6 @@ from sevfork.host.processor import simulated_report
 from sevfork.technology import Technology
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
-from sevfork.workload import Workload
 from tests.support.fake_hypervisor import FakeHypervisor
 
 STATE = os.urandom(3 * 2**20)

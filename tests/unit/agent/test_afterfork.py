@@ -9,8 +9,8 @@ import pytest
 
 from sevfork.agent.afterfork import run_hooks
 from sevfork.agent.engine import Generation
+from sevfork.agent.workload import Hook
 from sevfork.errors import NotAuthentic, RefusedByGuest, TimedOut
-from sevfork.workload import Hook
 
 GENERATION = Generation(3, bytes(range(16)))
 

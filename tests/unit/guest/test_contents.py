@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import sevfork
+from sevfork.agent.workload import Workload
 from sevfork.errors import UsageError
 from sevfork.guest import contents
 from sevfork.technology import Technology
-from sevfork.workload import Workload
 
 SOURCE = Path(sevfork.__file__).parent
 WORKLOAD = """

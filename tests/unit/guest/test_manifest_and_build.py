@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from sevfork.agent.workload import Ready, Workload
 from sevfork.errors import UsageError
 from sevfork.guest import build, manifest
 from sevfork.guest.base import BaseInfo, PackageVersion
 from sevfork.guest.verity import Verity
 from sevfork.technology import Technology
-from sevfork.workload import Ready, Workload
 
 INFO = BaseInfo(1700000000, (PackageVersion("criu", "4.2.1-1", "amd64", "aa"),), ())
 WORKLOAD = Workload(name="web", command=("/bin/true",), ready=Ready(tcp=80), ports=(80,))

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from sevfork.agent.criu.refusal import TOO_LITTLE_MEMORY
 from sevfork.agent.engine import Sink
-from sevfork.agent.refusal import TOO_LITTLE_MEMORY
 from sevfork.errors import RefusedByGuest
 
 _PROC = Path("/proc")

@@ -13,8 +13,8 @@ import os
 import pwd
 from dataclasses import dataclass
 
+from sevfork.agent.workload import Workload
 from sevfork.errors import UsageError
-from sevfork.workload import Workload
 
 # What remains for a program that starts as root. Left out of what is usual for containers:
 # MKNOD and SYS_ADMIN (devices: evidence, the control channel, sealed volumes), NET_RAW and

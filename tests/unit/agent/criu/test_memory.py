@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.agent import memory
-from sevfork.agent.memory import MemoryGuard, require_memory, resident_bytes
+from sevfork.agent.criu import memory
+from sevfork.agent.criu.memory import MemoryGuard, require_memory, resident_bytes
 from sevfork.errors import RefusedByGuest
 
 MIB = 2**20

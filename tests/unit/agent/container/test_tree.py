@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.agent.tree import make_directory, parent_of, remove, walk, write_file
+from sevfork.agent.container.tree import make_directory, parent_of, remove, walk, write_file
 from sevfork.errors import RefusedByGuest
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.agent import layer
-from sevfork.agent.archive import Packer, Unpacker
-from sevfork.agent.layer import LayerCopy, inodes_of, shared_mappings
+from sevfork.agent.container import layer
+from sevfork.agent.container.archive import Packer, Unpacker
+from sevfork.agent.container.layer import LayerCopy, inodes_of, shared_mappings
 
 
 def nothing_mapped() -> Set[int]:

@@ -18,8 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sevfork.agent.archive import REMOVED, Packer
-from sevfork.agent.tree import Node, parent_of, walk
+from sevfork.agent.container.archive import REMOVED, Packer
+from sevfork.agent.container.tree import Node, parent_of, walk
 from sevfork.errors import RefusedByGuest
 
 # Kernel timestamps are as coarse as its tick, 10 ms at most (CONFIG_HZ=100); ten of them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sevfork.agent.refusal import explain, first_place
+from sevfork.agent.criu.refusal import explain, first_place
 
 NOISE = """\
 (00.129235) Error (criu/tun.c:85): tun: Unable to create tun: No such file or directory

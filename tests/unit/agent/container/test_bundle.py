@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from sevfork.agent.bundle import User, config
+from sevfork.agent.container.bundle import User, config
+from sevfork.agent.workload import Ready, Workload
 from sevfork.errors import UsageError
-from sevfork.workload import Ready, Workload
 
 WORKLOAD = Workload(
     name="app",

@@ -12,12 +12,11 @@ from typing import cast
 
 import pytest
 
-from sevfork.agent import criu_rpc
-from sevfork.agent.container import Container
-from sevfork.agent.criu import CriuEngine
-from sevfork.agent.criu_rpc import CriuRefused, OnNotify, Option, Request, Value, encode
+from sevfork.agent.container.container import Container
+from sevfork.agent.criu.engine import CriuEngine, rpc
+from sevfork.agent.criu.rpc import CriuRefused, OnNotify, Option, Request, Value, encode
+from sevfork.agent.workload import Ready, Workload
 from sevfork.errors import NotAuthentic, RefusedByGuest, SevforkError, TimedOut, WrongState
-from sevfork.workload import Ready, Workload
 
 WORKLOAD = Workload(name="app", command=("/bin/app",), ready=Ready(tcp=80))
 
@@ -103,7 +102,7 @@ def criu(monkeypatch: pytest.MonkeyPatch) -> FakeCriu:
     def running(_: Path) -> Iterator[FakeCriu]:
         yield fake
 
-    monkeypatch.setattr(criu_rpc, "running", running)
+    monkeypatch.setattr(rpc, "running", running)
     return fake
 
 
@@ -175,7 +174,7 @@ def test_connections_are_left_alone_in_the_parent(criu: FakeCriu, container: Fak
     CriuEngine(container).capture(io.BytesIO(), silent)
     for _, options in criu.requests:
         assert options[Option.TCP_CLOSE] is True
-        assert options[Option.NETWORK_LOCK] == criu_rpc.NETWORK_LOCK_SKIP
+        assert options[Option.NETWORK_LOCK] == rpc.NETWORK_LOCK_SKIP
         assert options[Option.LEAVE_RUNNING] is True
 
 
@@ -235,7 +234,7 @@ def test_files_that_cannot_be_copied_while_frozen_make_criu_roll_back(
     def full(*_: object) -> None:
         raise OSError(28, "no space")
 
-    monkeypatch.setattr("sevfork.agent.layer.LayerCopy.copy_frozen", full)
+    monkeypatch.setattr("sevfork.agent.container.layer.LayerCopy.copy_frozen", full)
     with pytest.raises(OSError, match="no space"):
         CriuEngine(container).capture(io.BytesIO(), silent)
     assert criu.rolled_back
@@ -285,7 +284,7 @@ def test_a_trial_that_takes_too_long_is_a_reason_not_to_fork(
 def test_a_copy_that_does_not_fit_is_refused_before_it_is_begun(
     criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sevfork.agent.criu.resident_bytes", lambda _: 2**60)
+    monkeypatch.setattr("sevfork.agent.criu.engine.resident_bytes", lambda _: 2**60)
     with pytest.raises(RefusedByGuest, match="too little memory"):
         CriuEngine(container).capture(io.BytesIO(), silent)
     assert criu.requests == []
@@ -296,7 +295,7 @@ def test_files_that_do_not_fit_while_frozen_make_criu_roll_back(
     criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def used_up() -> None:
-        monkeypatch.setattr("sevfork.agent.memory._RESERVE_BYTES", 2**60)
+        monkeypatch.setattr("sevfork.agent.criu.memory._RESERVE_BYTES", 2**60)
         (container.upper / "file").write_bytes(bytes(9 * 2**20))
 
     criu.while_frozen = used_up

@@ -20,13 +20,13 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 
 from sevfork import process
-from sevfork.agent import bundle
+from sevfork.agent.container import bundle
+from sevfork.agent.container.layer import inodes_of, shared_mappings
+from sevfork.agent.container.mounts import mount_overlay, unmount
+from sevfork.agent.container.tree import make_directory, write_file
 from sevfork.agent.engine import Generation
-from sevfork.agent.layer import inodes_of, shared_mappings
-from sevfork.agent.mounts import mount_overlay, unmount
-from sevfork.agent.tree import make_directory, write_file
+from sevfork.agent.workload import Workload
 from sevfork.errors import SevforkError, TimedOut, WrongState
-from sevfork.workload import Workload
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork.agent import criu_rpc
-from sevfork.agent.criu_rpc import (
+from sevfork.agent.criu import rpc
+from sevfork.agent.criu.rpc import (
     Criu,
     CriuEnded,
     CriuRefused,
@@ -135,8 +135,8 @@ def test_a_criu_that_is_slow_to_roll_back_is_not_ended_before_it_has(
     def spawn(*_: object, **__: object) -> Iterator[object]:
         yield SimpleNamespace(poll=lambda: 0 if clock.now > 120 else None)
 
-    monkeypatch.setattr(criu_rpc, "time", clock)
-    monkeypatch.setattr(criu_rpc.process, "spawn", spawn)
-    with pytest.raises(TimedOut), criu_rpc.running(tmp_path / "stderr"):
+    monkeypatch.setattr(rpc, "time", clock)
+    monkeypatch.setattr(rpc.process, "spawn", spawn)
+    with pytest.raises(TimedOut), rpc.running(tmp_path / "stderr"):
         raise TimedOut("the dump takes too long")
     assert clock.now > 120

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
+from sevfork.agent.container.tree import Node, parent_of, remove
 from sevfork.agent.engine import Sink, Source
-from sevfork.agent.tree import Node, parent_of, remove
 from sevfork.errors import NotAuthentic
 
 END = "end"

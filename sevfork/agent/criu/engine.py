@@ -27,15 +27,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sevfork.agent import bundle, criu_rpc, network
+from sevfork.agent import network
 from sevfork.agent.afterfork import run_hooks
-from sevfork.agent.archive import Packer, Unpacker
-from sevfork.agent.container import Container
-from sevfork.agent.criu_rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
+from sevfork.agent.container import bundle
+from sevfork.agent.container.archive import Packer, Unpacker
+from sevfork.agent.container.container import Container
+from sevfork.agent.container.layer import LayerCopy
+from sevfork.agent.criu import rpc
+from sevfork.agent.criu.memory import MemoryGuard, require_memory, resident_bytes
+from sevfork.agent.criu.refusal import explain, first_place
+from sevfork.agent.criu.rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
 from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
-from sevfork.agent.layer import LayerCopy
-from sevfork.agent.memory import MemoryGuard, require_memory, resident_bytes
-from sevfork.agent.refusal import explain, first_place
 from sevfork.agent.trace import where
 from sevfork.errors import RefusedByGuest, SevforkError, TimedOut, WrongState
 
@@ -120,7 +122,7 @@ class CriuEngine:
             program = shutil.which(name)
             if program is not None:
                 Path(program).read_bytes()
-        with self._scratch(_WARM_UP) as scratch, criu_rpc.running(scratch / "stderr") as criu:
+        with self._scratch(_WARM_UP) as scratch, rpc.running(scratch / "stderr") as criu:
             criu.learn_features(timeout_s=_WARM_UP_TIMEOUT_S)
 
     def clear(self) -> None:
@@ -143,7 +145,7 @@ class CriuEngine:
             words = [word for option in places.items() for word in option]
             try:
                 self.container.runc_detached(
-                    "restore", *_RESTORE_OPTIONS, *words, env=criu_rpc.ENVIRONMENT
+                    "restore", *_RESTORE_OPTIONS, *words, env=rpc.ENVIRONMENT
                 )
             except TimedOut:
                 raise
@@ -212,7 +214,7 @@ class _Attempt:
         return self._copy_and_freeze()
 
     def _copy_and_freeze(self) -> int:
-        with criu_rpc.running(self.scratch / "stderr") as criu:
+        with rpc.running(self.scratch / "stderr") as criu:
             started = time.monotonic()
             self._copy_memory(criu)
             if time.monotonic() - started > _WORTH_ANOTHER_COPY_S:
@@ -293,11 +295,11 @@ class _Attempt:
             # No FREEZE_CGROUP: CRIU then asks every 100 ms whether all is frozen (measured: most of
             # a pre-dump's pause). Without it, each task is stopped by ptrace, parents first.
             Option.ROOT: str(self.container.root),
-            Option.MANAGE_CGROUPS_MODE: criu_rpc.CGROUPS_IGNORE,  # runc makes the child's
+            Option.MANAGE_CGROUPS_MODE: rpc.CGROUPS_IGNORE,  # runc makes the child's
             Option.LEAVE_RUNNING: True,
             Option.NOTIFY_SCRIPTS: True,
             Option.TRACK_MEM: True,
-            Option.PRE_DUMP_MODE: criu_rpc.PRE_DUMP_BY_READING,
+            Option.PRE_DUMP_MODE: rpc.PRE_DUMP_BY_READING,
             Option.TIMEOUT: _SEIZE_TIMEOUT_S,
             Option.FILE_LOCKS: True,
             # Where CRIU looks for a file that is watched with inotify: an overlay cannot tell.
@@ -308,7 +310,7 @@ class _Attempt:
             # Established connections are not touched here and are closed in the child.
             Option.TCP_CLOSE: True,
             Option.TCP_SKIP_IN_FLIGHT: True,
-            Option.NETWORK_LOCK: criu_rpc.NETWORK_LOCK_SKIP,
+            Option.NETWORK_LOCK: rpc.NETWORK_LOCK_SKIP,
         }
         if self._copies:
             options[Option.PARENT_IMG] = f"../{self._copies[-1]}"
@@ -356,6 +358,6 @@ def _frozen_ms(stats: Path) -> float:
     Two magic numbers (u32), a size (u32), then ``stats_entry``: 1 = dump { 1 = freezing_time,
     2 = frozen_time, ... } (images/stats.proto).
     """
-    entry = criu_rpc.decode(stats.read_bytes()[12:])
-    times = criu_rpc.decode(criu_rpc.blob(entry.get(1, b"")))
-    return sum(criu_rpc.number(times.get(field, 0)) for field in (1, 2)) / 1000
+    entry = rpc.decode(stats.read_bytes()[12:])
+    times = rpc.decode(rpc.blob(entry.get(1, b"")))
+    return sum(rpc.number(times.get(field, 0)) for field in (1, 2)) / 1000

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sevfork.agent.workload import Hook, Ready, Workload
 from sevfork.errors import UsageError
-from sevfork.workload import Hook, Ready, Workload
 from tests.support import REPOSITORY
 
 SHIPPED = sorted(REPOSITORY.glob("firmware/workloads/*.toml"))
