@@ -18,9 +18,9 @@ from pathlib import Path
 
 from sevfork.attest.defaults import SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.policy import Policy
-from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.attest.verify import Expected, verify
 from sevfork.process import run
+from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 
 TARGET_MS = 10

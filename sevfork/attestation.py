@@ -14,13 +14,13 @@ import msgspec
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
 from sevfork.attest.verdict import Verdict
-from sevfork.domain import GuestSpec
+from sevfork.domain.xml import GuestSpec
 from sevfork.errors import UsageError
 from sevfork.handshake import attest_report_data
 from sevfork.host.agent import AgentClient
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.host.processor import simulated_report
 from sevfork.image import Image
+from sevfork.simulated.launch import simulated_report
 from sevfork.up import open_channel
 from sevfork.verify import verdict_on
 from sevfork.wire import protocol

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from sevfork.domain import Accelerator
+from sevfork.domain.launch_security import security_types
+from sevfork.domain.xml import Accelerator
 from sevfork.errors import SevforkError
 from sevfork.host import accelerator
 from sevfork.host.hypervisor import HostFacts, Hypervisor
-from sevfork.launch_security import security_types
 
 # One small guest and its image.
 _LEAST_MEMORY_MIB = 768

@@ -19,7 +19,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from sevfork.domain import (
+from sevfork.domain.metadata import Metadata, Phase, PublishedPort
+from sevfork.domain.xml import (
     Accelerator,
     GuestSpec,
     child_spec,
@@ -52,12 +53,11 @@ from sevfork.host.hypervisor import (
     Hypervisor,
     Volume,
 )
-from sevfork.host.processor import launched, simulated_report
-from sevfork.metadata import Metadata, Phase, PublishedPort
 from sevfork.naming import child_names
 from sevfork.progress import Watcher
 from sevfork.remove import remove_domain, remove_made
 from sevfork.running import running_vm
+from sevfork.simulated.launch import launched, simulated_report
 from sevfork.technology import Technology
 from sevfork.up import PortWish, publish
 from sevfork.wire import protocol

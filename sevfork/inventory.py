@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from sevfork.domain.metadata import Metadata, Phase
 from sevfork.errors import WrongState
 from sevfork.host.hypervisor import Domain
-from sevfork.metadata import Metadata, Phase
 
 LOOPBACK = "127.0.0.1"
 

@@ -10,11 +10,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 
-from sevfork.domain import disks
+from sevfork.domain.metadata import Metadata, Phase
+from sevfork.domain.xml import disks
 from sevfork.errors import SevforkError, WrongState
 from sevfork.host import images, maker
 from sevfork.host.hypervisor import Domain, Hypervisor
-from sevfork.metadata import Metadata, Phase
 from sevfork.remove import remove_domain
 
 log = logging.getLogger(__name__)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from sevfork.domain import GuestSpec
+from sevfork.domain.metadata import Metadata
+from sevfork.domain.xml import GuestSpec
 from sevfork.errors import ChildLeftBehind, SevforkError, WrongState
 from sevfork.host import images
 from sevfork.host.hypervisor import Domain, Hypervisor
-from sevfork.metadata import Metadata
 from sevfork.progress import Watcher, unwatched
 
 log = logging.getLogger(__name__)

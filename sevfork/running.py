@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sevfork.domain import GuestSpec, spec_from_xml
+from sevfork.domain.xml import GuestSpec, spec_from_xml
 from sevfork.errors import WrongState
 from sevfork.host.hypervisor import Domain, Hypervisor
 

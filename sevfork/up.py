@@ -15,7 +15,9 @@ import uuid as uuids
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sevfork.domain import Accelerator, GuestSpec, domain_xml, random_mac
+from sevfork.domain.launch_security import HardwareLaunch, hardware_launch
+from sevfork.domain.metadata import Metadata, Phase, ProcessorState, PublishedPort
+from sevfork.domain.xml import Accelerator, GuestSpec, domain_xml, random_mac
 from sevfork.errors import (
     HostCannot,
     InsecureRefused,
@@ -29,14 +31,12 @@ from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.host import accelerator, console, images, maker
 from sevfork.host.agent import AgentClient
 from sevfork.host.hypervisor import Channel, ChannelBusy, Domain, Hypervisor, PortTaken
-from sevfork.host.processor import launched, simulated_report
 from sevfork.image import Image
 from sevfork.inventory import LOOPBACK
-from sevfork.launch_security import HardwareLaunch, hardware_launch
-from sevfork.metadata import Metadata, Phase, ProcessorState, PublishedPort
 from sevfork.naming import check_name
 from sevfork.progress import Watcher, unwatched
 from sevfork.remove import remove_domain, remove_made
+from sevfork.simulated.launch import launched, simulated_report
 from sevfork.technology import Technology
 from sevfork.wire import protocol
 

@@ -90,7 +90,7 @@ def fork(
 
 
 def _print_xml(app: App, plan: ForkPlan) -> None:
-    from sevfork.domain import domain_xml
+    from sevfork.domain.xml import domain_xml
     from sevfork.fork import sketch_child
 
     for name in plan.names:

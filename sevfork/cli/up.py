@@ -64,7 +64,7 @@ def up(
     as_json: bool,
 ) -> None:
     """Define and start a fork-ready VM called NAME, and wait until its workload is ready."""
-    from sevfork.domain import Accelerator, domain_xml
+    from sevfork.domain.xml import Accelerator, domain_xml
     from sevfork.image import Image
     from sevfork.up import PortWish, UpRequest, plan_up, run_up
 

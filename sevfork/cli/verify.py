@@ -126,8 +126,8 @@ def _fetched(evidence: Evidence) -> Evidence:
 
 def _simulated_roots() -> tuple[str, ...]:
     """The root of this host's own simulator, if it has one."""
-    from sevfork.attest.simulator import SimulatedProcessor
     from sevfork.guest.paths import simulator_directory
+    from sevfork.simulated.processor import SimulatedProcessor
 
     directory = simulator_directory(os.environ)
     processor = SimulatedProcessor.load(directory)

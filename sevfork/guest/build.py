@@ -15,7 +15,6 @@ import sevfork
 from sevfork.agent.workload import Workload
 from sevfork.attest.defaults import HARDWARE_ROOTS
 from sevfork.attest.guest_policy import Fork, guest_policy_toml
-from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.errors import UsageError
 from sevfork.guest import contents, cpio, initramfs, manifest, verity
 from sevfork.guest.base import (
@@ -32,6 +31,7 @@ from sevfork.guest.modules import KernelModules
 from sevfork.guest.progress import Progress
 from sevfork.guest.recipe import Recipe
 from sevfork.process import run
+from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 
 _MOVED_SHOWN = 10

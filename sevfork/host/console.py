@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sevfork.domain import GuestSpec
+from sevfork.domain.xml import GuestSpec
 from sevfork.errors import SevforkError
 from sevfork.guest.paths import cache_directory
 from sevfork.host.hypervisor import Hypervisor

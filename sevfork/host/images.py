@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from sevfork import domain as domain_xml
-from sevfork.domain import Boot
+from sevfork.domain import xml as domain_xml
+from sevfork.domain.xml import Boot
 from sevfork.errors import NotAuthentic, WrongState
 from sevfork.guest.paths import cache_directory
 from sevfork.host.hypervisor import Hypervisor, Storage, VolumeExists

@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 import libvirt
 import libvirt_qemu
 
-from sevfork import domain as domain_xml
-from sevfork.domain import Accelerator
+from sevfork.domain import xml as domain_xml
+from sevfork.domain.elements import E, parse, to_text
+from sevfork.domain.metadata import NAMESPACE, PREFIX
+from sevfork.domain.xml import Accelerator
 from sevfork.errors import (
     HostCannot,
     HypervisorUnreachable,
@@ -30,8 +32,6 @@ from sevfork.errors import (
 )
 from sevfork.host import hypervisor as hv
 from sevfork.host.channel import StreamChannel
-from sevfork.metadata import NAMESPACE, PREFIX
-from sevfork.xml import E, parse, to_text
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import re
 import socket
 from pathlib import Path
 
-from sevfork.metadata import Maker
+from sevfork.domain.metadata import Maker
 
 _PROC = Path("/proc")
 _MACHINE_ID = Path("/etc/machine-id")

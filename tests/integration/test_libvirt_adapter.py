@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from sevfork.domain import Accelerator, Boot, GuestSpec, domain_xml, random_mac, spec_from_xml
+from sevfork.domain.metadata import Metadata, Phase, ProcessorState
+from sevfork.domain.xml import Accelerator, Boot, GuestSpec, domain_xml, random_mac, spec_from_xml
 from sevfork.errors import HostCannot, HypervisorUnreachable, NameTaken, WrongState
 from sevfork.handshake.launch import Role
 from sevfork.host import libvirt as adapter
 from sevfork.host.hypervisor import DomainState, VolumeExists
-from sevfork.metadata import Metadata, Phase, ProcessorState
 from sevfork.technology import Technology
 
 POOL_PATH = "/sevfork-test"

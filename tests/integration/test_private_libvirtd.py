@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.domain import (
+from sevfork.domain.metadata import Metadata, Phase
+from sevfork.domain.xml import (
     Accelerator,
     Boot,
     GuestSpec,
@@ -33,7 +34,6 @@ from sevfork.handshake.launch import Role
 from sevfork.host import daemon
 from sevfork.host.accelerator import least_kernel
 from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, Hypervisor, PortTaken
-from sevfork.metadata import Metadata, Phase
 from sevfork.technology import Technology
 
 pytestmark = pytest.mark.skipif(

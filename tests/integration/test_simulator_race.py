@@ -10,7 +10,8 @@ from pathlib import Path
 from sevfork.process import spawn
 
 _MAKE = (
-    "import sys; from pathlib import Path; from sevfork.attest.simulator import SimulatedProcessor;"
+    "import sys; from pathlib import Path;"
+    "from sevfork.simulated.processor import SimulatedProcessor;"
     "print(SimulatedProcessor.load_or_create(Path(sys.argv[1])).root_fingerprint)"
 )
 

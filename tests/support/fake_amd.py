@@ -21,13 +21,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sevfork.attest.defaults import policy_toml
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
-from sevfork.attest.simulator import (
-    build_report,
-    endorsement_extensions,
-    issue_authority,
-    issue_endorsement,
-    sign_report,
-)
 from sevfork.attest.snp.certificates import (
     OID_CSP_ID,
     OID_HWID,
@@ -38,6 +31,13 @@ from sevfork.attest.snp.certificates import (
 from sevfork.attest.snp.report import Product, Tcb
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import Expected, judge
+from sevfork.simulated.processor import (
+    build_report,
+    endorsement_extensions,
+    issue_authority,
+    issue_endorsement,
+    sign_report,
+)
 from sevfork.technology import Technology
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

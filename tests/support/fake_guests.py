@@ -16,12 +16,12 @@ from sevfork.agent.serve import Doomed
 from sevfork.agent.workload import Workload
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
-from sevfork.attest.simulator import SimulatedProcessor
-from sevfork.domain import spec_from_xml
+from sevfork.domain.xml import spec_from_xml
 from sevfork.errors import SevforkError
 from sevfork.handshake import InstanceKey
 from sevfork.host.hypervisor import Channel, ChannelBusy, ChannelClosed, Volume
-from sevfork.host.processor import simulated_report
+from sevfork.simulated.launch import simulated_report
+from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder

@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from sevfork.domain import Accelerator
+from sevfork.domain.elements import parse, to_text
+from sevfork.domain.metadata import NAMESPACE
+from sevfork.domain.xml import Accelerator
 from sevfork.errors import HostCannot, NameTaken, WrongState
 from sevfork.host.hypervisor import (
     Channel,
@@ -17,8 +19,6 @@ from sevfork.host.hypervisor import (
     Volume,
     VolumeExists,
 )
-from sevfork.metadata import NAMESPACE
-from sevfork.xml import parse, to_text
 
 POOL = "/pool"
 TCG_CAPABILITIES = "<domainCapabilities><features/></domainCapabilities>"

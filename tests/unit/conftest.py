@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.guest.paths import simulator_directory
 from sevfork.image import Image
+from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.up import PortWish, UpRequest, plan_up, run_up
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
 from tests.support.image_factory import write_image

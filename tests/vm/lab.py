@@ -21,7 +21,7 @@ from typing import Any
 
 import redis
 
-from sevfork.domain import spec_from_xml
+from sevfork.domain.xml import spec_from_xml
 from sevfork.host import daemon
 from sevfork.host.hypervisor import Hypervisor
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.domain import GuestSpec, spec_from_xml
+from sevfork.domain.xml import GuestSpec, spec_from_xml
 from sevfork.fork import Fork, ForkedChild, ForkRequest, plan_fork
 from sevfork.host.hypervisor import Hypervisor
 from tests.vm.lab import Lab, Vm

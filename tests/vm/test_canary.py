@@ -11,7 +11,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from sevfork.domain import spec_from_xml
+from sevfork.domain.xml import spec_from_xml
 from sevfork.fork import Fork, ForkRequest, plan_fork
 from sevfork.host import daemon
 from sevfork.host.hypervisor import Channel, Hypervisor

@@ -20,9 +20,9 @@ import pytest
 
 from sevfork import errors
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.attest.verdict import LaunchIdentity
-from sevfork.domain import GuestSpec
+from sevfork.domain.metadata import ProcessorState
+from sevfork.domain.xml import GuestSpec
 from sevfork.fork import Fork, ForkRequest, child_config, plan_fork
 from sevfork.guest.paths import simulator_directory
 from sevfork.handshake import ChildSession, InstanceKey, NeedEvidence, OwnLaunch
@@ -30,8 +30,8 @@ from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore, Offer
 from sevfork.handshake.transcript import child_report_data, transcript_1
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.metadata import ProcessorState
 from sevfork.progress import unwatched
+from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 from sevfork.wire import protocol
 from tests.vm.lab import Lab, Vm

@@ -37,7 +37,9 @@ def test_the_place_is_sevforks_own_although_a_library_raised(tmp_path: Path) -> 
     container = Container(Workload(name="w", command=("/w",), ready=Ready(tcp=1)), tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
         _ = container.pid
-    assert where(caught.value).startswith("FileNotFoundError at sevfork/agent/container/container.py:")
+    assert where(caught.value).startswith(
+        "FileNotFoundError at sevfork/agent/container/container.py:"
+    )
 
 
 def test_an_exception_from_nowhere_is_still_named() -> None:

@@ -18,11 +18,11 @@ from sevfork import verify as use_case
 from sevfork.attest.defaults import policy_toml
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import guest_policy_toml
-from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.attest.verify import Expected, judge
 from sevfork.cli.main import run
 from sevfork.cli.options import App
 from sevfork.errors import AttestationFailed, UsageError
+from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 from sevfork.verify import Pool, recognise
 from tests.support import fake_amd

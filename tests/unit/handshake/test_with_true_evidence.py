@@ -11,7 +11,6 @@ import pytest
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
-from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.attest.verify import Expected, verify
 from sevfork.errors import AttestationFailed
 from sevfork.handshake import (
@@ -27,6 +26,7 @@ from sevfork.handshake import (
 )
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore
+from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 
 BUILT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from sevfork import errors
-from sevfork.domain import disk_xml
+from sevfork.domain.launch_security import HardwareLaunch, SnpLaunch
+from sevfork.domain.metadata import Phase, from_domain_xml
+from sevfork.domain.xml import disk_xml
 from sevfork.fork import (
     Fork,
     ForkOutcome,
@@ -19,8 +21,6 @@ from sevfork.fork import (
     run_fork,
 )
 from sevfork.handshake.launch import launch_config_hash
-from sevfork.launch_security import HardwareLaunch, SnpLaunch
-from sevfork.metadata import Phase, from_domain_xml
 from sevfork.progress import unwatched
 from sevfork.reap import reap
 from sevfork.technology import Technology

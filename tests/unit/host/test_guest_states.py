@@ -36,7 +36,7 @@ def child(house: FakeHouse, parent: FakeGuest) -> FakeGuest:
 
 
 def _xml(spec: object) -> str:
-    from sevfork.domain import domain_xml
+    from sevfork.domain.xml import domain_xml
 
     return domain_xml(spec)  # type: ignore[arg-type]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sevfork import inventory
+from sevfork.domain.metadata import Metadata, Phase, PublishedPort
 from sevfork.handshake.launch import Role
 from sevfork.host.hypervisor import Domain, DomainState
-from sevfork.metadata import Metadata, Phase, PublishedPort
 from sevfork.technology import Technology
 
 

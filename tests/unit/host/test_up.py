@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from sevfork import up as up_module
-from sevfork.domain import Accelerator, GuestSpec, disk_xml, domain_xml, has_target
+from sevfork.domain.launch_security import SnpLaunch
+from sevfork.domain.metadata import Metadata, Phase, from_domain_xml
+from sevfork.domain.xml import Accelerator, GuestSpec, disk_xml, domain_xml, has_target
 from sevfork.errors import (
     ChildLeftBehind,
     HostCannot,
@@ -25,8 +27,6 @@ from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.host import images, maker
 from sevfork.host.hypervisor import Hypervisor, PortTaken
 from sevfork.image import Image
-from sevfork.launch_security import SnpLaunch
-from sevfork.metadata import Metadata, Phase, from_domain_xml
 from sevfork.progress import Watcher
 from sevfork.reap import reap
 from sevfork.remove import plan_remove, remove

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork.attest.simulator import endorsement_extensions, issue_endorsement
 from sevfork.attest.snp.certificates import (
     OID_HWID,
     OID_PRODUCT,
@@ -23,6 +22,7 @@ from sevfork.attest.snp.certificates import (
 )
 from sevfork.attest.snp.report import SigningKey, Tcb
 from sevfork.errors import AttestationFailed
+from sevfork.simulated.processor import endorsement_extensions, issue_endorsement
 from tests.support.fake_amd import Part, authority, der, ec_key, revocation_list, rsa_key
 
 VCEK_GUID = UUID("63da758d-e664-4564-adc5-f4b93be8accd").bytes

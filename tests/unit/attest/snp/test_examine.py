@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Bits
-from sevfork.attest.simulator import endorsement_extensions, issue_endorsement, sign_report
 from sevfork.attest.snp.certificates import Certificate
 from sevfork.attest.snp.report import Tcb
 from sevfork.attest.verdict import Claims, EvidenceRejected, LaunchIdentity, VerifiedReport
 from sevfork.attest.verify import Expected, judge, verify
 from sevfork.errors import UsageError
+from sevfork.simulated.processor import endorsement_extensions, issue_endorsement, sign_report
 from sevfork.technology import Technology
 from tests.support import fake_amd
 from tests.support.fake_amd import (
@@ -487,7 +487,7 @@ def test_leaf_with_an_rsa_key_is_rejected() -> None:
 
 
 def test_root_with_a_short_rsa_key_is_rejected() -> None:
-    from sevfork.attest.simulator import issue_authority
+    from sevfork.simulated.processor import issue_authority
 
     key = rsa.generate_private_key(65537, 2048)
     ark = issue_authority("ARK-Milan", key.public_key(), None, key)

@@ -13,14 +13,14 @@ import secrets
 from pathlib import PurePosixPath
 
 from sevfork.attest.launch_digest import simulated_launch_digest
-from sevfork.attest.simulator import SimulatedProcessor
-from sevfork.domain import Boot
+from sevfork.domain.metadata import Metadata, ProcessorState
+from sevfork.domain.xml import Boot
 from sevfork.errors import NotAuthentic, WrongState
 from sevfork.guest.paths import simulator_directory
 from sevfork.handshake.launch import LaunchConfig, launch_config_hash
 from sevfork.host.agent import SimulatedReport
 from sevfork.host.hypervisor import Storage
-from sevfork.metadata import Metadata, ProcessorState
+from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 
 _REPORT_DATA_SIZE = 64

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork.errors import WrongState
-from sevfork.handshake.launch import Role
-from sevfork.metadata import (
+from sevfork.domain.elements import to_text
+from sevfork.domain.metadata import (
     Maker,
     Metadata,
     Phase,
@@ -16,8 +15,9 @@ from sevfork.metadata import (
     PublishedPort,
     from_domain_xml,
 )
+from sevfork.errors import WrongState
+from sevfork.handshake.launch import Role
 from sevfork.technology import Technology
-from sevfork.xml import to_text
 
 words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), min_size=1)
 ports = st.integers(1, 65535)

@@ -13,10 +13,10 @@ from enum import Enum
 
 from lxml import etree
 
+from sevfork.domain.elements import parse, to_text
 from sevfork.errors import WrongState
 from sevfork.handshake.launch import Role
 from sevfork.technology import Technology
-from sevfork.xml import parse, to_text
 
 NAMESPACE = "https://sevfork.org/metadata/1"
 PREFIX = "sevfork"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from lxml import etree
 
+from sevfork.domain.elements import E, parse
 from sevfork.errors import HostCannot, WrongState
 from sevfork.technology import Technology
-from sevfork.xml import E, parse
 
 # Reserved bit 17 must be one; SMT is allowed; no debugging, no migration agent (SNP ABI, table 10).
 SNP_POLICY = 0x30000

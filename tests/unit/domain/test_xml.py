@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sevfork import domain as d
+from sevfork.domain import xml as d
+from sevfork.domain.elements import parse
+from sevfork.domain.launch_security import HardwareLaunch, SnpLaunch, TdxLaunch
+from sevfork.domain.metadata import Maker, Metadata, Phase, ProcessorState, PublishedPort
 from sevfork.errors import WrongState
 from sevfork.handshake.launch import Role
-from sevfork.launch_security import HardwareLaunch, SnpLaunch, TdxLaunch
-from sevfork.metadata import Maker, Metadata, Phase, ProcessorState, PublishedPort
 from sevfork.technology import Technology
-from sevfork.xml import parse
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -15,11 +15,11 @@ from enum import Enum
 
 from lxml import etree
 
-from sevfork import metadata as meta
+from sevfork.domain.elements import E, parse, to_text
+from sevfork.domain.launch_security import HardwareLaunch
+from sevfork.domain.metadata import Metadata
+from sevfork.domain import metadata as meta
 from sevfork.errors import WrongState
-from sevfork.launch_security import HardwareLaunch
-from sevfork.metadata import Metadata
-from sevfork.xml import E, parse, to_text
 
 CHANNEL_NAME = "org.sevfork.agent.0"
 ROOT_SERIAL = "sevfork-root"

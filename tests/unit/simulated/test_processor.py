@@ -13,12 +13,12 @@ import pytest
 from sevfork.attest.defaults import SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
-from sevfork.attest.simulator import SimulatedProcessor
 from sevfork.attest.snp.certificates import AMD_ROOTS, Certificate, CertificateTable
 from sevfork.attest.snp.report import SnpReport
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import Expected, judge, verify
 from sevfork.errors import HostCannot, UsageError
+from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 from tests.support.fake_amd import failed
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from sevfork.domain.elements import E, parse, to_text
+from sevfork.domain.launch_security import HardwareLaunch, SnpLaunch, TdxLaunch, hardware_launch
 from sevfork.errors import HostCannot, WrongState
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
-from sevfork.launch_security import HardwareLaunch, SnpLaunch, TdxLaunch, hardware_launch
 from sevfork.technology import Technology
-from sevfork.xml import E, parse, to_text
 
 CAPABILITIES = """<domainCapabilities>
   <os supported='yes'><loader supported='yes'>
