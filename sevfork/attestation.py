@@ -17,9 +17,9 @@ from sevfork.attest.verdict import Verdict
 from sevfork.domain.xml import GuestSpec
 from sevfork.errors import UsageError
 from sevfork.handshake import attest_report_data
-from sevfork.host.agent import AgentClient
+from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.image import Image
+from sevfork.image.image import Image
 from sevfork.simulated.launch import simulated_report
 from sevfork.up import open_channel
 from sevfork.verify import verdict_on

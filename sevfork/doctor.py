@@ -12,7 +12,7 @@ from pathlib import Path
 from sevfork.domain.launch_security import security_types
 from sevfork.domain.xml import Accelerator
 from sevfork.errors import SevforkError
-from sevfork.host import accelerator
+from sevfork.host import kvm_probe
 from sevfork.host.hypervisor import HostFacts, Hypervisor
 
 # One small guest and its image.
@@ -103,7 +103,7 @@ def _storage(hypervisor: Hypervisor) -> Finding:
 
 
 def _accelerator(hypervisor: Hypervisor) -> Finding:
-    probe = accelerator.kvm_without_image(hypervisor)
+    probe = kvm_probe.kvm_without_image(hypervisor)
     if probe.works:
         return Finding("KVM", Verdict.OK, "runs a guest")
     if hypervisor.domain_capabilities(Accelerator.TCG) is None:

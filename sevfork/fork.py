@@ -44,8 +44,8 @@ from sevfork.errors import (
 )
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import Offer
-from sevfork.host import console, maker
-from sevfork.host.agent import AgentClient, Cancelled
+from sevfork.host import maker, serial_log
+from sevfork.host.agent_client import AgentClient, Cancelled
 from sevfork.host.hypervisor import (
     ChannelBusy,
     ChannelClosed,
@@ -277,7 +277,7 @@ class Fork:
                 restored = self._hand_over(index, spec, agent)
                 ports = self._release(spec)
             except SevforkError as exc:
-                console.add_to(exc, self._hypervisor, spec)
+                serial_log.add_to(exc, self._hypervisor, spec)
                 raise
             self._finish(spec, ports, restored.generation)
             self._children.callback(remove_made, self._hypervisor, spec)

@@ -10,7 +10,7 @@ from pathlib import Path
 from sevfork.attest.launch_digest import SnpLaunch, simulated_launch_digest, snp_launch_digest
 from sevfork.domain.launch_security import SNP_CPU_MODEL
 from sevfork.errors import HostCannot, UsageError
-from sevfork.image import Image
+from sevfork.image.image import Image
 from sevfork.technology import Technology
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from sevfork.domain.metadata import Metadata, Phase
 from sevfork.domain.xml import disks
 from sevfork.errors import SevforkError, WrongState
-from sevfork.host import images, maker
+from sevfork.host import image_volumes, maker
 from sevfork.host.hypervisor import Domain, Hypervisor
 from sevfork.remove import remove_domain
 
@@ -41,7 +41,7 @@ def reap(hypervisor: Hypervisor, note: Callable[[str], None]) -> None:
             hypervisor.storage.delete(volume.name)
     if dead or stray:
         with _going_on("images that no VM boots", note):
-            images.delete_unused(hypervisor)
+            image_volumes.delete_unused(hypervisor)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sevfork.domain.metadata import Metadata
 from sevfork.domain.xml import GuestSpec
 from sevfork.errors import ChildLeftBehind, SevforkError, WrongState
-from sevfork.host import images
+from sevfork.host import image_volumes
 from sevfork.host.hypervisor import Domain, Hypervisor
 from sevfork.progress import Watcher, unwatched
 
@@ -36,7 +36,7 @@ def remove(hypervisor: Hypervisor, domains: Sequence[Domain], watch: Watcher = u
         watch(domain.name, "removing")
         remove_domain(hypervisor, domain)
         watch(domain.name, "removed")
-    images.delete_unused(hypervisor)
+    image_volumes.delete_unused(hypervisor)
 
 
 def remove_domain(hypervisor: Hypervisor, domain: Domain) -> None:

@@ -28,10 +28,10 @@ from sevfork.errors import (
     UsageError,
 )
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
-from sevfork.host import accelerator, console, images, maker
-from sevfork.host.agent import AgentClient
+from sevfork.host import image_volumes, kvm_probe, maker, serial_log
+from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import Channel, ChannelBusy, Domain, Hypervisor, PortTaken
-from sevfork.image import Image
+from sevfork.image.image import Image
 from sevfork.inventory import LOOPBACK
 from sevfork.naming import check_name
 from sevfork.progress import Watcher, unwatched
@@ -140,10 +140,10 @@ def _require_free_ports(request: UpRequest, replaced: Domain | None) -> None:
 
 def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
     uuid, image = str(uuids.uuid4()), request.image
-    boot = images.boot_paths(hypervisor.storage, image)
+    boot = image_volumes.boot_paths(hypervisor.storage, image)
     hardware = _hardware(hypervisor, image.technology)
     wanted = Accelerator.KVM if hardware else request.accelerator
-    chosen = accelerator.expected(hypervisor, boot, wanted)
+    chosen = kvm_probe.expected(hypervisor, boot, wanted)
     log_name = f"{request.name}-{uuid[:8]}.log"
     metadata = Metadata(
         technology=image.technology,
@@ -192,7 +192,7 @@ def run_up(
         try:
             boot_s = (configure or converse)(hypervisor, spec, deadline, watch)
         except SevforkError as exc:
-            console.add_to(exc, hypervisor, spec)
+            serial_log.add_to(exc, hypervisor, spec)
             raise
         ready_s = time.monotonic() - started
         spec = _publish_all(hypervisor, spec, plan.request.publish)
@@ -205,7 +205,7 @@ def run_up(
 def _forget_images(hypervisor: Hypervisor) -> None:
     """A failure here must not hide why the VM did not come to be; the next `rm` does it again."""
     try:
-        images.delete_unused(hypervisor)
+        image_volumes.delete_unused(hypervisor)
     except SevforkError as exc:
         log.debug("unused images may be left: %s", exc.message)
 
@@ -214,9 +214,9 @@ def _launch(
     hypervisor: Hypervisor, plan: UpPlan, undo: contextlib.ExitStack, watch: Watcher
 ) -> GuestSpec:
     request, name = plan.request, plan.spec.name
-    with images.in_use():
+    with image_volumes.in_use():
         watch(name, "image")
-        images.ensure(
+        image_volumes.ensure(
             hypervisor.storage,
             request.image,
             lambda done, total: watch(name, "image", done, total),
@@ -237,7 +237,7 @@ def _completed(hypervisor: Hypervisor, plan: UpPlan, watch: Watcher) -> GuestSpe
     if spec.hardware:
         return spec  # the processor itself measures it
     watch(spec.name, "looking for KVM")
-    chosen = accelerator.choose(hypervisor, spec.boot, request.accelerator)
+    chosen = kvm_probe.choose(hypervisor, spec.boot, request.accelerator)
     vcpus = request.vcpus or chosen.default_vcpus
     state = launched(
         hypervisor.storage,

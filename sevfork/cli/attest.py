@@ -67,7 +67,7 @@ def attest(
 
     from sevfork import attestation
     from sevfork import verify as use_case
-    from sevfork.image import Image
+    from sevfork.image.image import Image
     from sevfork.running import running_vm
 
     hypervisor = app.hypervisor()

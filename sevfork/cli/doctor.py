@@ -37,9 +37,9 @@ def doctor(app: App, stop_libvirtd: bool, as_json: bool) -> None:
 
 
 def _stop(app: App, as_json: bool) -> None:
-    from sevfork.host import daemon
+    from sevfork.host import private_libvirtd
 
-    stopped = daemon.stop(daemon.Layout.of(os.environ))
+    stopped = private_libvirtd.stop(private_libvirtd.Layout.of(os.environ))
     if as_json:
         app.output.json({"stopped": stopped})
     else:

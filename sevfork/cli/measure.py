@@ -49,7 +49,7 @@ def measure(
     as_json: bool,
 ) -> None:
     """The launch digest that a VM of an image must have, computed from the image's files."""
-    from sevfork.image import Image
+    from sevfork.image.image import Image
     from sevfork.measure import Firmware, measure_image, parse_guest_features
     from sevfork.technology import Technology
 

@@ -65,7 +65,7 @@ def up(
 ) -> None:
     """Define and start a fork-ready VM called NAME, and wait until its workload is ready."""
     from sevfork.domain.xml import Accelerator, domain_xml
-    from sevfork.image import Image
+    from sevfork.image.image import Image
     from sevfork.up import PortWish, UpRequest, plan_up, run_up
 
     request = UpRequest(

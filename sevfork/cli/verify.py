@@ -115,7 +115,7 @@ def certificate_files(folders: tuple[Path, ...]) -> Iterator[bytes]:
 def _fetched(evidence: Evidence) -> Evidence:
     from sevfork.attest.kds import KeyDistribution, https_fetcher
     from sevfork.errors import UsageError
-    from sevfork.guest.paths import cache_directory
+    from sevfork.image.paths import cache_directory
     from sevfork.technology import Technology
 
     if evidence.technology is not Technology.SEV_SNP:
@@ -126,7 +126,7 @@ def _fetched(evidence: Evidence) -> Evidence:
 
 def _simulated_roots() -> tuple[str, ...]:
     """The root of this host's own simulator, if it has one."""
-    from sevfork.guest.paths import simulator_directory
+    from sevfork.image.paths import simulator_directory
     from sevfork.simulated.processor import SimulatedProcessor
 
     directory = simulator_directory(os.environ)

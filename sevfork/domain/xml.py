@@ -15,10 +15,10 @@ from enum import Enum
 
 from lxml import etree
 
+from sevfork.domain import metadata as meta
 from sevfork.domain.elements import E, parse, to_text
 from sevfork.domain.launch_security import HardwareLaunch
 from sevfork.domain.metadata import Metadata
-from sevfork.domain import metadata as meta
 from sevfork.errors import WrongState
 
 CHANNEL_NAME = "org.sevfork.agent.0"

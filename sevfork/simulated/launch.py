@@ -16,10 +16,10 @@ from sevfork.attest.launch_digest import simulated_launch_digest
 from sevfork.domain.metadata import Metadata, ProcessorState
 from sevfork.domain.xml import Boot
 from sevfork.errors import NotAuthentic, WrongState
-from sevfork.guest.paths import simulator_directory
 from sevfork.handshake.launch import LaunchConfig, launch_config_hash
-from sevfork.host.agent import SimulatedReport
+from sevfork.host.agent_client import SimulatedReport
 from sevfork.host.hypervisor import Storage
+from sevfork.image.paths import simulator_directory
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 

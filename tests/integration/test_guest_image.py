@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from sevfork.errors import HostCannot, UsageError
-from sevfork.guest import paths
-from sevfork.guest.build import Order, build
-from sevfork.guest.lock import Lock, Locked
-from sevfork.guest.recipe import DEFAULT_DIRECTORY
+from sevfork.image import paths
+from sevfork.image.build import Order, build
+from sevfork.image.lock import Lock, Locked
+from sevfork.image.recipe import DEFAULT_DIRECTORY
 from sevfork.process import run
 from sevfork.technology import Technology
 

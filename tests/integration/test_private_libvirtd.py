@@ -31,9 +31,9 @@ from sevfork.domain.xml import (
 )
 from sevfork.errors import HostCannot, TimedOut, WrongState
 from sevfork.handshake.launch import Role
-from sevfork.host import daemon
-from sevfork.host.accelerator import least_kernel
+from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, Hypervisor, PortTaken
+from sevfork.host.kvm_probe import least_kernel
 from sevfork.technology import Technology
 
 pytestmark = pytest.mark.skipif(
@@ -47,12 +47,12 @@ PATIENT_KERNEL = least_kernel().replace(b"\x66\xef", b"\x90\x90")
 
 @dataclass(frozen=True)
 class Private:
-    layout: daemon.Layout
+    layout: private_libvirtd.Layout
     environ: dict[str, str]
 
     def connect(self) -> Hypervisor:
-        daemon.ensure_running(self.layout, lambda _text: None)
-        return daemon.libvirt.connect(self.layout.uri, pool_path=str(self.layout.pool))
+        private_libvirtd.ensure_running(self.layout, lambda _text: None)
+        return private_libvirtd.libvirt.connect(self.layout.uri, pool_path=str(self.layout.pool))
 
     def pids(self) -> list[str]:
         """The libvirtd processes that have this pid file on their command line."""
@@ -71,11 +71,11 @@ class Private:
 def private() -> Iterator[Private]:
     folder = tempfile.mkdtemp(prefix="sft-", dir="/tmp")
     environ = {**os.environ, "SEVFORK_STATE_DIR": folder}
-    started = Private(daemon.Layout.of(environ), environ)
+    started = Private(private_libvirtd.Layout.of(environ), environ)
     try:
         yield started
     finally:
-        daemon.stop(started.layout)
+        private_libvirtd.stop(started.layout)
         shutil.rmtree(folder)
 
 
@@ -135,7 +135,7 @@ def wait_for(what: str, holds: object) -> None:
 
 
 def test_two_commands_at_once_start_one_libvirtd(private: Private) -> None:
-    daemon.stop(private.layout)
+    private_libvirtd.stop(private.layout)
     command = [sys.executable, "-c", "from sevfork.cli.main import main; main()", "ls", "--json"]
     racing = [
         subprocess.Popen(command, env=private.environ, stdout=subprocess.PIPE) for _ in range(3)
@@ -236,8 +236,8 @@ def test_guests_survive_the_end_of_the_daemon(private: Private) -> None:
     first = private.connect()
     spec = running(first)
     before = first.find(spec.uuid)
-    assert daemon.stop(private.layout)
-    assert not daemon.stop(private.layout)
+    assert private_libvirtd.stop(private.layout)
+    assert not private_libvirtd.stop(private.layout)
     first.close()
     again = private.connect()
     assert again.find(spec.uuid) == before

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.guest.paths import simulator_directory
-from sevfork.image import Image
+from sevfork.image.image import Image
+from sevfork.image.paths import simulator_directory
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.up import PortWish, UpRequest, plan_up, run_up
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse

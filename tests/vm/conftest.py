@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.host import daemon
+from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import Hypervisor
 from tests.vm.lab import Lab, Vm
 
@@ -44,7 +44,7 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def hypervisor() -> Iterator[Hypervisor]:
     """For tests that play a host of their own."""
-    connection = daemon.connect(None, print)
+    connection = private_libvirtd.connect(None, print)
     yield connection
     connection.close()
 

@@ -22,7 +22,7 @@ from typing import Any
 import redis
 
 from sevfork.domain.xml import spec_from_xml
-from sevfork.host import daemon
+from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import Hypervisor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -174,7 +174,7 @@ class Lab:
 
 @contextmanager
 def _hypervisor() -> Iterator[Hypervisor]:
-    connection = daemon.connect(None, lambda _: None)
+    connection = private_libvirtd.connect(None, lambda _: None)
     try:
         yield connection
     finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sevfork.domain.xml import spec_from_xml
 from sevfork.fork import Fork, ForkRequest, plan_fork
-from sevfork.host import daemon
+from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import Channel, Hypervisor
 from sevfork.progress import unwatched
 from sevfork.wire.lines import decode_line
@@ -66,7 +66,7 @@ def decoded(traffic: bytes) -> bytes:
 
 def logs() -> bytes:
     """Every log that libvirt and QEMU have written."""
-    state = daemon.Layout.of(os.environ).state
+    state = private_libvirtd.Layout.of(os.environ).state
     return b"".join(path.read_bytes() for path in state.rglob("*.log") if path.is_file())
 
 

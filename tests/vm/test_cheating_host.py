@@ -24,12 +24,12 @@ from sevfork.attest.verdict import LaunchIdentity
 from sevfork.domain.metadata import ProcessorState
 from sevfork.domain.xml import GuestSpec
 from sevfork.fork import Fork, ForkRequest, child_config, plan_fork
-from sevfork.guest.paths import simulator_directory
 from sevfork.handshake import ChildSession, InstanceKey, NeedEvidence, OwnLaunch
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore, Offer
 from sevfork.handshake.transcript import child_report_data, transcript_1
 from sevfork.host.hypervisor import Hypervisor
+from sevfork.image.paths import simulator_directory
 from sevfork.progress import unwatched
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology

@@ -8,7 +8,7 @@ import pytest
 
 from sevfork import errors
 from sevfork.agent.evidence.simulated import SIMULATED_EVIDENCE
-from sevfork.host.agent import AgentClient, Cancelled
+from sevfork.host.agent_client import AgentClient, Cancelled
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
 

@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 
 from sevfork.errors import UsageError
-from sevfork.host import daemon
+from sevfork.host import private_libvirtd
 
-LAYOUT = daemon.Layout.of({})
+LAYOUT = private_libvirtd.Layout.of({})
 SYSTEM_SOCKETS = [Path("/run/libvirt/libvirt-sock"), Path("/run/libvirt/virtqemud-sock")]
 
 
 def choose(
     asked: str | None = None, *, root: bool = True, answering: tuple[Path, ...] = (), **environ: str
-) -> daemon.Endpoint:
-    return daemon.choose(asked, environ, LAYOUT, root=root, answers=lambda path: path in answering)
+) -> private_libvirtd.Endpoint:
+    return private_libvirtd.choose(
+        asked, environ, LAYOUT, root=root, answers=lambda path: path in answering
+    )
 
 
 def test_what_was_asked_for_comes_first() -> None:
@@ -29,7 +31,7 @@ def test_what_was_asked_for_comes_first() -> None:
 
 
 def test_an_empty_variable_is_no_wish() -> None:
-    assert choose(root=False, SEVFORK_CONNECT="").uri == daemon.SESSION_URI
+    assert choose(root=False, SEVFORK_CONNECT="").uri == private_libvirtd.SESSION_URI
 
 
 def test_a_user_gets_the_session_daemon() -> None:
@@ -57,14 +59,14 @@ def test_root_gets_a_private_libvirtd_if_nothing_answers() -> None:
 
 
 def test_the_state_directory_can_be_moved() -> None:
-    layout = daemon.Layout.of({"SEVFORK_STATE_DIR": "/srv/sf"})
+    layout = private_libvirtd.Layout.of({"SEVFORK_STATE_DIR": "/srv/sf"})
     assert layout.socket == Path("/srv/sf/run/libvirt/libvirt-sock")
     assert layout.pool == Path("/srv/sf/volumes")
 
 
 def test_a_state_directory_too_long_for_sockets_is_refused() -> None:
     with pytest.raises(UsageError, match="too long"):
-        daemon.Layout.of({"SEVFORK_STATE_DIR": "/" + "x" * 60})
+        private_libvirtd.Layout.of({"SEVFORK_STATE_DIR": "/" + "x" * 60})
 
 
 def test_the_private_libvirtd_shares_none_of_the_systems_directories() -> None:

@@ -24,9 +24,9 @@ from sevfork.errors import (
     WrongState,
 )
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
-from sevfork.host import images, maker
+from sevfork.host import image_volumes, maker
 from sevfork.host.hypervisor import Hypervisor, PortTaken
-from sevfork.image import Image
+from sevfork.image.image import Image
 from sevfork.progress import Watcher
 from sevfork.reap import reap
 from sevfork.remove import plan_remove, remove
@@ -153,7 +153,7 @@ def test_what_cannot_be_removed_again_is_told(
 
     monkeypatch.setattr(hypervisor, "domain_capabilities", lambda _accelerator: None)
     monkeypatch.setattr(hypervisor, "undefine", cannot)
-    monkeypatch.setattr(images, "delete_unused", cannot)
+    monkeypatch.setattr(image_volumes, "delete_unused", cannot)
     plan = plan_up(hypervisor, UpRequest("web", image))
     with pytest.raises(ChildLeftBehind, match="stuck") as caught:
         run_up(hypervisor, plan, configure=failing(RefusedByGuest("no")))

@@ -10,9 +10,9 @@ import pytest
 
 from sevfork.agent.workload import Ready, Workload
 from sevfork.errors import UsageError
-from sevfork.guest import build, manifest
-from sevfork.guest.base import BaseInfo, PackageVersion
-from sevfork.guest.verity import Verity
+from sevfork.image import build, manifest
+from sevfork.image.base import BaseInfo, PackageVersion
+from sevfork.image.verity import Verity
 from sevfork.technology import Technology
 
 INFO = BaseInfo(1700000000, (PackageVersion("criu", "4.2.1-1", "amd64", "aa"),), ())

@@ -9,11 +9,11 @@ from typing import cast
 
 import pytest
 
-from sevfork.guest.apt import PrivateApt, Unresolvable
-from sevfork.guest.base import BaseCache, BaseRequest
-from sevfork.guest.lock import Lock, Locked
-from sevfork.guest.packages import Package
-from sevfork.guest.recipe import DEFAULT_DIRECTORY, Debian, Recipe
+from sevfork.image.apt import PrivateApt, Unresolvable
+from sevfork.image.base import BaseCache, BaseRequest
+from sevfork.image.lock import Lock, Locked
+from sevfork.image.packages import Package
+from sevfork.image.recipe import DEFAULT_DIRECTORY, Debian, Recipe
 
 RECIPE = Recipe.load((DEFAULT_DIRECTORY / "guest.toml").read_bytes())
 REQUEST = BaseRequest(RECIPE, Lock(1, {"criu": Locked("1", "amd64", "aa")}), (), "", None)

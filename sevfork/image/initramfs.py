@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sevfork.guest import cpio
+from sevfork.image import cpio
 
 # The commands of busybox that the script uses; there are no others in the guest.
 APPLETS = (*("sh", "mount", "insmod", "cat", "mkdir", "ln", "tr", "ip", "switch_root", "echo"),)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sevfork.errors import NotAuthentic, UsageError
-from sevfork.guest.lock import Lock, Locked
-from sevfork.guest.packages import (
+from sevfork.image.lock import Lock, Locked
+from sevfork.image.packages import (
     Package,
     index_entries,
     is_kernel,

@@ -19,9 +19,9 @@ from typing import BinaryIO
 from sevfork.domain import xml as domain_xml
 from sevfork.domain.xml import Boot
 from sevfork.errors import NotAuthentic, WrongState
-from sevfork.guest.paths import cache_directory
 from sevfork.host.hypervisor import Hypervisor, Storage, VolumeExists
-from sevfork.image import Image, ImageFile
+from sevfork.image.image import Image, ImageFile
+from sevfork.image.paths import cache_directory
 
 # Another command's upload that does not grow for so long has died.
 _STALLED_S = 5.0

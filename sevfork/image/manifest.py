@@ -13,8 +13,8 @@ import msgspec
 
 from sevfork.agent.workload import Workload
 from sevfork.attest.launch_digest import simulated_launch_digest
-from sevfork.guest.base import BaseInfo
-from sevfork.guest.verity import Verity
+from sevfork.image.base import BaseInfo
+from sevfork.image.verity import Verity
 from sevfork.technology import Technology
 
 SCHEMA = 1

@@ -16,8 +16,8 @@ from sevfork.agent.workload import Workload
 from sevfork.attest.defaults import HARDWARE_ROOTS
 from sevfork.attest.guest_policy import Fork, guest_policy_toml
 from sevfork.errors import UsageError
-from sevfork.guest import contents, cpio, initramfs, manifest, verity
-from sevfork.guest.base import (
+from sevfork.image import contents, cpio, initramfs, manifest, verity
+from sevfork.image.base import (
     PYTHON_DIRECTORY,
     Base,
     BaseCache,
@@ -25,11 +25,11 @@ from sevfork.guest.base import (
     compile_python,
     require_root,
 )
-from sevfork.guest.contents import File, Files
-from sevfork.guest.lock import Lock
-from sevfork.guest.modules import KernelModules
-from sevfork.guest.progress import Progress
-from sevfork.guest.recipe import Recipe
+from sevfork.image.contents import File, Files
+from sevfork.image.lock import Lock
+from sevfork.image.modules import KernelModules
+from sevfork.image.progress import Progress
+from sevfork.image.recipe import Recipe
 from sevfork.process import run
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sevfork.errors import NotAuthentic, UsageError
-from sevfork.guest import apt, paths
-from sevfork.guest.base import BaseRequest, require_locked
-from sevfork.guest.lock import Lock
-from sevfork.guest.packages import Package
-from sevfork.guest.recipe import DEFAULT_DIRECTORY, Recipe
+from sevfork.image import apt, paths
+from sevfork.image.base import BaseRequest, require_locked
+from sevfork.image.lock import Lock
+from sevfork.image.packages import Package
+from sevfork.image.recipe import DEFAULT_DIRECTORY, Recipe
 
 TEXT = (DEFAULT_DIRECTORY / "guest.toml").read_bytes()
 RECIPE = Recipe.load(TEXT)
@@ -50,7 +50,7 @@ def test_a_recipe_that_is_not_exactly_right_is_rejected(old: bytes, new: bytes) 
 def test_a_missing_recipe_says_how_to_name_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sevfork.guest.recipe import recipe_directory
+    from sevfork.image.recipe import recipe_directory
 
     monkeypatch.setenv("SEVFORK_FIRMWARE", str(tmp_path))
     with pytest.raises(UsageError, match="no guest recipe") as caught:

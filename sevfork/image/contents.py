@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from sevfork.agent.workload import GUEST_PATH, Workload
 from sevfork.errors import UsageError
-from sevfork.guest.base import PYTHON_DIRECTORY
+from sevfork.image.base import PYTHON_DIRECTORY
 from sevfork.technology import Technology
 
 PACKAGE = f"{PYTHON_DIRECTORY}/sevfork"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sevfork.errors import NotAuthentic, UsageError
-from sevfork.guest.packages import Package, is_kernel_name
+from sevfork.image.packages import Package, is_kernel_name
 
 _HEADER = """\
 # Written by `sevfork guest build --update-lock`; see docs/guest-image.md.

@@ -26,11 +26,11 @@ import msgspec
 from msgspec import Struct
 
 from sevfork.errors import HostCannot, TimedOut, UsageError
-from sevfork.guest.apt import PrivateApt, Unresolvable
-from sevfork.guest.lock import Lock
-from sevfork.guest.packages import Package, is_kernel, local_index, names
-from sevfork.guest.progress import Progress
-from sevfork.guest.recipe import Recipe
+from sevfork.image.apt import PrivateApt, Unresolvable
+from sevfork.image.lock import Lock
+from sevfork.image.packages import Package, is_kernel, local_index, names
+from sevfork.image.progress import Progress
+from sevfork.image.recipe import Recipe
 from sevfork.process import CommandFailed, run
 
 PYTHON_DIRECTORY = "usr/lib/sevfork/python"

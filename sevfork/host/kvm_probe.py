@@ -23,10 +23,10 @@ from pathlib import Path
 from sevfork.domain.metadata import Metadata, Phase
 from sevfork.domain.xml import Accelerator, Boot, GuestSpec, domain_xml, random_mac
 from sevfork.errors import HostCannot, SevforkError
-from sevfork.guest.paths import cache_directory
 from sevfork.handshake.launch import Role
 from sevfork.host import maker
 from sevfork.host.hypervisor import Hypervisor
+from sevfork.image.paths import cache_directory
 from sevfork.technology import Technology
 
 log = logging.getLogger(__name__)

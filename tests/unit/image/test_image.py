@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sevfork.errors import NotAuthentic, UsageError
-from sevfork.host import images
-from sevfork.image import Image
+from sevfork.host import image_volumes
+from sevfork.image.image import Image
 from sevfork.technology import Technology
 from tests.support.fake_hypervisor import FakeHypervisor
 from tests.support.image_factory import CONTENTS, manifest, write_image
@@ -20,8 +20,8 @@ from tests.support.image_factory import CONTENTS, manifest, write_image
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(images, "_STALLED_S", 0.05)
-    monkeypatch.setattr(images, "_POLL_S", 0.01)
+    monkeypatch.setattr(image_volumes, "_STALLED_S", 0.05)
+    monkeypatch.setattr(image_volumes, "_POLL_S", 0.01)
 
 
 def load(tmp_path: Path) -> Image:
@@ -74,20 +74,20 @@ def test_what_is_not_an_image_is_refused_with_the_way_to_make_one(tmp_path: Path
 
 def test_an_image_is_uploaded_whole_and_only_once(tmp_path: Path) -> None:
     hypervisor, image, told = FakeHypervisor(), load(tmp_path), []
-    images.ensure(hypervisor.storage, image, lambda done, total: told.append((done, total)))
+    image_volumes.ensure(hypervisor.storage, image, lambda done, total: told.append((done, total)))
     total = sum(map(len, CONTENTS.values()))
     assert told[-1] == (total, total)
     for file, data in zip(image.files, CONTENTS.values(), strict=True):
         assert hypervisor.storage.files[file.volume_name] == data
     told.clear()
-    images.ensure(hypervisor.storage, image, lambda done, total: told.append((done, total)))
+    image_volumes.ensure(hypervisor.storage, image, lambda done, total: told.append((done, total)))
     assert told == []
 
 
 def test_an_upload_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
     hypervisor, image = FakeHypervisor(), load(tmp_path)
     hypervisor.storage.files[image.root.volume_name] = bytearray(CONTENTS["root.img"][:100])
-    images.ensure(hypervisor.storage, image, lambda _done, _total: None)
+    image_volumes.ensure(hypervisor.storage, image, lambda _done, _total: None)
     assert hypervisor.storage.files[image.root.volume_name] == CONTENTS["root.img"]
 
 
@@ -95,7 +95,7 @@ def test_a_file_that_the_manifest_does_not_speak_of_is_not_left_in_the_pool(tmp_
     hypervisor, image = FakeHypervisor(), load(tmp_path)
     (tmp_path / "image" / "root.img").write_bytes(b"toor" * 5000)
     with pytest.raises(NotAuthentic, match="root.img"):
-        images.ensure(hypervisor.storage, image, lambda _done, _total: None)
+        image_volumes.ensure(hypervisor.storage, image, lambda _done, _total: None)
     assert image.root.volume_name not in hypervisor.storage.files
 
 
@@ -110,9 +110,9 @@ def test_unused_images_are_deleted_but_not_while_a_command_is_about_to_use_one(
 ) -> None:
     hypervisor, image = FakeHypervisor(), load(tmp_path)
     hypervisor.storage.files["precious"] = bytearray(1)
-    images.ensure(hypervisor.storage, image, lambda _done, _total: None)
-    with images.in_use():
-        images.delete_unused(hypervisor)
+    image_volumes.ensure(hypervisor.storage, image, lambda _done, _total: None)
+    with image_volumes.in_use():
+        image_volumes.delete_unused(hypervisor)
         assert len(hypervisor.storage.files) == 4
-    images.delete_unused(hypervisor)
+    image_volumes.delete_unused(hypervisor)
     assert set(hypervisor.storage.files) == {"precious"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sevfork.domain.xml import GuestSpec
 from sevfork.errors import SevforkError
-from sevfork.guest.paths import cache_directory
 from sevfork.host.hypervisor import Hypervisor
+from sevfork.image.paths import cache_directory
 
 _LIMIT_BYTES = 1024 * 1024
 

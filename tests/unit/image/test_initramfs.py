@@ -7,9 +7,9 @@ import stat
 
 import pytest
 
-from sevfork.guest import cpio, initramfs
-from sevfork.guest.modules import dependencies, load_order
-from sevfork.guest.recipe import DEFAULT_DIRECTORY
+from sevfork.image import cpio, initramfs
+from sevfork.image.modules import dependencies, load_order
+from sevfork.image.recipe import DEFAULT_DIRECTORY
 
 SCRIPT = (DEFAULT_DIRECTORY / "initramfs-init").read_text()
 INIT = (DEFAULT_DIRECTORY / "init").read_text()

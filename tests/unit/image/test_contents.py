@@ -11,7 +11,7 @@ import pytest
 import sevfork
 from sevfork.agent.workload import Workload
 from sevfork.errors import UsageError
-from sevfork.guest import contents
+from sevfork.image import contents
 from sevfork.technology import Technology
 
 SOURCE = Path(sevfork.__file__).parent

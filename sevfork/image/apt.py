@@ -14,9 +14,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from sevfork.errors import HostCannot, NotAuthentic, SevforkError
-from sevfork.guest.lock import Lock
-from sevfork.guest.packages import Package, index_entries, kernel_package, simulated_installs
-from sevfork.guest.recipe import Debian
+from sevfork.image.lock import Lock
+from sevfork.image.packages import Package, index_entries, kernel_package, simulated_installs
+from sevfork.image.recipe import Debian
 from sevfork.process import run
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
