@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["sevfork"]):
     from sevfork.attest.snp.report import REPORT_SIZE, SnpReport
     from sevfork.errors import AttestationFailed, UsageError
     from sevfork.technology import Technology
-    from sevfork.verify import Pool, default_policy, recognise, verdict_on
+    from sevfork.verifier.evidence_files import Pool, default_policy, recognise, verdict_on
 
 AT = datetime(2025, 6, 1, tzinfo=UTC)
 POLICY = default_policy()

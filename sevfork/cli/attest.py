@@ -11,7 +11,7 @@ from sevfork.cli.options import App, as_json, common, duration
 from sevfork.cli.verify import certificate_files, policy_from
 
 if TYPE_CHECKING:
-    from sevfork.attestation import Attestation
+    from sevfork.verifier.attest import Attestation
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -65,17 +65,17 @@ def attest(
     """
     from datetime import UTC, datetime
 
-    from sevfork import attestation
-    from sevfork import verify as use_case
     from sevfork.image.image import Image
-    from sevfork.running import running_vm
+    from sevfork.lifecycle.find import running_vm
+    from sevfork.verifier import attest
+    from sevfork.verifier import evidence_files as use_case
 
     hypervisor = app.hypervisor()
     _, spec = running_vm(hypervisor, vm, "attest")
     policy = policy_from(policy_file, allow_simulated)
     if image_folder:
-        policy = attestation.pin_image(policy, Image.load(image_folder), spec.vcpus)
-    attested = attestation.attest(
+        policy = attest.pin_image(policy, Image.load(image_folder), spec.vcpus)
+    attested = attest.attest(
         hypervisor,
         spec,
         policy,
@@ -92,7 +92,7 @@ def attest(
 
 
 def _print(app: App, attested: Attestation, as_json: bool) -> None:
-    from sevfork import verify as use_case
+    from sevfork.verifier import evidence_files as use_case
 
     claims = _claims(attested)
     if as_json:

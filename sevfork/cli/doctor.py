@@ -10,7 +10,7 @@ import click
 from sevfork.cli.options import App, as_json, common
 
 if TYPE_CHECKING:
-    from sevfork.doctor import Report
+    from sevfork.lifecycle.doctor import Report
 
 _EXIT_CANNOT = 13
 
@@ -25,7 +25,7 @@ _EXIT_CANNOT = 13
 @common
 def doctor(app: App, stop_libvirtd: bool, as_json: bool) -> None:
     """Say what this host can do, what is missing, and how to get it."""
-    from sevfork.doctor import examine
+    from sevfork.lifecycle.doctor import examine
 
     if stop_libvirtd:
         _stop(app, as_json)

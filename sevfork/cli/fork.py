@@ -13,8 +13,8 @@ from sevfork.cli.options import App, as_json, common, duration, port_pair
 
 if TYPE_CHECKING:
     from sevfork.errors import SevforkError
-    from sevfork.fork import ForkedChild, ForkOutcome, ForkPlan
     from sevfork.host.hypervisor import Hypervisor
+    from sevfork.lifecycle.fork import ForkedChild, ForkOutcome, ForkPlan
 
 # What one capture has OFFERs for; the agent's own limit.
 MAX_COUNT = 64
@@ -64,8 +64,8 @@ def fork(
     as_json: bool,
 ) -> None:
     """Fork the running VM (a name, id or UUID) into COUNT children, which run on by themselves."""
-    from sevfork.fork import ForkRequest, plan_fork, run_fork
-    from sevfork.up import PortWish
+    from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
+    from sevfork.lifecycle.up import PortWish
 
     request = ForkRequest(
         parent=vm,
@@ -91,7 +91,7 @@ def fork(
 
 def _print_xml(app: App, plan: ForkPlan) -> None:
     from sevfork.domain.xml import domain_xml
-    from sevfork.fork import sketch_child
+    from sevfork.lifecycle.fork import sketch_child
 
     for name in plan.names:
         app.output.data(domain_xml(sketch_child(plan, name, str(uuids.uuid4()))))
@@ -159,7 +159,7 @@ def _document(hypervisor: Hypervisor, outcome: ForkOutcome) -> dict[str, object]
 
 
 def _child_document(hypervisor: Hypervisor, child: ForkedChild) -> dict[str, object]:
-    from sevfork.inventory import document, vms
+    from sevfork.lifecycle.inventory import document, vms
 
     if child.error:
         return {"name": child.name, "error": _error_document(child.error)}

@@ -57,9 +57,10 @@ def build(
     """Build the image that a workload's guests boot into DIR; nothing to do when it is there."""
     from sevfork.errors import UsageError
     from sevfork.image import build as building
-    from sevfork.image.paths import cache_directory, simulator_directory
+    from sevfork.image.paths import cache_directory
     from sevfork.image.paths import mirror as default_mirror
     from sevfork.image.recipe import recipe_directory
+    from sevfork.simulated.paths import simulator_directory
     from sevfork.technology import Technology
 
     if locked and update_lock:

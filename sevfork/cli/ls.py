@@ -9,7 +9,7 @@ import click
 from sevfork.cli.options import App, as_json, common
 
 if TYPE_CHECKING:
-    from sevfork.inventory import Vm
+    from sevfork.lifecycle.inventory import Vm
 
 
 @click.command()
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @common
 def ls(app: App, tree: bool, as_json: bool) -> None:
     """List the VMs that sevfork made: state, technology, parent, published ports."""
-    from sevfork import inventory
+    from sevfork.lifecycle import inventory
 
     listed = inventory.vms(app.hypervisor().domains())
     if as_json:

@@ -50,8 +50,8 @@ def measure(
 ) -> None:
     """The launch digest that a VM of an image must have, computed from the image's files."""
     from sevfork.image.image import Image
-    from sevfork.measure import Firmware, measure_image, parse_guest_features
     from sevfork.technology import Technology
+    from sevfork.verifier.measure import Firmware, measure_image, parse_guest_features
 
     loaded = Image.load(image)
     technology = Technology(tee) if tee else loaded.technology

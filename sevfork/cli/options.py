@@ -38,7 +38,7 @@ class App:
     def hypervisor(self, *, change_nothing: bool = False) -> Hypervisor:
         """Connect, after which nothing of killed commands is left; closed when the verb ends."""
         from sevfork.host import private_libvirtd
-        from sevfork.reap import reap
+        from sevfork.lifecycle.reap import reap
 
         hypervisor = private_libvirtd.connect(self.connect, self.output.note)
         self._opened.append(hypervisor)

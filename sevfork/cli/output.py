@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from sevfork.errors import SevforkError
-from sevfork.progress import Watcher, unwatched
+from sevfork.lifecycle.progress import Watcher, unwatched
 
 if TYPE_CHECKING:
     from rich.console import Console

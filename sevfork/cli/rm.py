@@ -14,7 +14,7 @@ from sevfork.cli.options import App, as_json, common
 @common
 def rm(app: App, vms: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove VMs and everything that sevfork made for them. Children outlive their parent."""
-    from sevfork.remove import plan_remove, remove
+    from sevfork.lifecycle.remove import plan_remove, remove
 
     hypervisor = app.hypervisor()
     domains = plan_remove(hypervisor, vms)

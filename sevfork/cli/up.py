@@ -11,7 +11,7 @@ from sevfork.cli.options import App, as_json, common, duration, memory_size, por
 
 if TYPE_CHECKING:
     from sevfork.host.hypervisor import Hypervisor
-    from sevfork.up import UpOutcome, UpPlan
+    from sevfork.lifecycle.up import UpOutcome, UpPlan
 
 
 @click.command()
@@ -66,7 +66,7 @@ def up(
     """Define and start a fork-ready VM called NAME, and wait until its workload is ready."""
     from sevfork.domain.xml import Accelerator, domain_xml
     from sevfork.image.image import Image
-    from sevfork.up import PortWish, UpRequest, plan_up, run_up
+    from sevfork.lifecycle.up import PortWish, UpRequest, plan_up, run_up
 
     request = UpRequest(
         name=name,
@@ -115,7 +115,7 @@ def _print_plan(app: App, plan: UpPlan, as_json: bool) -> None:
 
 
 def _print_outcome(app: App, hypervisor: Hypervisor, outcome: UpOutcome, as_json: bool) -> None:
-    from sevfork.inventory import document, vms
+    from sevfork.lifecycle.inventory import document, vms
 
     spec = outcome.spec
     if as_json:

@@ -58,8 +58,8 @@ def verify(
     """
     from datetime import UTC, datetime
 
-    from sevfork import verify as use_case
     from sevfork.errors import UsageError
+    from sevfork.verifier import evidence_files as use_case
 
     if file is None:
         if not explain:
@@ -84,7 +84,7 @@ def verify(
 
 
 def _evidence(file: BinaryIO, folders: tuple[Path, ...], fetch: bool) -> Evidence:
-    from sevfork import verify as use_case
+    from sevfork.verifier import evidence_files as use_case
 
     evidence = use_case.recognise(file.read(use_case.EVIDENCE_LIMIT_BYTES))
     evidence = use_case.Pool.read(certificate_files(folders)).complete(evidence)
@@ -92,7 +92,7 @@ def _evidence(file: BinaryIO, folders: tuple[Path, ...], fetch: bool) -> Evidenc
 
 
 def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
-    from sevfork import verify as use_case
+    from sevfork.verifier import evidence_files as use_case
 
     if file is not None:
         return use_case.load_policy(file.read())
@@ -102,7 +102,7 @@ def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
 def certificate_files(folders: tuple[Path, ...]) -> Iterator[bytes]:
     """The files of the folders that are small enough to be certificates."""
     from sevfork.errors import UsageError
-    from sevfork.verify import CERTIFICATE_LIMIT_BYTES
+    from sevfork.verifier.evidence_files import CERTIFICATE_LIMIT_BYTES
 
     try:
         for path in sorted(path for folder in folders for path in folder.iterdir()):
@@ -113,10 +113,10 @@ def certificate_files(folders: tuple[Path, ...]) -> Iterator[bytes]:
 
 
 def _fetched(evidence: Evidence) -> Evidence:
-    from sevfork.attest.kds import KeyDistribution, https_fetcher
     from sevfork.errors import UsageError
     from sevfork.image.paths import cache_directory
     from sevfork.technology import Technology
+    from sevfork.verifier.kds import KeyDistribution, https_fetcher
 
     if evidence.technology is not Technology.SEV_SNP:
         raise UsageError("--fetch is for SNP; give TDX collateral with --certs")
@@ -126,7 +126,7 @@ def _fetched(evidence: Evidence) -> Evidence:
 
 def _simulated_roots() -> tuple[str, ...]:
     """The root of this host's own simulator, if it has one."""
-    from sevfork.image.paths import simulator_directory
+    from sevfork.simulated.paths import simulator_directory
     from sevfork.simulated.processor import SimulatedProcessor
 
     directory = simulator_directory(os.environ)

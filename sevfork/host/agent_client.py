@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from sevfork import errors
-from sevfork.agent.evidence.simulated import SIMULATED_EVIDENCE
+from sevfork.simulated.launch import SimulatedReport
 from sevfork.wire import protocol
 from sevfork.wire.lines import ID_SIZE, Frame, Kind, LineDecoder
+from sevfork.wire.simulated import SIMULATED_EVIDENCE
 
 # How long a wait for bytes may last before cancellation and deadline are looked at again.
 _POLL_S = 0.25
@@ -25,7 +26,6 @@ _RETRY_S = 1.0
 
 _Reply = TypeVar("_Reply", bound=protocol.Message)
 OnProgress = Callable[[protocol.Progress], None]
-SimulatedReport = Callable[[bytes], bytes]
 
 
 class Pipe(Protocol):

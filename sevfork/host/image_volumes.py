@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from sevfork.domain import xml as domain_xml
@@ -36,6 +36,17 @@ def boot_paths(storage: Storage, image: Image) -> Boot:
     """Where the image's files are, or will be, on the libvirt host."""
     kernel, initrd, root = (storage.path_of(each.volume_name) for each in image.files)
     return Boot(kernel, initrd, root, image.cmdline)
+
+
+def sha384(storage: Storage, path: str) -> bytes:
+    """SHA-384 of a volume in the pool, wherever the pool is. Raises WrongState."""
+    volume = storage.find(PurePosixPath(path).name)
+    if volume is None or volume.path != path:
+        raise WrongState(f"'{path}' is not a volume of the storage pool 'sevfork'")
+    digest = hashlib.sha384()
+    for piece in storage.download(volume.name, volume.size_bytes):
+        digest.update(piece)
+    return digest.digest()
 
 
 def ensure(storage: Storage, image: Image, on_bytes: OnBytes) -> None:

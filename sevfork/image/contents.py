@@ -21,9 +21,9 @@ POLICY_PATH = "etc/sevfork/policy.toml"
 _MODULES = ("__init__", "errors", "process", "technology")
 _PACKAGES = ("agent", "attest", "handshake", "seal", "wire")
 # A guest has no way to make simulated evidence but to ask the host for it, ...
-_NEVER = ("attest/kds.py", "attest/launch_digest.py", "agent/built.py")
+_NEVER = ("agent/built.py",)
 # ... and one built for hardware has not even that.
-_SIMULATED_ONLY = ("agent/evidence/simulated.py",)
+_SIMULATED_ONLY = ("agent/evidence/simulated.py", "wire/simulated.py")
 
 
 @dataclass(frozen=True)

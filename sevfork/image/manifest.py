@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from sevfork.agent.workload import Workload
-from sevfork.attest.launch_digest import simulated_launch_digest
 from sevfork.image.base import BaseInfo
 from sevfork.image.verity import Verity
+from sevfork.simulated.launch_digest import simulated_launch_digest
 from sevfork.technology import Technology
 
 SCHEMA = 1

@@ -1,4 +1,4 @@
-"""Where a build finds and keeps things: the mirror, the cache, the simulated processor."""
+"""Where a build finds and keeps things: the mirror, the cache."""
 
 from __future__ import annotations
 
@@ -15,9 +15,3 @@ def mirror(environ: Mapping[str, str]) -> str:
 def cache_directory(environ: Mapping[str, str]) -> Path:
     home = environ.get("HOME", "/")
     return Path(environ.get("XDG_CACHE_HOME") or f"{home}/.cache") / "sevfork"
-
-
-def simulator_directory(environ: Mapping[str, str]) -> Path:
-    """The simulated processor whose root images are built to accept, and which runs them."""
-    home = environ.get("HOME", "/")
-    return Path(environ.get("XDG_DATA_HOME") or f"{home}/.local/share") / "sevfork/simulator"

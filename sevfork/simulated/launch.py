@@ -7,31 +7,33 @@ anything else gets evidence that says so.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
-from pathlib import PurePosixPath
+from collections.abc import Callable
 
-from sevfork.attest.launch_digest import simulated_launch_digest
 from sevfork.domain.metadata import Metadata, ProcessorState
 from sevfork.domain.xml import Boot
 from sevfork.errors import NotAuthentic, WrongState
 from sevfork.handshake.launch import LaunchConfig, launch_config_hash
-from sevfork.host.agent_client import SimulatedReport
-from sevfork.host.hypervisor import Storage
-from sevfork.image.paths import simulator_directory
+from sevfork.simulated.launch_digest import simulated_launch_digest
+from sevfork.simulated.paths import simulator_directory
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 
 _REPORT_DATA_SIZE = 64
 _REPORT_ID_SIZE = 32
 
+# SHA-384 of what lies at a path on the libvirt host.
+Sha384Of = Callable[[str], bytes]
+# Turns 64 bytes of report data into evidence.
+SimulatedReport = Callable[[bytes], bytes]
+
 
 def launched(
-    storage: Storage, boot: Boot, *, vcpus: int, cpu_model: str, config: LaunchConfig
+    sha384_of: Sha384Of, boot: Boot, *, vcpus: int, cpu_model: str, config: LaunchConfig
 ) -> ProcessorState:
     """Measure what is about to be booted, and make this boot's report id."""
-    kernel, initrd = (_sha384(storage, path) for path in (boot.kernel, boot.initrd))
+    kernel, initrd = sha384_of(boot.kernel), sha384_of(boot.initrd)
     host_data = launch_config_hash(Technology.SIMULATED, config.encode())
     measurement = simulated_launch_digest(kernel, initrd, boot.cmdline.encode(), vcpus, cpu_model)
     return ProcessorState(measurement, host_data, secrets.token_bytes(_REPORT_ID_SIZE))
@@ -57,14 +59,3 @@ def simulated_report(metadata: Metadata) -> SimulatedReport | None:
         return evidence.encode()
 
     return report
-
-
-def _sha384(storage: Storage, path: str) -> bytes:
-    """Of a volume in the pool, wherever the pool is."""
-    volume = storage.find(PurePosixPath(path).name)
-    if volume is None or volume.path != path:
-        raise WrongState(f"'{path}' is not a volume of the storage pool 'sevfork'")
-    digest = hashlib.sha384()
-    for piece in storage.download(volume.name, volume.size_bytes):
-        digest.update(piece)
-    return digest.digest()

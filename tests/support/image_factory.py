@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sevfork.attest.launch_digest import simulated_launch_digest
+from sevfork.simulated.launch_digest import simulated_launch_digest
 
 CMDLINE = "console=ttyS0 sevfork.root=1,a,b"
 CONTENTS = {"vmlinuz": b"kernel" * 100, "initrd.img": b"initrd" * 50, "root.img": b"root" * 5000}

@@ -10,11 +10,22 @@ from pathlib import Path
 import pytest
 
 from sevfork.image.image import Image
-from sevfork.image.paths import simulator_directory
+from sevfork.lifecycle.up import PortWish, UpRequest, plan_up, run_up
+from sevfork.simulated.paths import simulator_directory
 from sevfork.simulated.processor import SimulatedProcessor
-from sevfork.up import PortWish, UpRequest, plan_up, run_up
+from tests.support import REPOSITORY
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
 from tests.support.image_factory import write_image
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The exhaustive variants run only when they are asked for."""
+    if "slow" in config.option.markexpr:
+        return
+    skip = pytest.mark.skip(reason="exhaustive: run with -m slow")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +40,15 @@ def _nothing_leaves_the_process(
 
     monkeypatch.setattr(subprocess, "Popen", refused)
     monkeypatch.setattr(socket, "socket", refused)
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The folder of genuine samples, which is not part of the project."""
+    folder = Path(os.environ.get("SEVFORK_VECTORS", REPOSITORY.parent / "shared" / "vectors"))
+    if not folder.is_dir():
+        pytest.skip(f"no genuine samples: '{folder}' is absent (set SEVFORK_VECTORS)")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sevfork.domain.xml import GuestSpec, spec_from_xml
-from sevfork.fork import Fork, ForkedChild, ForkRequest, plan_fork
 from sevfork.host.hypervisor import Hypervisor
+from sevfork.lifecycle.fork import Fork, ForkedChild, ForkRequest, plan_fork
 from tests.vm.lab import Lab, Vm
 
 HOOK_S = 4

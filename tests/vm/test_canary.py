@@ -12,10 +12,10 @@ import threading
 from pathlib import Path
 
 from sevfork.domain.xml import spec_from_xml
-from sevfork.fork import Fork, ForkRequest, plan_fork
 from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import Channel, Hypervisor
-from sevfork.progress import unwatched
+from sevfork.lifecycle.fork import Fork, ForkRequest, plan_fork
+from sevfork.lifecycle.progress import unwatched
 from sevfork.wire.lines import decode_line
 from tests.vm.lab import Lab, Vm
 

@@ -1,8 +1,8 @@
 """A host that cheats, against real guests: each trick ends in its exit code, and no child.
 
-The host's part of a fork is ``sevfork.fork.Fork``; here its steps are done by somebody who does not
-mean well. Where no real child is needed the host plays one itself, with evidence from the simulated
-processor for whatever it likes to claim.
+The host's part of a fork is ``lifecycle/fork``; here its steps are done by somebody who does not
+mean well. Where no real child is needed the host plays one itself, with evidence from the
+simulated processor for whatever it likes to claim.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sevfork.attest.evidence import Evidence
 from sevfork.attest.verdict import LaunchIdentity
 from sevfork.domain.metadata import ProcessorState
 from sevfork.domain.xml import GuestSpec
-from sevfork.fork import Fork, ForkRequest, child_config, plan_fork
 from sevfork.handshake import ChildSession, InstanceKey, NeedEvidence, OwnLaunch
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore, Offer
 from sevfork.handshake.transcript import child_report_data, transcript_1
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.image.paths import simulator_directory
-from sevfork.progress import unwatched
+from sevfork.lifecycle.fork import Fork, ForkRequest, child_config, plan_fork
+from sevfork.lifecycle.progress import unwatched
+from sevfork.simulated.paths import simulator_directory
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 from sevfork.wire import protocol

@@ -1,8 +1,8 @@
 """Evidence from the simulated secure processor: it protects nothing.
 
 The simulator lives in the host's command; the agent asks it over the control channel with frames of
-its own kind. This module, and with it that frame kind, is absent from images built for hardware
-(tested on the built file system).
+its own kind. This module is absent from images built for hardware (tested on the built file
+system), and with it that kind of frame (``wire/simulated.py``).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from sevfork.attest.evidence import Evidence
 from sevfork.errors import AttestationFailed
 from sevfork.technology import Technology
 from sevfork.wire.lines import ID_SIZE, Frame
+from sevfork.wire.simulated import SIMULATED_EVIDENCE
 
-SIMULATED_EVIDENCE = 0x80
 EVIDENCE_TIMEOUT_S = 30.0
 
 # Sends a frame and returns the frame of the same kind and id that answers it, within a deadline.

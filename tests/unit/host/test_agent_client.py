@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from sevfork import errors
-from sevfork.agent.evidence.simulated import SIMULATED_EVIDENCE
 from sevfork.host.agent_client import AgentClient, Cancelled
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
+from sevfork.wire.simulated import SIMULATED_EVIDENCE
 
 DONE = protocol.encode(protocol.Done())
 

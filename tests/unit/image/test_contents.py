@@ -62,7 +62,7 @@ def test_the_agent_imports_only_what_is_in_the_image() -> None:
 def test_nothing_of_the_host_is_in_a_guest(technology: Technology) -> None:
     for name in modules(technology):
         assert not name.startswith(("sevfork.host", "sevfork.cli", "sevfork.guest"))
-        assert name not in ("sevfork.simulated.processor", "sevfork.attest.kds")
+        assert name not in ("sevfork.simulated.processor", "sevfork.verifier.kds")
 
 
 def test_the_simulated_provider_is_in_simulated_images_only() -> None:

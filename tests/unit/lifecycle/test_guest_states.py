@@ -8,10 +8,10 @@ import pytest
 
 from sevfork import errors
 from sevfork.agent.agent import Agent
-from sevfork.fork import Fork, ForkRequest, child_config, plan_fork
 from sevfork.handshake import InstanceKey
 from sevfork.handshake.launch import LaunchConfig, Role
-from sevfork.progress import unwatched
+from sevfork.lifecycle.fork import Fork, ForkRequest, child_config, plan_fork
+from sevfork.lifecycle.progress import unwatched
 from sevfork.wire import protocol
 from tests.support.fake_guests import FakeGuest, FakeHouse
 

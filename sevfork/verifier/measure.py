@@ -7,11 +7,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sevfork.attest.launch_digest import SnpLaunch, simulated_launch_digest, snp_launch_digest
 from sevfork.domain.launch_security import SNP_CPU_MODEL
 from sevfork.errors import HostCannot, UsageError
 from sevfork.image.image import Image
+from sevfork.simulated.launch_digest import simulated_launch_digest
 from sevfork.technology import Technology
+from sevfork.verifier.launch_digest import SnpLaunch, snp_launch_digest
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sevfork import up as up_module
 from sevfork.domain.launch_security import SnpLaunch
 from sevfork.domain.metadata import Metadata, Phase, from_domain_xml
 from sevfork.domain.xml import Accelerator, GuestSpec, disk_xml, domain_xml, has_target
@@ -27,11 +26,12 @@ from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.host import image_volumes, maker
 from sevfork.host.hypervisor import Hypervisor, PortTaken
 from sevfork.image.image import Image
-from sevfork.progress import Watcher
-from sevfork.reap import reap
-from sevfork.remove import plan_remove, remove
+from sevfork.lifecycle import up as up_module
+from sevfork.lifecycle.progress import Watcher
+from sevfork.lifecycle.reap import reap
+from sevfork.lifecycle.remove import plan_remove, remove
+from sevfork.lifecycle.up import PortWish, UpOutcome, UpRequest, plan_up, run_up
 from sevfork.technology import Technology
-from sevfork.up import PortWish, UpOutcome, UpRequest, plan_up, run_up
 from tests.support.fake_hypervisor import SNP_CAPABILITIES, FakeHypervisor
 from tests.support.image_factory import CONTENTS, manifest, write_image
 

@@ -15,7 +15,7 @@ from sevfork.domain.xml import disks
 from sevfork.errors import SevforkError, WrongState
 from sevfork.host import image_volumes, maker
 from sevfork.host.hypervisor import Domain, Hypervisor
-from sevfork.remove import remove_domain
+from sevfork.lifecycle.remove import remove_domain
 
 log = logging.getLogger(__name__)
 

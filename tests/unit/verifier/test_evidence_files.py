@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork import verify as use_case
 from sevfork.attest.defaults import policy_toml
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import guest_policy_toml
@@ -24,7 +23,8 @@ from sevfork.cli.options import App
 from sevfork.errors import AttestationFailed, UsageError
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
-from sevfork.verify import Pool, recognise
+from sevfork.verifier import evidence_files as use_case
+from sevfork.verifier.evidence_files import Pool, recognise
 from tests.support import fake_amd
 from tests.support import snp_samples as samples
 from tests.support.fake_amd import (

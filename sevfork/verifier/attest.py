@@ -20,9 +20,9 @@ from sevfork.handshake import attest_report_data
 from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.image.image import Image
+from sevfork.lifecycle.up import open_channel
 from sevfork.simulated.launch import simulated_report
-from sevfork.up import open_channel
-from sevfork.verify import verdict_on
+from sevfork.verifier.evidence_files import verdict_on
 from sevfork.wire import protocol
 
 _NONCE_SIZE = 32

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.attest.launch_digest import SnpLaunch, simulated_launch_digest, snp_launch_digest
 from sevfork.errors import UsageError
+from sevfork.simulated.launch_digest import simulated_launch_digest
+from sevfork.verifier.launch_digest import SnpLaunch, snp_launch_digest
 
 KERNEL, INITRD = b"k" * 48, b"i" * 48
 

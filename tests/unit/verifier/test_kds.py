@@ -10,10 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.kds import Answer, KeyDistribution, https_fetcher
 from sevfork.attest.snp.certificates import CertificateTable
 from sevfork.attest.verify import Expected, judge
 from sevfork.errors import AttestationFailed, HostCannot, TimedOut
+from sevfork.verifier.kds import Answer, KeyDistribution, https_fetcher
 from tests.support import fake_amd
 from tests.support.fake_amd import NOW, REPORT_DATA, Part, authority, revocation_list
 

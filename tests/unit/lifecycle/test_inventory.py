@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sevfork import inventory
 from sevfork.domain.metadata import Metadata, Phase, PublishedPort
 from sevfork.handshake.launch import Role
 from sevfork.host.hypervisor import Domain, DomainState
+from sevfork.lifecycle import inventory
 from sevfork.technology import Technology
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.doctor import Finding, Verdict, examine
 from sevfork.domain.launch_security import security_types
 from sevfork.domain.xml import Accelerator
 from sevfork.host.kvm_probe import least_kernel
+from sevfork.lifecycle.doctor import Finding, Verdict, examine
 from tests.support.fake_hypervisor import FakeHypervisor
 
 WITH_SNP = """<domainCapabilities><features>

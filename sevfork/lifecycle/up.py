@@ -1,12 +1,13 @@
 """``sevfork up``: define and start a fork-ready VM, and wait until its workload is ready.
 
 Every act registers its undo before it is done; what a killed process leaves behind, the next
-command finds by the metadata (``sevfork.reap``).
+command finds by the metadata (``sevfork.lifecycle.reap``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import random
 import socket
@@ -32,10 +33,10 @@ from sevfork.host import image_volumes, kvm_probe, maker, serial_log
 from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import Channel, ChannelBusy, Domain, Hypervisor, PortTaken
 from sevfork.image.image import Image
-from sevfork.inventory import LOOPBACK
-from sevfork.naming import check_name
-from sevfork.progress import Watcher, unwatched
-from sevfork.remove import remove_domain, remove_made
+from sevfork.lifecycle.inventory import LOOPBACK
+from sevfork.lifecycle.naming import check_name
+from sevfork.lifecycle.progress import Watcher, unwatched
+from sevfork.lifecycle.remove import remove_domain, remove_made
 from sevfork.simulated.launch import launched, simulated_report
 from sevfork.technology import Technology
 from sevfork.wire import protocol
@@ -240,7 +241,7 @@ def _completed(hypervisor: Hypervisor, plan: UpPlan, watch: Watcher) -> GuestSpe
     chosen = kvm_probe.choose(hypervisor, spec.boot, request.accelerator)
     vcpus = request.vcpus or chosen.default_vcpus
     state = launched(
-        hypervisor.storage,
+        functools.partial(image_volumes.sha384, hypervisor.storage),
         spec.boot,
         vcpus=vcpus,
         cpu_model=spec.metadata.cpu_model,

@@ -12,7 +12,8 @@ from sevfork import errors
 from sevfork.domain.launch_security import HardwareLaunch, SnpLaunch
 from sevfork.domain.metadata import Phase, from_domain_xml
 from sevfork.domain.xml import disk_xml
-from sevfork.fork import (
+from sevfork.handshake.launch import launch_config_hash
+from sevfork.lifecycle.fork import (
     Fork,
     ForkOutcome,
     ForkRequest,
@@ -20,11 +21,10 @@ from sevfork.fork import (
     plan_fork,
     run_fork,
 )
-from sevfork.handshake.launch import launch_config_hash
-from sevfork.progress import unwatched
-from sevfork.reap import reap
+from sevfork.lifecycle.progress import unwatched
+from sevfork.lifecycle.reap import reap
+from sevfork.lifecycle.up import PortWish
 from sevfork.technology import Technology
-from sevfork.up import PortWish
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
 
 

@@ -2,12 +2,13 @@
 
 The host's part of it is to carry bytes and to launch domains. Every act registers its undo before
 it is done, so that whatever fails, or is interrupted, leaves the parent running and nothing else;
-what a killed process leaves behind, the next command finds by the metadata (``sevfork.reap``).
+what a killed process leaves behind, the next command finds by the metadata (``reap``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import secrets
@@ -44,7 +45,7 @@ from sevfork.errors import (
 )
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import Offer
-from sevfork.host import maker, serial_log
+from sevfork.host import image_volumes, maker, serial_log
 from sevfork.host.agent_client import AgentClient, Cancelled
 from sevfork.host.hypervisor import (
     ChannelBusy,
@@ -53,13 +54,13 @@ from sevfork.host.hypervisor import (
     Hypervisor,
     Volume,
 )
-from sevfork.naming import child_names
-from sevfork.progress import Watcher
-from sevfork.remove import remove_domain, remove_made
-from sevfork.running import running_vm
+from sevfork.lifecycle.find import running_vm
+from sevfork.lifecycle.naming import child_names
+from sevfork.lifecycle.progress import Watcher
+from sevfork.lifecycle.remove import remove_domain, remove_made
+from sevfork.lifecycle.up import PortWish, publish
 from sevfork.simulated.launch import launched, simulated_report
 from sevfork.technology import Technology
-from sevfork.up import PortWish, publish
 from sevfork.wire import protocol
 
 log = logging.getLogger(__name__)
@@ -419,7 +420,7 @@ class Fork:
             config_hash = launch_config_hash(spec.metadata.technology, config.encode())
             return replace(spec, hardware=spec.hardware.with_config_hash(config_hash))
         state = launched(
-            self._hypervisor.storage,
+            functools.partial(image_volumes.sha384, self._hypervisor.storage),
             spec.boot,
             vcpus=spec.vcpus,
             cpu_model=spec.metadata.cpu_model,

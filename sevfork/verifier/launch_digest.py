@@ -1,25 +1,11 @@
-"""Launch digests: what a guest's measurement has to be, computed before it runs."""
+"""The SNP launch digest: what a guest's measurement has to be, computed before it runs."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from sevfork.errors import HostCannot, UsageError
-from sevfork.wire.lp import lp
-
-SHA384_SIZE = 48
-
-
-def simulated_launch_digest(
-    kernel_sha384: bytes, initrd_sha384: bytes, cmdline: bytes, vcpus: int, cpu_model: str
-) -> bytes:
-    """48 bytes: what the simulated secure processor measures of a domain when it launches it."""
-    if len(kernel_sha384) != SHA384_SIZE or len(initrd_sha384) != SHA384_SIZE:
-        raise UsageError("a launch digest takes SHA-384 digests (48 bytes) of kernel and initrd")
-    parts = (kernel_sha384, initrd_sha384, cmdline, vcpus.to_bytes(4, "big"), cpu_model.encode())
-    return hashlib.sha384(lp(b"sevfork/1 simulated launch", *parts)).digest()
 
 
 @dataclass(frozen=True)

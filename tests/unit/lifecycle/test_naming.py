@@ -1,7 +1,7 @@
 import pytest
 
 from sevfork.errors import NameTaken, UsageError
-from sevfork.naming import child_names
+from sevfork.lifecycle.naming import child_names
 
 
 def test_children_are_numbered_as_virt_clone_numbers_clones() -> None:

@@ -10,7 +10,7 @@ from sevfork.domain.xml import GuestSpec
 from sevfork.errors import ChildLeftBehind, SevforkError, WrongState
 from sevfork.host import image_volumes
 from sevfork.host.hypervisor import Domain, Hypervisor
-from sevfork.progress import Watcher, unwatched
+from sevfork.lifecycle.progress import Watcher, unwatched
 
 log = logging.getLogger(__name__)
 
