@@ -20,6 +20,9 @@ from sevfork.errors import HostCannot, SevforkError, TimedOut
 
 log = logging.getLogger(__name__)
 
+# What ``wait`` of a running command raises when it goes on running.
+StillRunning = subprocess.TimeoutExpired
+
 
 class CommandFailed(SevforkError):
     """A command exited non-zero; ``output`` holds what it printed (stdout and stderr)."""

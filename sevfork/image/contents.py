@@ -18,7 +18,7 @@ from sevfork.technology import Technology
 PACKAGE = f"{PYTHON_DIRECTORY}/sevfork"
 POLICY_PATH = "etc/sevfork/policy.toml"
 # The guest's part of the package: these modules, and everything in these packages but the rest.
-_MODULES = ("__init__", "errors", "process", "technology")
+_MODULES = ("__init__", "closing", "deadline", "errors", "process", "technology")
 _PACKAGES = ("agent", "attest", "handshake", "seal", "wire")
 # A guest has no way to make simulated evidence but to ask the host for it, ...
 _NEVER = ("agent/built.py",)

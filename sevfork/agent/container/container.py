@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import TimeoutExpired
 
 from sevfork import process
 from sevfork.agent.container import bundle
@@ -206,7 +205,7 @@ class Container:
         ):
             try:
                 returncode = child.wait(_START_TIMEOUT_S)
-            except TimeoutExpired as exc:
+            except process.StillRunning as exc:
                 raise TimedOut(f"'runc {verb}' did not finish in {_START_TIMEOUT_S:g} s") from exc
         if returncode:
             raise SevforkError(f"runc {verb}: {_last_message(failure)}")
