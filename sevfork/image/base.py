@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from sevfork.errors import HostCannot, TimedOut, UsageError
+from sevfork.image import fork_id
 from sevfork.image.apt import PrivateApt, Unresolvable
 from sevfork.image.lock import Lock
 from sevfork.image.packages import Package, is_kernel, local_index, names
@@ -66,20 +67,28 @@ class BaseRequest:
     lock: Lock
     packages: tuple[str, ...]
     wheels: str
+    fork_id: str
     epoch_s: int | None
 
     @property
     def key(self) -> str:
         inputs = [
             *(_REVISION, msgspec.to_builtins(self.recipe.debian), self.recipe.root.prune),
-            *(self.lock.render(), self.wanted, self.wheels, self.epoch_s),
+            *(self.lock.render(), self.wanted, self.wheels, self.fork_id, self.epoch_s),
         ]
         return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
 
     @property
     def wanted(self) -> list[str]:
         debian = self.recipe.debian
-        return sorted({*debian.packages, *debian.initramfs_packages, *self.packages})
+        return sorted(
+            {
+                *debian.packages,
+                *debian.initramfs_packages,
+                *debian.compiler_packages,
+                *self.packages,
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,7 @@ class BaseCache:
         installed = [package for package in packages if package is not kernel]
         _bootstrap(work / "repository", fetched, installed, tree, info.epoch_s)
         _take_programs(tree, base / "initramfs")
+        fork_id.install(tree, request.fork_id)
         _prune(tree, request.recipe.root.prune)
         self._progress("adding the agent's libraries and compiling Python")
         _install_wheels(request.wheels, work / "wheels", tree / PYTHON_DIRECTORY)

@@ -16,7 +16,7 @@ from sevfork.agent.workload import Workload
 from sevfork.attest.defaults import HARDWARE_ROOTS
 from sevfork.attest.guest_policy import Fork, guest_policy_toml
 from sevfork.errors import UsageError
-from sevfork.image import contents, cpio, initramfs, manifest, verity
+from sevfork.image import contents, cpio, fork_id, initramfs, manifest, verity
 from sevfork.image.base import (
     PYTHON_DIRECTORY,
     Base,
@@ -154,7 +154,9 @@ def _base(order: Order, recipe: Recipe, workload: Workload, progress: Progress) 
     wheels = (order.firmware / "wheels.txt").read_text()
     cache = BaseCache(order.cache, order.mirror, progress)
 
-    request = BaseRequest(recipe, lock, workload.packages, wheels, _source_date_epoch())
+    source = (order.firmware / fork_id.SOURCE_NAME).read_text()
+    epoch_s = _source_date_epoch()
+    request = BaseRequest(recipe, lock, workload.packages, wheels, source, epoch_s)
     if order.update_lock:
         request = replace(request, lock=cache.newest(request))
         replace_text(lock_file, request.lock.render())

@@ -26,6 +26,7 @@ class Debian(Struct, frozen=True, forbid_unknown_fields=True):
     kernel: str
     packages: tuple[str, ...]
     initramfs_packages: tuple[str, ...]
+    compiler_packages: tuple[str, ...]
 
 
 class Kernel(Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,7 +33,7 @@ from sevfork.agent.container import bundle
 from sevfork.agent.container.archive import Packer, Unpacker
 from sevfork.agent.container.container import Container
 from sevfork.agent.container.layer import LayerCopy
-from sevfork.agent.criu import rpc
+from sevfork.agent.criu import rpc, wipe_on_fork
 from sevfork.agent.criu.memory import MemoryGuard, require_memory, resident_bytes
 from sevfork.agent.criu.refusal import explain, first_place
 from sevfork.agent.criu.rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
@@ -107,6 +107,7 @@ class CriuEngine:
         self.container.prepare()
         self.container.identify(generation)
         try:
+            log.info("%d bytes wiped on fork", wipe_on_fork.wipe(self._images, _LAST))
             self._restore()
         finally:
             shutil.rmtree(self._images, ignore_errors=True)

@@ -202,9 +202,9 @@ def _text(value: Value) -> str:
     return blob(value).decode(errors="replace")
 
 
-def encode(fields: Mapping[int, Value] | Mapping[Option, Value]) -> bytes:
+def encode(message: Mapping[int, Value] | Mapping[Option, Value]) -> bytes:
     """A protobuf message of integers, booleans (varint), strings or bytes, repeated strings."""
-    return b"".join(_field(number, value) for number, value in fields.items())
+    return b"".join(_field(number, value) for number, value in message.items())
 
 
 def _field(number: int, value: Value) -> bytes:
@@ -227,12 +227,16 @@ def _varint(value: int) -> bytes:
 
 def decode(data: bytes) -> dict[int, Value]:
     """The last value of each field: int for varints, bytes for what has a length."""
-    fields: dict[int, Value] = {}
+    return dict(fields(data))
+
+
+def fields(data: bytes) -> Iterator[tuple[int, Value]]:
+    """Every field in order, those that are repeated too. Raises CriuEnded for what is malformed."""
     position = 0
     while position < len(data):
         key, position = _read_varint(data, position)
-        fields[key >> 3], position = _read_value(data, position, key & 7)
-    return fields
+        value, position = _read_value(data, position, key & 7)
+        yield key >> 3, value
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:

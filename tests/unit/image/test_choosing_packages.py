@@ -16,7 +16,7 @@ from sevfork.image.packages import Package
 from sevfork.image.recipe import DEFAULT_DIRECTORY, Debian, Recipe
 
 RECIPE = Recipe.load((DEFAULT_DIRECTORY / "guest.toml").read_bytes())
-REQUEST = BaseRequest(RECIPE, Lock(1, {"criu": Locked("1", "amd64", "aa")}), (), "", None)
+REQUEST = BaseRequest(RECIPE, Lock(1, {"criu": Locked("1", "amd64", "aa")}), (), "", "", None)
 
 
 @dataclasses.dataclass

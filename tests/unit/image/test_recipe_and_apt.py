@@ -92,7 +92,7 @@ def test_mirror_and_cache_follow_the_environment() -> None:
     assert paths.cache_directory({"HOME": "/h", "XDG_CACHE_HOME": "/c"}) == Path("/c/sevfork")
 
 
-REQUEST = BaseRequest(RECIPE, Lock(), ("redis-server",), "wheels", None)
+REQUEST = BaseRequest(RECIPE, Lock(), ("redis-server",), "wheels", "", None)
 
 
 @pytest.mark.parametrize(
