@@ -7,6 +7,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from sevfork.image.image import Image
@@ -16,6 +17,10 @@ from sevfork.simulated.processor import SimulatedProcessor
 from tests.support import REPOSITORY
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
 from tests.support.image_factory import write_image
+
+# No test is timed: a busy machine must not fail one.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
