@@ -34,7 +34,7 @@ def prepared(directory: Path) -> Callable[[], object]:
     now = datetime.now(UTC)
     roots = [processor.root_fingerprint]
     text = policy_toml([Technology.SIMULATED], roots, now, minimum_tcb=SIMULATED_MINIMUM)
-    policy, expected = Policy.load(text.encode()), Expected(REPORT_DATA)
+    policy, expected = Policy.decode(text.encode()), Expected(REPORT_DATA)
     return lambda: verify(evidence, policy, expected, now)
 
 

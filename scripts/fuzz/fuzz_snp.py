@@ -18,15 +18,15 @@ with atheris.instrument_imports(include=["sevfork"]):
     from sevfork.attest.evidence import Evidence
     from sevfork.attest.guest_policy import GuestPolicy
     from sevfork.attest.policy import Policy
-    from sevfork.attest.snp.certificates import (
-        Certificate,
-        CertificateTable,
-        RevocationList,
-    )
+    from sevfork.attest.snp.certificates import CertificateTable
     from sevfork.attest.snp.report import REPORT_SIZE, SnpReport
+    from sevfork.attest.x509 import Certificate, RevocationList, Scheme
     from sevfork.errors import AttestationFailed, UsageError
     from sevfork.technology import Technology
-    from sevfork.verifier.evidence_files import Pool, default_policy, recognise, verdict_on
+    from sevfork.verifier.policies import default_policy
+    from sevfork.verifier.pool import Pool
+    from sevfork.verifier.recognise import recognise
+    from sevfork.verifier.verify import verdict_on
 
 AT = datetime(2025, 6, 1, tzinfo=UTC)
 POLICY = default_policy()
@@ -34,12 +34,12 @@ POLICY = default_policy()
 
 def certificate(data: bytes) -> None:
     """Read it, and use it as an issuer of itself: what is parsed lazily has to be asked for."""
-    parsed = Certificate.parse(data)
-    parsed.issued_by(parsed)
+    decoded = Certificate.decode(data)
+    decoded.issued_by(decoded, Scheme.AMD)
 
 
 def revocation_list(data: bytes) -> None:
-    RevocationList.parse(data)
+    RevocationList.decode(data)
 
 
 def evidence(data: bytes) -> None:
@@ -55,15 +55,15 @@ def file(data: bytes) -> None:
 
 
 PARSERS: dict[str, Callable[[bytes], object]] = {
-    "report": SnpReport.parse,
+    "report": SnpReport.decode,
     "table": CertificateTable.decode,
     "certificate": certificate,
     "crl": revocation_list,
     "container": Evidence.decode,
     "evidence": evidence,
     "file": file,
-    "policy": Policy.load,
-    "guest-policy": GuestPolicy.load,
+    "policy": Policy.decode,
+    "guest-policy": GuestPolicy.decode,
 }
 
 

@@ -15,47 +15,46 @@ import atheris
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 with atheris.instrument_imports(include=["sevfork"]):
     from sevfork.attest.defaults import policy_toml
     from sevfork.attest.evidence import Evidence
     from sevfork.attest.policy import Policy
-    from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256, PCK_CHAIN, Chain
-    from sevfork.attest.tdx.collateral import Collateral, RevocationList, SignedJson
-    from sevfork.attest.tdx.pck import Platform
+    from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256, PCK_CHAIN
+    from sevfork.attest.tdx.collateral import Collateral, SignedJson
+    from sevfork.attest.tdx.pck import OID_SGX, Platform
     from sevfork.attest.tdx.quote import Quote
     from sevfork.attest.verify import judge
+    from sevfork.attest.x509 import Certificate, Chain, RevocationList, Scheme
     from sevfork.errors import AttestationFailed
     from sevfork.technology import Technology
 
 AT = datetime(2026, 2, 3, tzinfo=UTC)
-POLICY = Policy.load(
+POLICY = Policy.decode(
     policy_toml([Technology.TDX], [INTEL_ROOT_SHA256], AT, collateral="optional").encode()
 )
 
 
-def issuer() -> x509.Certificate:
+def issuer() -> Certificate:
     """Some CA on P-256 for revocation lists to be checked with; nothing it signs gets in here."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Intel SGX PCK Platform CA")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), 1, AT, AT)
-    return builder.sign(key, hashes.SHA256())
+    return Certificate.decode(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER))
 
 
 ISSUER = issuer()
 
 
 def chain(data: bytes) -> None:
-    loaded = Chain.load("chain", data)
-    loaded.verify(PCK_CHAIN)
-    Platform.of(loaded.leaf)
+    decoded = Chain.decode("chain", data)
+    decoded.verify(PCK_CHAIN, Scheme.INTEL)
+    Platform.decode(decoded.leaf.extensions)
 
 
 def revocation_list(data: bytes) -> None:
-    """What is parsed lazily has to be asked for: validity, number, an entry."""
-    crl = RevocationList.load("CRL", data)
-    _ = crl.validity, crl.number, crl.names(ISSUER)
-    crl.verify(ISSUER)
+    RevocationList.decode(data).verify(ISSUER, Scheme.INTEL)
 
 
 def documents(data: bytes) -> None:
@@ -72,7 +71,7 @@ def evidence(data: bytes) -> None:
 
 PARSERS: dict[str, Callable[[bytes], object]] = {
     "quote": Quote.decode,
-    "extension": Platform.decode,
+    "extension": lambda data: Platform.decode({OID_SGX: data}),
     "chain": chain,
     "collateral": Collateral.decode,
     "documents": documents,

@@ -26,6 +26,6 @@ def read_measured() -> Measured:
     """Raise UsageError when the image was built with a file that does not parse."""
     return Measured(
         Technology(TECHNOLOGY),
-        GuestPolicy.load(POLICY_PATH.read_bytes()),
+        GuestPolicy.decode(POLICY_PATH.read_bytes()),
         Workload.load(Path(GUEST_PATH).read_bytes()),
     )

@@ -61,7 +61,7 @@ class GuestPolicy:
     digest: bytes
 
     @classmethod
-    def load(cls, data: bytes) -> GuestPolicy:
+    def decode(cls, data: bytes) -> GuestPolicy:
         """Raise UsageError, saying where, unless data is a complete guest policy in TOML."""
         file = decode_toml(data, _File, "the guest's policy")
         attest = _with_chips(file.attest, file.chip)
@@ -108,5 +108,5 @@ def guest_policy_toml(
         [technology], roots, build_time, minimum_tcb=minimum, section="attest", for_peers=True
     )
     text = "\n".join(head) + "\n" + attest
-    GuestPolicy.load(text.encode())
+    GuestPolicy.decode(text.encode())
     return text

@@ -13,73 +13,25 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from sevfork.attest.bits import (
+    SNP_PLATFORM_BITS,
+    SNP_POLICY_BITS,
+    TDX_ATTRIBUTE_BITS,
+    Bits,
+    Rule,
+    Strict,
+)
 from sevfork.attest.tdx.tcb import TcbStatus
 from sevfork.errors import UsageError
 from sevfork.technology import Technology
 
-Rule = tuple[str, ...] | Literal["any"]
 Unsigned = Annotated[int, msgspec.Meta(ge=0)]
 Svn = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Revocation = Literal["required", "optional"]
 _T = TypeVar("_T")
 
-# SNP ABI, guest policy: bits above the ABI version; bit 17 must be one, which the parser checks.
-SNP_POLICY_BITS = {
-    16: "smt",
-    18: "migration-agent",
-    19: "debug",
-    20: "single-socket",
-    21: "cxl",
-    22: "aes-256-xts",
-    23: "rapl-disabled",
-    24: "ciphertext-hiding",
-    25: "page-swap-disabled",
-}
-SNP_PLATFORM_BITS = {
-    0: "smt",
-    1: "tsme",
-    2: "ecc",
-    3: "rapl-disabled",
-    4: "ciphertext-hiding",
-    5: "alias-check-complete",
-    7: "tio",
-}
-# TDX module ABI, TD attributes.
-TDX_ATTRIBUTE_BITS = {
-    0: "debug",
-    4: "hgs-plus-profiling",
-    5: "perf-profiling",
-    6: "pmt-profiling",
-    16: "icssd",
-    27: "lass",
-    28: "sept-ve-disable",
-    29: "migratable",
-    30: "pks",
-    31: "key-locker",
-    62: "tpa",
-    63: "perfmon",
-}
 
-
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A TOML table in which every key is required and no other is allowed."""
-
-
-class Bits(_Strict, frozen=True):
-    """Which named bits may be set, and which must be; a bit without a name is never accepted."""
-
-    allowed: Rule
-    required: tuple[str, ...]
-
-    def known(self, names: dict[int, str], where: str) -> None:
-        """Raise ValueError on a bit name that does not exist."""
-        listed = () if self.allowed == "any" else self.allowed
-        unknown = sorted(set(listed + self.required) - set(names.values()))
-        if unknown:
-            raise ValueError(f"{where}: no bit is called '{unknown[0]}'")
-
-
-class MinimumTcb(_Strict, frozen=True):
+class MinimumTcb(Strict, frozen=True):
     """The lowest security version numbers accepted of a product; ``fmc`` exists on Turin only."""
 
     bootloader: Svn
@@ -89,7 +41,7 @@ class MinimumTcb(_Strict, frozen=True):
     fmc: Svn | None = None
 
 
-class SnpPolicy(_Strict, frozen=True):
+class SnpPolicy(Strict, frozen=True):
     """What is accepted of an SNP report, genuine or simulated.
 
     Digests, ids and keys are lower-case hexadecimal. A product without an entry in
@@ -132,7 +84,7 @@ class SnpPolicy(_Strict, frozen=True):
                 raise ValueError(f"minimum_tcb: 'fmc' belongs to Turin, and not to {product}")
 
 
-class TdxPolicy(_Strict, frozen=True):
+class TdxPolicy(Strict, frozen=True):
     """What is accepted of a TDX quote; digests are lower-case hexadecimal."""
 
     minimum_quote_version: Annotated[int, msgspec.Meta(ge=4, le=5)]
@@ -172,7 +124,7 @@ class TdxPolicy(_Strict, frozen=True):
             raise ValueError(f"tcb_statuses: Intel has no status '{unknown[0]}'")
 
 
-class Policy(_Strict, frozen=True):
+class Policy(Strict, frozen=True):
     """An attestation policy; ``snp`` and ``tdx`` are there exactly if a technology needs them.
 
     ``roots`` are SHA-256 over the DER of the self-signed root certificates that a chain may end in.
@@ -195,7 +147,7 @@ class Policy(_Strict, frozen=True):
                 raise ValueError(f"'technologies' {verb} the section '{section}'")
 
     @classmethod
-    def load(cls, data: bytes) -> Policy:
+    def decode(cls, data: bytes) -> Policy:
         """Raise UsageError, saying where, unless data is a complete policy in TOML."""
         return decode_toml(data, cls, "the attestation policy")
 

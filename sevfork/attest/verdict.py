@@ -9,12 +9,16 @@ VerifiedReport.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import final
+from datetime import datetime
+from typing import TypeVar, final
 
+from sevfork.attest.x509 import Validity, time_text
 from sevfork.errors import AttestationFailed
 from sevfork.technology import Technology
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,34 @@ class Findings:
     def equal(self, name: str, wanted: bytes, got: bytes) -> bool:
         """Bytes that must be the same; shown in hexadecimal."""
         return self.check(name, wanted.hex(), got.hex() or "nothing", wanted == got)
+
+    def at_least(self, name: str, least: int, value: int) -> bool:
+        return self.check(name, f"at least {least}", str(value), value >= least)
+
+    def valid(self, name: str, validity: Validity, at: datetime) -> bool:
+        """A span of time that must have the time of the examination in it."""
+        return self.check(name, f"valid at {time_text(at)}", str(validity), validity.covers(at))
+
+    def obtain(
+        self, name: str, wanted: str, action: Callable[[], _T], show: Callable[[_T], str]
+    ) -> _T | None:
+        """Note whether an action succeeds; its result, or None after an AttestationFailed."""
+        try:
+            result = action()
+        except AttestationFailed as exc:
+            self.check(name, wanted, exc.message, passed=False)
+            return None
+        self.check(name, wanted, show(result), passed=True)
+        return result
+
+    def holds(self, name: str, wanted: str, action: Callable[[], None]) -> bool:
+        """The same for an action that returns nothing."""
+
+        def done() -> bool:
+            action()
+            return True
+
+        return self.obtain(name, wanted, done, lambda _: wanted) or False
 
     def accepted(self, name: str, rule: Iterable[str], got: str) -> bool:
         """A value that the policy must list, or say ``any`` to; ``any`` is noted as not checked."""

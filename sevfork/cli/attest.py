@@ -67,8 +67,8 @@ def attest(
 
     from sevfork.image.image import Image
     from sevfork.lifecycle.find import running_vm
-    from sevfork.verifier import attest
-    from sevfork.verifier import evidence_files as use_case
+    from sevfork.verifier import attest, render
+    from sevfork.verifier.pool import Pool
 
     hypervisor = app.hypervisor()
     _, spec = running_vm(hypervisor, vm, "attest")
@@ -82,27 +82,27 @@ def attest(
         datetime.now(UTC),
         timeout_s=timeout,
         allow_simulated=allow_simulated,
-        complete=use_case.Pool.read(certificate_files(folders)).complete,
+        complete=Pool.read(certificate_files(folders)).complete,
     )
     if save:
         save.write_bytes(attested.evidence.encode())
     _print(app, attested, as_json)
     if not attested.verdict.passed:
-        raise use_case.rejection(attested.verdict)
+        raise render.rejection(attested.verdict)
 
 
 def _print(app: App, attested: Attestation, as_json: bool) -> None:
-    from sevfork.verifier import evidence_files as use_case
+    from sevfork.verifier import render
 
     claims = _claims(attested)
     if as_json:
-        document = use_case.document(attested.verdict)
+        document = render.verdict_as_json(attested.verdict)
         report_data = {"vm": attested.vm, "report_data": attested.report_data.hex()}
         app.output.json(document | report_data | {"claims": claims})
         return
     shown = "\n".join(f"  {name}: {value}" for name, value in claims.items())
     said = f"what the agent of '{attested.vm}' claims, worth as much as the launch above:\n{shown}"
-    app.output.data(f"{use_case.text(attested.verdict)}\n\n{said}")
+    app.output.data(f"{render.verdict_as_text(attested.verdict)}\n\n{said}")
 
 
 def _claims(attested: Attestation) -> dict[str, object]:

@@ -59,16 +59,17 @@ def verify(
     from datetime import UTC, datetime
 
     from sevfork.errors import UsageError
-    from sevfork.verifier import evidence_files as use_case
+    from sevfork.verifier import render
+    from sevfork.verifier.verify import parse_report_data, parse_time, verdict_on
 
     if file is None:
         if not explain:
             raise UsageError("want a FILE with evidence, or --explain")
-        app.output.data(use_case.EXPLANATION)
+        app.output.data(render.EXPLANATION)
         return
-    at = use_case.parse_time(at_text) if at_text else datetime.now(UTC)
-    expected = use_case.parse_report_data(report_data) if report_data else None
-    verdict = use_case.verdict_on(
+    at = parse_time(at_text) if at_text else datetime.now(UTC)
+    expected = parse_report_data(report_data) if report_data else None
+    verdict = verdict_on(
         _evidence(file, folders, fetch),
         policy_from(policy_file, allow_simulated),
         at,
@@ -76,33 +77,35 @@ def verify(
         allow_simulated=allow_simulated,
     )
     if as_json:
-        app.output.json(use_case.document(verdict))
+        app.output.json(render.verdict_as_json(verdict))
     else:
-        app.output.data(use_case.text(verdict) + (f"\n\n{use_case.EXPLANATION}" if explain else ""))
+        more = f"\n\n{render.EXPLANATION}" if explain else ""
+        app.output.data(render.verdict_as_text(verdict) + more)
     if not verdict.passed:
-        raise use_case.rejection(verdict)
+        raise render.rejection(verdict)
 
 
 def _evidence(file: BinaryIO, folders: tuple[Path, ...], fetch: bool) -> Evidence:
-    from sevfork.verifier import evidence_files as use_case
+    from sevfork.verifier.pool import Pool
+    from sevfork.verifier.recognise import EVIDENCE_LIMIT_BYTES, recognise
 
-    evidence = use_case.recognise(file.read(use_case.EVIDENCE_LIMIT_BYTES))
-    evidence = use_case.Pool.read(certificate_files(folders)).complete(evidence)
+    evidence = recognise(file.read(EVIDENCE_LIMIT_BYTES))
+    evidence = Pool.read(certificate_files(folders)).complete(evidence)
     return _fetched(evidence) if fetch else evidence
 
 
 def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
-    from sevfork.verifier import evidence_files as use_case
+    from sevfork.verifier.policies import decode_policy, default_policy
 
     if file is not None:
-        return use_case.load_policy(file.read())
-    return use_case.default_policy(_simulated_roots() if allow_simulated else ())
+        return decode_policy(file.read())
+    return default_policy(_simulated_roots() if allow_simulated else ())
 
 
 def certificate_files(folders: tuple[Path, ...]) -> Iterator[bytes]:
     """The files of the folders that are small enough to be certificates."""
     from sevfork.errors import UsageError
-    from sevfork.verifier.evidence_files import CERTIFICATE_LIMIT_BYTES
+    from sevfork.verifier.pool import CERTIFICATE_LIMIT_BYTES
 
     try:
         for path in sorted(path for folder in folders for path in folder.iterdir()):

@@ -34,12 +34,12 @@ from sevfork.attest.snp.certificates import (
     OID_PRODUCT,
     OID_STRUCT_VERSION,
     OID_TCB,
-    PSS_SHA384,
-    Certificate,
     CertificateTable,
+    Endorsement,
 )
 from sevfork.attest.snp.report import REPORT_SIZE, SIGNED_SIZE, Product, Tcb
-from sevfork.errors import HostCannot, UsageError
+from sevfork.attest.x509 import PSS_SHA384, Certificate
+from sevfork.errors import AttestationFailed, HostCannot, UsageError
 from sevfork.technology import Technology
 
 ORGANIZATION = "sevfork, simulated, not confidential"
@@ -153,7 +153,7 @@ class SimulatedProcessor:
     @property
     def root_fingerprint(self) -> str:
         """SHA-256 over the DER of its ARK, in hexadecimal: what a policy lists to accept it."""
-        return Certificate.parse(self.certificates.ark).fingerprint
+        return Certificate.decode(self.certificates.ark).fingerprint
 
     @classmethod
     def load(cls, directory: Path) -> SimulatedProcessor | None:
@@ -190,10 +190,10 @@ class SimulatedProcessor:
                 certificate.public_bytes(Encoding.DER)
                 for certificate in x509.load_pem_x509_certificates(content)
             )
-            chip = Certificate.parse(vcek).endorsement
-            if not isinstance(key, ec.EllipticCurvePrivateKey) or chip is None:
+            chip = Endorsement.decode(Certificate.decode(vcek).extensions)
+            if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise ValueError("not a simulated processor")
-        except ValueError as exc:
+        except (ValueError, AttestationFailed) as exc:
             hint = "remove it; domains made with it can no longer be forked"
             raise HostCannot(f"'{path}' is damaged: {exc}", hint=hint) from exc
         return cls(key, CertificateTable(vcek=vcek, ask=ask, ark=ark), chip.hardware_id or b"")

@@ -22,7 +22,7 @@ from sevfork.host.hypervisor import Hypervisor
 from sevfork.image.image import Image
 from sevfork.lifecycle.up import open_channel
 from sevfork.simulated.launch import simulated_report
-from sevfork.verifier.evidence_files import verdict_on
+from sevfork.verifier.verify import verdict_on
 from sevfork.wire import protocol
 
 _NONCE_SIZE = 32

@@ -21,8 +21,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.snp.certificates import Certificate, CertificateTable, RevocationList
+from sevfork.attest.snp.certificates import OID_PRODUCT, CertificateTable, Endorsement
 from sevfork.attest.snp.report import Product, SigningKey, SnpReport, Tcb
+from sevfork.attest.x509 import Certificate, RevocationList
 from sevfork.errors import AttestationFailed, HostCannot, TimedOut
 
 BASE_URL = "https://kdsintf.amd.com/"
@@ -87,7 +88,7 @@ class KeyDistribution:
         Raises AttestationFailed if the report does not parse, HostCannot if something is not to
         be had, TimedOut if the service keeps saying that there were too many requests.
         """
-        report = SnpReport.parse(evidence.report)
+        report = SnpReport.decode(evidence.report)
         table = CertificateTable.decode(evidence.certificates)
         table = self._with_leaf(table, report)
         kind = report.signing_key.label
@@ -113,7 +114,7 @@ class KeyDistribution:
         parts = {"blSPL": tcb.bootloader, "teeSPL": tcb.tee, "snpSPL": tcb.snp}
         parts |= {"ucodeSPL": tcb.microcode} | ({} if tcb.fmc is None else {"fmcSPL": tcb.fmc})
         query = "&".join(f"{name}={value:02d}" for name, value in parts.items())
-        return self._get(f"vcek/v1/{product.value}/{chip}?{query}", Certificate.parse)
+        return self._get(f"vcek/v1/{product.value}/{chip}?{query}", Certificate.decode)
 
     def chain(self, product: Product, kind: str) -> tuple[bytes, bytes]:
         """ASK (or ASVK) and ARK, DER. ``kind`` is ``vcek`` or ``vlek``."""
@@ -122,25 +123,25 @@ class KeyDistribution:
     def revocation_list(self, product: Product, kind: str) -> bytes:
         """The current list, DER; a cached one that has run out is fetched again if it can be."""
         path = f"{kind}/v1/{product.value}/crl"
-        content = self._get(path, RevocationList.parse)
-        until = RevocationList.parse(content).next_update
+        content = self._get(path, RevocationList.decode)
+        until = RevocationList.decode(content).validity.end
         if self.fetcher is not None and (until is None or until < self.now()):
-            content = self._fetch(path, RevocationList.parse)
+            content = self._fetch(path, RevocationList.decode)
         return content
 
-    def _get(self, path: str, parse: Callable[[bytes], object]) -> bytes:
+    def _get(self, path: str, decode: Callable[[bytes], object]) -> bytes:
         cached = self._cached(path)
-        return cached.read_bytes() if cached.exists() else self._fetch(path, parse)
+        return cached.read_bytes() if cached.exists() else self._fetch(path, decode)
 
     def _cached(self, path: str) -> Path:
         return self.cache / path.replace("/", "_").replace("?", "_").replace("&", "_")
 
-    def _fetch(self, path: str, parse: Callable[[bytes], object]) -> bytes:
-        """Only what parses is kept, so that one odd answer does not stay in the cache for ever."""
+    def _fetch(self, path: str, decode: Callable[[bytes], object]) -> bytes:
+        """Only what decodes is kept, so that one odd answer does not stay in the cache for ever."""
         if self.fetcher is None:
             raise HostCannot(f"AMD's '{path}' is not at hand", hint=_OFFLINE_HINT)
         content = self._ask(self.fetcher, BASE_URL + path)
-        parse(content)
+        decode(content)
         _write(self._cached(path), content)
         return content
 
@@ -180,15 +181,19 @@ def _product(report: SnpReport, table: CertificateTable) -> Product:
         return Product.TURIN
     names = {product.value: product for product in Product}
     for content in filter(None, (table.vcek, table.vlek, table.ark)):
-        certificate = Certificate.parse(content)
-        chip = certificate.endorsement
-        name = chip.product_name if chip else certificate.common_name.removeprefix("ARK-")
-        if product := names.get(name.split("-")[0]):
+        if product := names.get(_product_name(Certificate.decode(content)).split("-")[0]):
             return product
     raise HostCannot(
         "a version 2 report does not say which product it comes from",
         hint="give the VCEK, or ASK and ARK, with --certs",
     )
+
+
+def _product_name(certificate: Certificate) -> str:
+    """In a leaf AMD says it in an extension, in a root by the name."""
+    if OID_PRODUCT in certificate.extensions:
+        return Endorsement.decode(certificate.extensions).product_name
+    return certificate.common_name.removeprefix("ARK-")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ from sevfork.errors import HostCannot, UsageError
 
 
 @dataclass(frozen=True)
-class SnpLaunch:
+class MeasuredLaunch:
     """Everything that SNP measures of a guest whose kernel is hashed by the firmware.
 
     ``cpu_model`` is QEMU's name (``EPYC-v4``); ``guest_features`` are SEV_FEATURES, 0x1 for plain
@@ -25,7 +25,7 @@ class SnpLaunch:
     guest_features: int = 0x1
 
 
-def snp_launch_digest(launch: SnpLaunch) -> bytes:
+def snp_launch_digest(launch: MeasuredLaunch) -> bytes:
     """48 bytes, from ``sev-snp-measure``. Raise HostCannot without it, UsageError on bad input."""
     try:
         from sevsnpmeasure import guest, vcpu_types, vmm_types

@@ -12,7 +12,7 @@ from sevfork.errors import HostCannot, UsageError
 from sevfork.image.image import Image
 from sevfork.simulated.launch_digest import simulated_launch_digest
 from sevfork.technology import Technology
-from sevfork.verifier.launch_digest import SnpLaunch, snp_launch_digest
+from sevfork.verifier.launch_digest import MeasuredLaunch, snp_launch_digest
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def measure_image(image: Image, technology: Technology, vcpus: int, firmware: Fi
         return simulated_launch_digest(kernel, initrd, cmdline, vcpus, image.cpu_model).hex()
     if firmware.path is None:
         raise UsageError("SNP measures the firmware too", hint="give the host's OVMF with --ovmf")
-    launch = SnpLaunch(
+    launch = MeasuredLaunch(
         firmware=firmware.path,
         kernel=image.kernel.path,
         initrd=image.initrd.path,

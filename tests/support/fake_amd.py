@@ -24,13 +24,12 @@ from sevfork.attest.policy import Policy
 from sevfork.attest.snp.certificates import (
     OID_CSP_ID,
     OID_HWID,
-    PSS_SHA384,
-    Certificate,
     CertificateTable,
 )
 from sevfork.attest.snp.report import Product, Tcb
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import Expected, judge
+from sevfork.attest.x509 import PSS_SHA384, Certificate
 from sevfork.simulated.processor import (
     build_report,
     endorsement_extensions,
@@ -186,13 +185,13 @@ def revocation_list(
 def roots() -> list[str]:
     """The fingerprints of the fake ARKs of all products."""
     arks = (authority(f"ARK-{product}", None, "ARK") for product in TCBS)
-    return [Certificate.parse(der(ark)).fingerprint for ark in arks]
+    return [Certificate.decode(der(ark)).fingerprint for ark in arks]
 
 
 def policy(*technologies: Technology) -> Policy:
     minimum = {Product(name): tcb for name, tcb in TCBS.items()}
     text = policy_toml(technologies or [Technology.SEV_SNP], roots(), VALID[0], minimum_tcb=minimum)
-    return Policy.load(text.encode())
+    return Policy.decode(text.encode())
 
 
 def snp_policy(**changes: Any) -> Policy:

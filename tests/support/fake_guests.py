@@ -182,4 +182,4 @@ class FakeHouse(FakeHypervisor):
 def policy_for(processor: SimulatedProcessor) -> GuestPolicy:
     built = datetime(2026, 1, 1, tzinfo=UTC)
     text = guest_policy_toml(Technology.SIMULATED, "anyone", [processor.root_fingerprint], built)
-    return GuestPolicy.load(text.encode())
+    return GuestPolicy.decode(text.encode())

@@ -14,7 +14,7 @@ from sevfork.attest.snp.certificates import AMD_ROOTS, CertificateTable
 from sevfork.technology import Technology
 
 _END = b"-----END CERTIFICATE-----\n"
-AMD_POLICY = Policy.load(
+AMD_POLICY = Policy.decode(
     policy_toml(
         [Technology.SEV_SNP],
         list(AMD_ROOTS.values()),

@@ -39,7 +39,7 @@ def sample(name: str) -> bytes:
 
 def tdx_policy(root: str = INTEL_ROOT_SHA256, **changes: Any) -> Policy:
     """A policy for TDX alone that accepts what is right; ``changes`` are fields of its section."""
-    policy = Policy.load(policy_toml([Technology.TDX], [root], BUILT).encode())
+    policy = Policy.decode(policy_toml([Technology.TDX], [root], BUILT).encode())
     assert policy.tdx is not None
     tdx = msgspec.structs.replace(policy.tdx, **changes)
     return msgspec.structs.replace(policy, tdx=tdx)

@@ -180,7 +180,7 @@ class SnpReport:
         return None if not any(self.chip_id) else not any(self.chip_id[TURIN_CHIP_ID_SIZE:])
 
     @classmethod
-    def parse(cls, data: bytes) -> SnpReport:
+    def decode(cls, data: bytes) -> SnpReport:
         """Raise AttestationFailed unless data is one report that the ABI allows."""
         if len(data) != REPORT_SIZE:
             raise AttestationFailed(f"SNP report: {len(data)} bytes, want {REPORT_SIZE}")

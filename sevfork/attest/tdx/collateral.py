@@ -11,20 +11,13 @@ Source: Intel PCS API v4 (``tcb``, ``qe/identity``, ``pckcrl``, ``rootcacrl``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import msgspec
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from sevfork.attest.tdx.chain import (
-    TCB_SIGNING_CHAIN,
-    Chain,
-    common_name,
-    is_signed_by,
-    well_formed,
-)
+from sevfork.attest.tdx.chain import TCB_SIGNING_CHAIN, is_signed_by
 from sevfork.attest.tdx.tcb import QeIdentity, TcbInfo, decode_json, unhex
+from sevfork.attest.x509 import Chain, Scheme
 from sevfork.errors import AttestationFailed
 
 # Measured: 16 KB for a platform CA's. Evidence carries at most 64 KiB beside the quote.
@@ -42,9 +35,9 @@ class SignedJson:
 
     def verify(self) -> Chain:
         """Check chain and signature; the root, the time and revocation are left to the caller."""
-        chain = Chain.load(f"{self.what}'s signing chain", self.issuer_chain)
-        chain.verify(TCB_SIGNING_CHAIN)
-        if not is_signed_by(chain.leaf_key, self.signature, self.text):
+        chain = Chain.decode(f"{self.what}'s signing chain", self.issuer_chain)
+        chain.verify(TCB_SIGNING_CHAIN, Scheme.INTEL)
+        if not is_signed_by(chain.leaf_key(ec.SECP256R1), self.signature, self.text):
             raise AttestationFailed(
                 f"{self.what} was changed: Intel's signature is of another text"
             )
@@ -61,57 +54,6 @@ class SignedJson:
         document = decode_json(self.what, self.text, QeIdentity)
         document.verify_kind()
         return document
-
-
-@dataclass(frozen=True)
-class RevocationList:
-    """A CRL, and a name for messages."""
-
-    what: str
-    crl: x509.CertificateRevocationList
-
-    @classmethod
-    def load(cls, what: str, der: bytes) -> RevocationList:
-        with well_formed(what):
-            return cls(what, x509.load_der_x509_crl(der))
-
-    def verify(self, issuer: x509.Certificate) -> None:
-        """Check that it is the issuer's, whole (no delta, no subset of reasons), and signed."""
-        with well_formed(self.what):
-            if self.crl.issuer != issuer.subject:
-                raise AttestationFailed(f"{self.what} is not of '{common_name(issuer)}'")
-            critical = [extension for extension in self.crl.extensions if extension.critical]
-            key = issuer.public_key()
-            if not isinstance(key, ec.EllipticCurvePublicKey):
-                raise AttestationFailed(f"{self.what}: the issuer's key is of the wrong kind")
-            signed = self.crl.is_signature_valid(key)
-        if critical:
-            raise AttestationFailed(f"{self.what} has critical extensions, which are unknown")
-        if not signed:
-            raise AttestationFailed(f"{self.what} is not signed by '{common_name(issuer)}'")
-
-    @property
-    def validity(self) -> tuple[datetime, datetime]:
-        """When it was issued, and when the next one was due (never, if it does not say)."""
-        with well_formed(self.what):
-            issued, due = self.crl.last_update_utc, self.crl.next_update_utc
-        return issued, due or datetime.min.replace(tzinfo=UTC)
-
-    @property
-    def number(self) -> int | None:
-        """Its number. Measured: Intel's lists all say 1, so time is the better floor."""
-        with well_formed(self.what):
-            extensions = self.crl.extensions
-        try:
-            return extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        except x509.ExtensionNotFound:
-            return None
-
-    def names(self, certificate: x509.Certificate) -> bool:
-        """Whether a certificate of the CRL's issuer is on it."""
-        with well_formed(self.what):
-            serial = certificate.serial_number
-            return self.crl.get_revoked_certificate_by_serial_number(serial) is not None
 
 
 class _CollateralFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

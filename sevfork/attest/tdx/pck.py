@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from cryptography import x509
-
-from sevfork.attest.tdx.chain import well_formed
 from sevfork.errors import AttestationFailed
 
-_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+OID_SGX = "1.2.840.113741.1.13.1"
 _ARC = bytes.fromhex("2a864886f84d010d01")  # the same, as the contents of a DER OID
 _PPID, _TCB, _PCEID, _FMSPC = bytes([1]), bytes([2]), bytes([3]), bytes([4])
 _SVNS = [bytes([2, component]) for component in range(1, 17)]
@@ -37,13 +34,11 @@ class Platform:
         return f"{'.'.join(map(str, self.svns))}, PCE {self.pce_svn}"
 
     @classmethod
-    def of(cls, certificate: x509.Certificate) -> Platform:
-        """Read the extension; AttestationFailed when it is absent, malformed or lacks a value."""
-        return cls.decode(_extension(certificate))
-
-    @classmethod
-    def decode(cls, extension: bytes) -> Platform:
-        tag, content = _one(extension)
+    def decode(cls, extensions: Mapping[str, bytes]) -> Platform:
+        """From a certificate's extensions; AttestationFailed if Intel's is absent or malformed."""
+        if OID_SGX not in extensions:
+            raise AttestationFailed("PCK certificate: it has no SGX extension")
+        tag, content = _one(extensions[OID_SGX])
         if tag != _SEQUENCE:
             raise _malformed("it is not a sequence")
         fields = dict(_entries(content))
@@ -60,16 +55,6 @@ class Platform:
 
 def _malformed(why: str) -> AttestationFailed:
     return AttestationFailed(f"PCK certificate: Intel's extension is malformed: {why}")
-
-
-def _extension(certificate: x509.Certificate) -> bytes:
-    with well_formed("PCK certificate"):
-        extensions = certificate.extensions
-    try:
-        value = extensions.get_extension_for_oid(_EXTENSION).value
-    except x509.ExtensionNotFound as exc:
-        raise AttestationFailed("PCK certificate: it has no SGX extension") from exc
-    return value.public_bytes()
 
 
 _Value = tuple[int, bytes]  # a DER tag and the contents

@@ -1,6 +1,6 @@
 """Intel's TCB info and QE identity as documents, and the TCB level that a platform has by them.
 
-Nothing here verifies a signature: ``tdx_collateral`` does, before it lets any text in here.
+Nothing here verifies a signature: ``collateral`` does, before it lets any text in here.
 
 Source: Intel PCS API v4, "Get TDX TCB info" and "Get TDX QE identity", with their description of
 how a TCB level is found. Unknown fields are ignored, since PCS reserves the right to add some.
@@ -17,6 +17,7 @@ import msgspec
 
 from sevfork.attest.tdx.pck import Platform
 from sevfork.attest.tdx.quote import QeReport, TdReport
+from sevfork.attest.x509 import Validity
 from sevfork.errors import AttestationFailed
 
 _Document = TypeVar("_Document", bound=msgspec.Struct)
@@ -206,9 +207,9 @@ class Dated(msgspec.Struct, frozen=True, rename="camel"):
     tcb_evaluation_data_number: int
 
     @property
-    def validity(self) -> tuple[datetime, datetime]:
-        """When it was issued, and when the next one was due."""
-        return self.issue_date, self.next_update
+    def validity(self) -> Validity:
+        """From when it was issued until the next one is due."""
+        return Validity(self.issue_date, self.next_update)
 
     @property
     def kind(self) -> str:

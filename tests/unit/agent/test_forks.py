@@ -35,7 +35,7 @@ from sevfork.wire import protocol
 
 MIB = 2**20
 OWNER = Ed25519PrivateKey.generate()
-POLICY = GuestPolicy.load(
+POLICY = GuestPolicy.decode(
     guest_policy_toml(
         Technology.SIMULATED, "owner", ["00" * 32], datetime(2026, 1, 1, tzinfo=UTC)
     ).encode()

@@ -35,7 +35,7 @@ def replaced(old: str, new: str) -> bytes:
 
 
 def test_whole_policy_loads() -> None:
-    policy = Policy.load(BOTH.encode())
+    policy = Policy.decode(BOTH.encode())
     assert policy.accepts(Technology.SEV_SNP)
     assert policy.accepts(Technology.TDX)
     assert not policy.accepts(Technology.SIMULATED)
@@ -45,7 +45,7 @@ def test_whole_policy_loads() -> None:
 @pytest.mark.parametrize("line", sorted(set(FIELDS)))
 def test_policy_that_does_not_speak_of_a_field_is_an_error(line: str) -> None:
     with pytest.raises(UsageError, match="the attestation policy is not valid"):
-        Policy.load(without(line).encode())
+        Policy.decode(without(line).encode())
 
 
 @pytest.mark.parametrize("name", ["guest_policy", "platform"])
@@ -53,7 +53,7 @@ def test_policy_without_a_table_is_an_error(name: str) -> None:
     text = re.sub(rf"\[snp\.{name}\]\nallowed = .*\nrequired = .*\n", "", BOTH)
     assert text != BOTH
     with pytest.raises(UsageError, match=name):
-        Policy.load(text.encode())
+        Policy.decode(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -87,18 +87,18 @@ def test_policy_without_a_table_is_an_error(name: str) -> None:
 )
 def test_faulty_policy_is_an_error_that_says_where(old: str, new: str, why: str) -> None:
     with pytest.raises(UsageError, match=why) as caught:
-        Policy.load(replaced(old, new))
+        Policy.decode(replaced(old, new))
     assert caught.value.hint
 
 
 def test_empty_lists_are_valid_and_accept_nothing() -> None:
-    policy = Policy.load(replaced(f'roots = ["{ROOT}"]', "roots = []"))
+    policy = Policy.decode(replaced(f'roots = ["{ROOT}"]', "roots = []"))
     assert policy.roots == ()
 
 
 @given(st.binary(max_size=100))
 def test_no_bytes_end_in_a_traceback(data: bytes) -> None:
-    for load in (Policy.load, GuestPolicy.load):
+    for load in (Policy.decode, GuestPolicy.decode):
         with contextlib.suppress(UsageError):
             load(data)
 
@@ -107,12 +107,12 @@ def test_no_bytes_end_in_a_traceback(data: bytes) -> None:
 def test_no_changed_policy_ends_in_a_traceback(place: int, value: bytes) -> None:
     data = BOTH.encode()
     with contextlib.suppress(UsageError):
-        Policy.load(data[:place] + value + data[place + len(value) :])
+        Policy.decode(data[:place] + value + data[place + len(value) :])
 
 
 def test_deeply_nested_toml_is_an_error_and_not_a_crash() -> None:
     with pytest.raises(UsageError):
-        Policy.load(b"schema = " + b"[" * 100_000)
+        Policy.decode(b"schema = " + b"[" * 100_000)
 
 
 # The guest's policy
@@ -122,7 +122,7 @@ def test_deeply_nested_toml_is_an_error_and_not_a_crash() -> None:
 @pytest.mark.parametrize("fork", ["owner", "anyone"])
 def test_images_policy_accepts_its_own_technology_only(technology: Technology, fork: str) -> None:
     text = guest_policy_toml(technology, fork, [ROOT], WHEN)  # type: ignore[arg-type]
-    policy = GuestPolicy.load(text.encode())
+    policy = GuestPolicy.decode(text.encode())
     assert (policy.fork, policy.launch, policy.chip) == (fork, "self", "same")
     assert policy.attest.technologies == (technology.value,)
     assert policy.attest.roots == (ROOT,)
@@ -133,7 +133,7 @@ def test_images_policy_accepts_its_own_technology_only(technology: Technology, f
 
 def test_images_policy_for_hardware_has_a_floor_above_zero() -> None:
     text = guest_policy_toml(Technology.SEV_SNP, "owner", [ROOT], WHEN)
-    snp = GuestPolicy.load(text.encode()).attest.snp
+    snp = GuestPolicy.decode(text.encode()).attest.snp
     assert snp is not None
     assert snp.minimum_tcb["Milan"].microcode == 0xDB
     assert "Simulated" not in snp.minimum_tcb
@@ -142,14 +142,14 @@ def test_images_policy_for_hardware_has_a_floor_above_zero() -> None:
 def test_images_policy_for_hardware_pins_the_published_roots() -> None:
     for technology, roots in HARDWARE_ROOTS.items():
         text = guest_policy_toml(technology, "owner", [], WHEN)
-        assert GuestPolicy.load(text.encode()).attest.roots == roots
+        assert GuestPolicy.decode(text.encode()).attest.roots == roots
     text = guest_policy_toml(Technology.SIMULATED, "owner", [], WHEN)
-    assert GuestPolicy.load(text.encode()).attest.roots == ()
+    assert GuestPolicy.decode(text.encode()).attest.roots == ()
 
 
 def test_images_policy_for_tdx_wants_rtmr3_untouched_and_collateral() -> None:
     text = guest_policy_toml(Technology.TDX, "owner", [], WHEN)
-    tdx = GuestPolicy.load(text.encode()).attest.tdx
+    tdx = GuestPolicy.decode(text.encode()).attest.tdx
     assert tdx is not None
     assert (tdx.rtmr3, tdx.collateral) == (("00" * 48,), "required")
 
@@ -179,7 +179,7 @@ GUEST = guest_policy_toml(Technology.SIMULATED, "anyone", [ROOT], WHEN)
 def test_guest_policy_that_does_not_speak_of_a_field_is_an_error(name: str) -> None:
     text = re.sub(rf"(?m)^{name} = .*\n", "", GUEST, count=1)
     with pytest.raises(UsageError, match=name):
-        GuestPolicy.load(text.encode())
+        GuestPolicy.decode(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ def test_guest_policy_that_does_not_speak_of_a_field_is_an_error(name: str) -> N
 def test_faulty_guest_policy_is_an_error(old: str, new: str) -> None:
     assert old in GUEST
     with pytest.raises(UsageError):
-        GuestPolicy.load(GUEST.replace(old, new, 1).encode())
+        GuestPolicy.decode(GUEST.replace(old, new, 1).encode())
 
 
 def test_list_of_chips_narrows_what_evidence_is_accepted() -> None:
     chip = "c1" * 64
-    policy = GuestPolicy.load(GUEST.replace('chip = "same"', f'chip = ["{chip}"]', 1).encode())
+    policy = GuestPolicy.decode(GUEST.replace('chip = "same"', f'chip = ["{chip}"]', 1).encode())
     assert policy.attest.snp is not None
     assert policy.attest.snp.chips == (chip,)
 
@@ -211,9 +211,9 @@ def test_two_lists_of_chips_are_an_error() -> None:
     chip = "c1" * 64
     text = GUEST.replace('chip = "same"', f'chip = ["{chip}"]', 1)
     with pytest.raises(UsageError, match="chips"):
-        GuestPolicy.load(text.replace('chips = "any"', "chips = []", 1).encode())
+        GuestPolicy.decode(text.replace('chips = "any"', "chips = []", 1).encode())
 
 
 def test_policies_are_immutable() -> None:
     with pytest.raises(AttributeError):
-        GuestPolicy.load(GUEST.encode()).attest.roots = ()  # type: ignore[misc]
+        GuestPolicy.decode(GUEST.encode()).attest.roots = ()  # type: ignore[misc]

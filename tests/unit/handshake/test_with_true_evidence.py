@@ -69,7 +69,7 @@ class Vm:
 def root(processor) -> Vm:
     roots = [processor.root_fingerprint]
     text = guest_policy_toml(Technology.SIMULATED, "anyone", roots, BUILT)
-    return Vm(processor, GuestPolicy.load(text.encode()), LaunchConfig(Role.ROOT))
+    return Vm(processor, GuestPolicy.decode(text.encode()), LaunchConfig(Role.ROOT))
 
 
 @pytest.fixture

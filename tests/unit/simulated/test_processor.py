@@ -13,10 +13,11 @@ import pytest
 from sevfork.attest.defaults import SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
-from sevfork.attest.snp.certificates import AMD_ROOTS, Certificate, CertificateTable
+from sevfork.attest.snp.certificates import AMD_ROOTS, CertificateTable, Endorsement
 from sevfork.attest.snp.report import SnpReport
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import Expected, judge, verify
+from sevfork.attest.x509 import Certificate
 from sevfork.errors import HostCannot, UsageError
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
@@ -39,7 +40,7 @@ def processor(directory: Path) -> SimulatedProcessor:
 def policy(processor: SimulatedProcessor, *technologies: Technology) -> Policy:
     accepted = technologies or (Technology.SIMULATED,)
     text = policy_toml(accepted, [processor.root_fingerprint], NOW, minimum_tcb=SIMULATED_MINIMUM)
-    return Policy.load(text.encode())
+    return Policy.decode(text.encode())
 
 
 def report(processor: SimulatedProcessor, **changes: object) -> Evidence:
@@ -62,7 +63,7 @@ def test_its_evidence_verifies_and_says_what_was_asked(processor: SimulatedProce
 
 
 def test_report_has_the_format_of_a_genuine_version_3_report(processor: SimulatedProcessor) -> None:
-    parsed = SnpReport.parse(report(processor).report)
+    parsed = SnpReport.decode(report(processor).report)
     assert (parsed.version, parsed.vmpl, parsed.policy) == (3, 0, 0x30000)
     assert parsed.cpuid == (0, 0, 0)
 
@@ -76,14 +77,13 @@ def test_debug_policy_is_signed_like_hardware_would_and_rejected(
 
 def test_every_name_in_the_chain_says_simulated(processor: SimulatedProcessor) -> None:
     ark, ask, vcek = (
-        Certificate.parse(content)
+        Certificate.decode(content)
         for content in (
             processor.certificates.ark, processor.certificates.ask, processor.certificates.vcek,
         )
     )  # fmt: skip
     assert (ark.common_name, ask.common_name) == ("ARK-Simulated", "SEV-Simulated")
-    assert vcek.endorsement is not None
-    assert vcek.endorsement.product_name == "Simulated"
+    assert Endorsement.decode(vcek.extensions).product_name == "Simulated"
     for certificate in (ark, ask, vcek):
         assert b"simulated, not confidential" in certificate.subject
 
@@ -101,7 +101,7 @@ def test_simulated_evidence_is_rejected_by_a_policy_for_hardware(
     processor: SimulatedProcessor,
 ) -> None:
     text = policy_toml([Technology.SEV_SNP], list(AMD_ROOTS.values()), NOW)
-    hardware = Policy.load(text.encode())
+    hardware = Policy.decode(text.encode())
     assert failed(judged(report(processor), hardware)) == ["technology"]
     relabelled = replace(report(processor), technology=Technology.SEV_SNP)
     assert {"product", "root"} <= set(failed(judged(relabelled, hardware)))

@@ -9,7 +9,7 @@ import pytest
 
 from sevfork.errors import UsageError
 from sevfork.simulated.launch_digest import simulated_launch_digest
-from sevfork.verifier.launch_digest import SnpLaunch, snp_launch_digest
+from sevfork.verifier.launch_digest import MeasuredLaunch, snp_launch_digest
 
 KERNEL, INITRD = b"k" * 48, b"i" * 48
 
@@ -52,13 +52,13 @@ def test_simulated_digest_takes_digests_and_not_files() -> None:
 def test_snp_digest_of_the_published_firmware(vectors: Path, features: int, digest: str) -> None:
     null = Path("/dev/null")
     firmware = vectors / "sev-snp-measure/ovmf_AmdSev_suffix.bin"
-    launch = SnpLaunch(firmware, null, null, "", 1, "EPYC-v4", features)
+    launch = MeasuredLaunch(firmware, null, null, "", 1, "EPYC-v4", features)
     assert snp_launch_digest(launch).hex() == digest
 
 
 def test_unknown_cpu_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no CPU model 'maximum'"):
-        snp_launch_digest(SnpLaunch(tmp_path, tmp_path, tmp_path, "", 1, "maximum"))
+        snp_launch_digest(MeasuredLaunch(tmp_path, tmp_path, tmp_path, "", 1, "maximum"))
 
 
 def test_firmware_that_is_none_is_an_error(tmp_path: Path) -> None:
@@ -66,4 +66,4 @@ def test_firmware_that_is_none_is_an_error(tmp_path: Path) -> None:
     firmware.write_bytes(bytes(4096))
     null = Path("/dev/null")
     with pytest.raises(UsageError, match="cannot be measured"):
-        snp_launch_digest(SnpLaunch(firmware, null, null, "", 1, "EPYC-v4"))
+        snp_launch_digest(MeasuredLaunch(firmware, null, null, "", 1, "EPYC-v4"))

@@ -15,12 +15,12 @@ from sevfork.attest.snp.certificates import (
     OID_HWID,
     OID_PRODUCT,
     OID_TCB,
-    Certificate,
     CertificateTable,
-    Chain,
-    RevocationList,
+    Endorsement,
+    ReportSigner,
 )
 from sevfork.attest.snp.report import SigningKey, Tcb
+from sevfork.attest.x509 import Certificate, RevocationList
 from sevfork.errors import AttestationFailed
 from sevfork.simulated.processor import endorsement_extensions, issue_endorsement
 from tests.support.fake_amd import Part, authority, der, ec_key, revocation_list, rsa_key
@@ -75,7 +75,7 @@ def test_no_bytes_end_in_a_traceback_as_a_table(data: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_no_bytes_end_in_a_traceback_as_a_certificate_or_list(data: bytes) -> None:
-    for parse in (Certificate.parse, RevocationList.parse):
+    for parse in (Certificate.decode, RevocationList.decode):
         with contextlib.suppress(AttestationFailed):
             parse(data)
 
@@ -86,7 +86,7 @@ def test_no_changed_certificate_ends_in_a_traceback(place: int, value: bytes) ->
     place %= len(good)
     changed = good[:place] + value + good[place + len(value) :]
     with contextlib.suppress(AttestationFailed):
-        Certificate.parse(changed)
+        Endorsement.decode(Certificate.decode(changed).extensions)
 
 
 @given(st.integers(min_value=0), st.binary(min_size=1, max_size=8))
@@ -94,7 +94,7 @@ def test_no_changed_revocation_list_ends_in_a_traceback(place: int, value: bytes
     place %= len(CRL)
     changed = CRL[:place] + value + CRL[place + len(value) :]
     with contextlib.suppress(AttestationFailed):
-        RevocationList.parse(changed)
+        RevocationList.decode(changed)
 
 
 def leaf(**changes: bytes | None) -> bytes:
@@ -111,8 +111,7 @@ def leaf(**changes: bytes | None) -> bytes:
 
 
 def test_extensions_are_read() -> None:
-    endorsement = Certificate.parse(leaf()).endorsement
-    assert endorsement is not None
+    endorsement = Endorsement.decode(Certificate.decode(leaf()).extensions)
     assert endorsement.product_name == "Milan-B0"
     assert endorsement.tcb == Tcb(4, 0, 24, 219)
     assert endorsement.hardware_id == b"\xc1" * 64
@@ -136,25 +135,26 @@ def test_extensions_are_read() -> None:
     ],
 )
 def test_malformed_extension_is_rejected(changes: dict[str, bytes | None]) -> None:
+    certificate = Certificate.decode(leaf(**changes))
     with pytest.raises(AttestationFailed):
-        Certificate.parse(leaf(**changes))
+        Endorsement.decode(certificate.extensions)
 
 
 def test_pem_and_der_are_read_alike() -> None:
     ask = authority("SEV-Milan", "ARK-Milan", "ARK")
-    assert Certificate.parse(ask.public_bytes(Encoding.PEM)) == Certificate.parse(der(ask))
+    assert Certificate.decode(ask.public_bytes(Encoding.PEM)) == Certificate.decode(der(ask))
 
 
 def test_two_certificates_where_one_belongs_are_rejected() -> None:
     pem = authority("SEV-Milan", "ARK-Milan", "ARK").public_bytes(Encoding.PEM)
     with pytest.raises(AttestationFailed, match="want one certificate, got 2"):
-        Certificate.parse(pem * 2)
+        Certificate.decode(pem * 2)
 
 
 def test_authority_in_the_leafs_place_is_rejected() -> None:
     table = Part().certificates()
     with pytest.raises(AttestationFailed, match="says nothing of a chip"):
-        Chain.of(replace(table, vcek=table.ask), SigningKey.VCEK)
+        ReportSigner.decode(replace(table, vcek=table.ask), SigningKey.VCEK)
 
 
 LEAF = Part().certificates().vcek

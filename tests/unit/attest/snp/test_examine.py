@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Bits
-from sevfork.attest.snp.certificates import Certificate
 from sevfork.attest.snp.report import Tcb
 from sevfork.attest.verdict import Claims, EvidenceRejected, LaunchIdentity, VerifiedReport
 from sevfork.attest.verify import Expected, judge, verify
+from sevfork.attest.x509 import Certificate
 from sevfork.errors import UsageError
 from sevfork.simulated.processor import endorsement_extensions, issue_endorsement, sign_report
 from sevfork.technology import Technology
@@ -364,10 +364,10 @@ def test_leaf_for_another_product_is_rejected() -> None:
 def test_root_that_is_not_pinned_is_rejected() -> None:
     table = Part().certificates()
     own = msgspec.structs.replace(
-        fake_amd.policy(), roots=(Certificate.parse(table.ark).fingerprint,)
+        fake_amd.policy(), roots=(Certificate.decode(table.ark).fingerprint,)
     )
     assert judge(Part().evidence(), own, Expected(REPORT_DATA), NOW).passed
-    other = msgspec.structs.replace(own, roots=(Certificate.parse(table.ask).fingerprint,))
+    other = msgspec.structs.replace(own, roots=(Certificate.decode(table.ask).fingerprint,))
     assert failed(judge(Part().evidence(), other, Expected(REPORT_DATA), NOW)) == ["root"]
 
 
@@ -494,7 +494,7 @@ def test_root_with_a_short_rsa_key_is_rejected() -> None:
     ask = issue_authority("SEV-Milan", rsa_key("ASK").public_key(), ark.subject, key)
     table = replace(Part().certificates(), ark=der(ark), ask=der(ask))
     evidence = Evidence(Technology.SEV_SNP, Part().report(), table.encode())
-    pinned = (Certificate.parse(der(ark)).fingerprint,)
+    pinned = (Certificate.decode(der(ark)).fingerprint,)
     trusting = msgspec.structs.replace(fake_amd.policy(), roots=pinned)
     names = failed(judge(evidence, trusting, Expected(REPORT_DATA), NOW))
     assert names == ["signature on the ARK", "signature on the ASK"]

@@ -40,7 +40,7 @@ def test_every_field_is_where_the_abi_puts_it() -> None:
     body[0x188:0x18B] = bytes([0x1A, 0x02, 0x01])
     body[0x1E8:0x1F0] = bytes([5, 57, 1, 0, 4, 56, 1, 0])
     struct.pack_into("<QQ", body, 0x1F8, 1, 3)
-    report = SnpReport.parse(bytes(body))
+    report = SnpReport.decode(bytes(body))
     assert (report.version, report.guest_svn, report.vmpl) == (5, 7, 3)
     assert (report.policy, report.policy_abi, report.platform_info) == (0x30000, (0, 0), 0x25)
     assert (report.author_key_enabled, report.key_masked) == (True, True)
@@ -59,25 +59,25 @@ def test_every_field_is_where_the_abi_puts_it() -> None:
 
 
 def test_policy_names_the_lowest_abi() -> None:
-    report = SnpReport.parse(changed(Part().report(), 0x08, bytes([55, 1])))
+    report = SnpReport.decode(changed(Part().report(), 0x08, bytes([55, 1])))
     assert report.policy_abi == (1, 55)
 
 
 @pytest.mark.parametrize("size", range(REPORT_SIZE))
 def test_truncated_report_is_rejected(size: int) -> None:
     with pytest.raises(AttestationFailed, match="bytes, want 1184"):
-        SnpReport.parse(GOOD[:size])
+        SnpReport.decode(GOOD[:size])
 
 
 def test_report_with_a_byte_behind_it_is_rejected() -> None:
     with pytest.raises(AttestationFailed, match="1185 bytes"):
-        SnpReport.parse(GOOD + b"\0")
+        SnpReport.decode(GOOD + b"\0")
 
 
 @pytest.mark.parametrize("version", [0, 1, 6, 255, 2**31])
 def test_unknown_version_is_rejected(version: int) -> None:
     with pytest.raises(AttestationFailed, match=f"version {version}"):
-        SnpReport.parse(changed(GOOD, 0, version.to_bytes(4, "little")))
+        SnpReport.decode(changed(GOOD, 0, version.to_bytes(4, "little")))
 
 
 RESERVED = {
@@ -91,18 +91,18 @@ RESERVED = {
 @pytest.mark.parametrize("version", RESERVED)
 def test_each_reserved_byte_has_to_be_zero(version: int) -> None:
     good = Part(version=version).report()
-    SnpReport.parse(good)
+    SnpReport.decode(good)
     for start, size in RESERVED[version]:
         for offset in range(start, start + size):
             with pytest.raises(AttestationFailed, match="reserved"):
-                SnpReport.parse(changed(good, offset, b"\1"))
+                SnpReport.decode(changed(good, offset, b"\1"))
 
 
 @pytest.mark.parametrize("bit", [*range(26, 64), 17])
 def test_reserved_policy_bits_are_rejected(bit: int) -> None:
     policy = (0x30000 ^ 1 << bit).to_bytes(8, "little")
     with pytest.raises(AttestationFailed, match="guest policy"):
-        SnpReport.parse(changed(GOOD, 0x08, policy))
+        SnpReport.decode(changed(GOOD, 0x08, policy))
 
 
 @pytest.mark.parametrize(
@@ -110,18 +110,18 @@ def test_reserved_policy_bits_are_rejected(bit: int) -> None:
 )
 def test_unknown_signing_keys_and_flags_are_rejected(flags: int) -> None:
     with pytest.raises(AttestationFailed, match="flags"):
-        SnpReport.parse(changed(GOOD, 0x48, flags.to_bytes(4, "little")))
+        SnpReport.decode(changed(GOOD, 0x48, flags.to_bytes(4, "little")))
 
 
 def test_other_signature_algorithms_are_rejected() -> None:
     with pytest.raises(AttestationFailed, match="algorithm"):
-        SnpReport.parse(changed(GOOD, 0x34, b"\2"))
+        SnpReport.decode(changed(GOOD, 0x34, b"\2"))
 
 
 @pytest.mark.parametrize("offset", [0x2A0 + 48, 0x2A0 + 71, 0x2E8 + 48, 0x2E8 + 71])
 def test_signature_numbers_longer_than_p384_are_rejected(offset: int) -> None:
     with pytest.raises(AttestationFailed, match="signature"):
-        SnpReport.parse(changed(GOOD, offset, b"\1"))
+        SnpReport.decode(changed(GOOD, offset, b"\1"))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_tcbs_of_different_generations_do_not_compare() -> None:
 @given(st.binary(max_size=REPORT_SIZE + 8) | st.binary(min_size=REPORT_SIZE, max_size=REPORT_SIZE))
 def test_no_bytes_end_in_a_traceback(data: bytes) -> None:
     with contextlib.suppress(AttestationFailed):
-        SnpReport.parse(data)
+        SnpReport.decode(data)
 
 
 @given(st.integers(0, REPORT_SIZE - 1), st.binary(min_size=1, max_size=16))
@@ -188,7 +188,7 @@ def test_changed_reports_are_parsed_or_refused_and_kept_as_they_are(
 ) -> None:
     data = changed(GOOD, offset, value)[:REPORT_SIZE]
     with contextlib.suppress(AttestationFailed):
-        assert SnpReport.parse(data).raw == data
+        assert SnpReport.decode(data).raw == data
 
 
 GOOD = Part().report()

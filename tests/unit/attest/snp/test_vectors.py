@@ -8,15 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.attest.snp.certificates import (
-    AMD_ROOTS,
-    Certificate,
-    CertificateTable,
-    RevocationList,
-)
+from sevfork.attest.snp.certificates import AMD_ROOTS, CertificateTable, Endorsement
 from sevfork.attest.snp.report import Product, SnpReport, Tcb
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import judge
+from sevfork.attest.x509 import Certificate, RevocationList, Scheme
 from sevfork.errors import AttestationFailed
 from tests.support import snp_samples as samples
 from tests.support.fake_amd import failed
@@ -72,25 +68,25 @@ def test_trustee_doctored_vcek_is_rejected(vectors: Path) -> None:
     table = replace(CertificateTable.decode(good.certificates), vcek=doctored)
     verdict = judge(replace(good, certificates=table.encode()), samples.AMD_POLICY, None, NOW)
     assert {"signature on the leaf", "signature"} <= set(failed(verdict))
-    assert Certificate.parse(doctored).endorsement is not None
+    assert Endorsement.decode(Certificate.decode(doctored).extensions).tcb.microcode
 
 
 def test_virtee_turin_vcek_is_read_and_its_chain_is_good(vectors: Path) -> None:
     folder = vectors / "virtee-sev"
-    vcek = Certificate.parse((folder / "vcek_turin.der").read_bytes())
-    ask, ark = map(Certificate.parse, samples.chain(folder / "cert_chain_turin"))
-    assert vcek.endorsement is not None
-    assert vcek.endorsement.tcb == Tcb(bootloader=0, tee=0, snp=0, microcode=9, fmc=0)
-    assert vcek.endorsement.hardware_id == bytes.fromhex("1e550a8ee5cf9f4d")
-    assert vcek.issued_by(ask)
-    assert ask.issued_by(ark)
-    assert ark.issued_by(ark)
+    vcek = Certificate.decode((folder / "vcek_turin.der").read_bytes())
+    ask, ark = map(Certificate.decode, samples.chain(folder / "cert_chain_turin"))
+    endorsement = Endorsement.decode(vcek.extensions)
+    assert endorsement.tcb == Tcb(bootloader=0, tee=0, snp=0, microcode=9, fmc=0)
+    assert endorsement.hardware_id == bytes.fromhex("1e550a8ee5cf9f4d")
+    assert vcek.issued_by(ask, Scheme.AMD)
+    assert ask.issued_by(ark, Scheme.AMD)
+    assert ark.issued_by(ark, Scheme.AMD)
     assert ark.fingerprint == AMD_ROOTS[Product.TURIN]
 
 
 def test_vcek_with_serial_number_0_still_loads(vectors: Path) -> None:
     """``cryptography`` warns that it will refuse this one day: hence its upper bound."""
-    vcek = Certificate.parse((vectors / "virtee-sev/vcek_milan.der").read_bytes())
+    vcek = Certificate.decode((vectors / "virtee-sev/vcek_milan.der").read_bytes())
     assert vcek.serial == 0
     assert vcek.common_name == "SEV-VCEK"
 
@@ -100,11 +96,11 @@ def test_vcek_with_serial_number_0_still_loads(vectors: Path) -> None:
 )
 def test_published_chains_end_in_the_pinned_roots(vectors: Path, name: str) -> None:
     ask, ark = map(
-        Certificate.parse, samples.chain(vectors / f"go-sev-guest/trust/ask_ark_{name}.pem")
+        Certificate.decode, samples.chain(vectors / f"go-sev-guest/trust/ask_ark_{name}.pem")
     )
     product = Product(name.split("_")[0].capitalize())
     assert ark.fingerprint == AMD_ROOTS[product]
-    assert ask.issued_by(ark)
+    assert ask.issued_by(ark, Scheme.AMD)
     assert ask.may_issue
     assert ask.common_name == f"SEV-{'VLEK-' if name.endswith('vlek') else ''}{product.value}"
 
@@ -133,17 +129,17 @@ def test_another_chips_vcek_is_rejected(vectors: Path) -> None:
 
 def test_file_chain_pem_and_der_are_the_same_certificate(vectors: Path) -> None:
     pem, _ = samples.chain(vectors / "virtee-sev/cert_chain_milan")
-    certificate = Certificate.parse(pem)
-    assert Certificate.parse(certificate.der) == certificate
+    certificate = Certificate.decode(pem)
+    assert Certificate.decode(certificate.der) == certificate
 
 
 def test_a_certificate_is_no_revocation_list(vectors: Path) -> None:
     with pytest.raises(AttestationFailed, match="revocation list"):
-        RevocationList.parse((vectors / "virtee-sev/vcek_milan.der").read_bytes())
+        RevocationList.decode((vectors / "virtee-sev/vcek_milan.der").read_bytes())
 
 
 def test_genuine_report_fields(vectors: Path) -> None:
-    report = SnpReport.parse(samples.milan_baseline(vectors).report)
+    report = SnpReport.decode(samples.milan_baseline(vectors).report)
     assert (report.version, report.vmpl, report.policy) == (2, 0, 0x30000)
     assert Tcb.decode(report.reported_tcb, Product.MILAN) == Tcb(3, 0, 8, 115)
     assert str(report.committed_firmware) == "1.52.4"

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork.attest.tdx.chain import PCK_CHAIN, TCB_SIGNING_CHAIN, Chain
+from sevfork.attest.tdx.chain import PCK_CHAIN, TCB_SIGNING_CHAIN
 from sevfork.attest.tdx.collateral import (
     Collateral,
-    RevocationList,
     SignedJson,
     tcb_info_from_response,
 )
 from sevfork.attest.tdx.tcb import TcbStatus, converge, since_launch
+from sevfork.attest.x509 import Certificate, Chain, RevocationList, Scheme
 from sevfork.errors import AttestationFailed
 from tests.support.fake_intel import NOW, PLATFORM_CA, FakeIntel, crl
 from tests.support.tdx_samples import sample
@@ -151,19 +151,18 @@ def test_genuine_responses_are_signed_by_intel() -> None:
 @given(st.integers(0, len(CRL) - 1), st.binary(min_size=1, max_size=4))
 def test_a_damaged_revocation_list_is_rejected(offset: int, data: bytes) -> None:
     damaged = (CRL[:offset] + data + CRL[offset + len(data) :])[: len(CRL)]
-    ca = INTEL.platform_ca.build()
     try:
-        revoked = RevocationList.load("CRL", damaged)
-        revoked.verify(ca)
+        revoked = RevocationList.decode(damaged)
+        revoked.verify(Certificate.decode(INTEL.platform_ca.pem), Scheme.INTEL)
     except AttestationFailed:
         return
-    assert revoked.names(INTEL.pck.build())
+    assert revoked.names(Certificate.decode(INTEL.pck.pem))
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_as_a_revocation_list_end_in_our_error(data: bytes) -> None:
     with pytest.raises(AttestationFailed):
-        RevocationList.load("CRL", data)
+        RevocationList.decode(data)
 
 
 CHAIN = INTEL.pck_chain()
@@ -173,12 +172,12 @@ CHAIN = INTEL.pck_chain()
 def test_a_damaged_chain_verifies_or_ends_in_our_error(offset: int, data: bytes) -> None:
     damaged = CHAIN[:offset] + data + CHAIN[offset + len(data) :]
     try:
-        chain = Chain.load("chain", damaged)
-        chain.verify(PCK_CHAIN)
-        assert chain.validity[0] < NOW
+        chain = Chain.decode("chain", damaged)
+        chain.verify(PCK_CHAIN, Scheme.INTEL)
+        assert chain.validity.start < NOW
     except AttestationFailed:
         return
-    assert chain.leaf_key == Chain.load("chain", CHAIN).leaf_key
+    assert chain.leaf.key == Chain.decode("chain", CHAIN).leaf.key
 
 
 def test_a_certificate_with_an_unknown_version_ends_in_our_error() -> None:
@@ -186,7 +185,7 @@ def test_a_certificate_with_an_unknown_version_ends_in_our_error() -> None:
     der = INTEL.root_der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x0a", 1)
     assert der != INTEL.root_der
     with pytest.raises(AttestationFailed, match="malformed"):
-        Chain.load("chain", _pem(der))
+        Chain.decode("chain", _pem(der))
 
 
 def _pem(der: bytes) -> bytes:
@@ -196,14 +195,14 @@ def _pem(der: bytes) -> bytes:
 
 
 def test_a_chain_of_too_many_certificates_is_rejected() -> None:
-    chain = Chain.load("chain", CHAIN + CHAIN)
+    chain = Chain.decode("chain", CHAIN + CHAIN)
     with pytest.raises(AttestationFailed, match="6 certificates, not 3"):
-        chain.verify(PCK_CHAIN)
+        chain.verify(PCK_CHAIN, Scheme.INTEL)
 
 
 def test_a_pck_chain_is_no_tcb_signing_chain() -> None:
     with pytest.raises(AttestationFailed):
-        Chain.load("chain", CHAIN).verify(TCB_SIGNING_CHAIN)
+        Chain.decode("chain", CHAIN).verify(TCB_SIGNING_CHAIN, Scheme.INTEL)
 
 
 # converging statuses

@@ -345,7 +345,7 @@ def test_a_tcb_status_that_the_policy_does_not_accept_is_rejected() -> None:
 def test_a_policy_with_a_status_that_intel_does_not_have_is_no_policy() -> None:
     text = policy_toml([Technology.TDX], [INTEL.root_sha256], BUILT)
     with pytest.raises(UsageError, match="no status 'UpTodate'"):
-        Policy.load(text.replace("UpToDate", "UpTodate").encode())
+        Policy.decode(text.replace("UpToDate", "UpTodate").encode())
 
 
 def test_an_empty_list_of_statuses_accepts_nothing() -> None:
@@ -530,7 +530,7 @@ def test_collateral_survives_its_own_encoding() -> None:
 # among guests of one image
 
 
-PEERS = GuestPolicy.load(
+PEERS = GuestPolicy.decode(
     guest_policy_toml(Technology.TDX, "owner", [INTEL.root_sha256], BUILT).encode()
 )
 

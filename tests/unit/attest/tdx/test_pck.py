@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sevfork.attest.tdx.chain import Chain
-from sevfork.attest.tdx.pck import Platform
+from sevfork.attest.tdx.pck import OID_SGX, Platform
 from sevfork.attest.tdx.quote import Quote
+from sevfork.attest.x509 import Chain
 from sevfork.errors import AttestationFailed
 from tests.support.fake_intel import FakeIntel, der, entry
 from tests.support.tdx_samples import sample
@@ -14,14 +14,18 @@ from tests.support.tdx_samples import sample
 GOOD = FakeIntel(svns=tuple(range(16)), pce_svn=300).sgx_extension()
 
 
+def platform_of(extension: bytes) -> Platform:
+    return Platform.decode({OID_SGX: extension})
+
+
 def reason(extension: bytes) -> str:
     with pytest.raises(AttestationFailed) as caught:
-        Platform.decode(extension)
+        platform_of(extension)
     return caught.value.message
 
 
 def test_the_platform_is_read() -> None:
-    platform = Platform.decode(GOOD)
+    platform = platform_of(GOOD)
     assert platform == Platform(
         ppid=b"\x11" * 16,
         fmspc=bytes.fromhex("b0c06f000000"),
@@ -33,16 +37,15 @@ def test_the_platform_is_read() -> None:
 
 def test_the_platform_of_a_genuine_certificate_is_read() -> None:
     pem = Quote.decode(sample("dcap-qvl/tdx_quote")).signature.pck_chain_pem
-    platform = Platform.of(Chain.load("PCK chain", pem).leaf)
+    platform = Platform.decode(Chain.decode("PCK chain", pem).leaf.extensions)
     assert platform.fmspc.hex() == "b0c06f000000"
     assert platform.svns == (3, 3, 2, 2, 4, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0)
     assert platform.pce_svn == 11
 
 
 def test_a_certificate_without_the_extension_is_rejected() -> None:
-    intel = FakeIntel()
     with pytest.raises(AttestationFailed, match="no SGX extension"):
-        Platform.of(intel.platform_ca.build())
+        Platform.decode({})
 
 
 def test_every_truncation_is_rejected() -> None:
@@ -77,14 +80,14 @@ def test_an_indefinite_length_is_rejected() -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_end_in_our_error(data: bytes) -> None:
     with pytest.raises(AttestationFailed):
-        Platform.decode(data)
+        platform_of(data)
 
 
 @given(st.integers(0, len(GOOD) - 1), st.binary(min_size=1, max_size=4))
 def test_a_damaged_extension_parses_or_ends_in_our_error(offset: int, data: bytes) -> None:
     damaged = (GOOD[:offset] + data + GOOD[offset + len(data) :])[: len(GOOD)]
     try:
-        platform = Platform.decode(damaged)
+        platform = platform_of(damaged)
     except AttestationFailed:
         return
     assert len(platform.svns) == 16

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 import pytest
 
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.tdx.chain import Chain
 from sevfork.attest.tdx.collateral import (
     Collateral,
     qe_identity_from_response,
@@ -16,6 +15,7 @@ from sevfork.attest.tdx.collateral import (
 from sevfork.attest.tdx.quote import Quote
 from sevfork.attest.verdict import EvidenceRejected
 from sevfork.attest.verify import Expected, verify
+from sevfork.attest.x509 import Chain
 from sevfork.technology import Technology
 from tests.support import REPOSITORY
 from tests.support.tdx_samples import (
@@ -171,8 +171,8 @@ def test_every_flipped_bit_is_rejected(name: str) -> None:
 
 def _statements(report: bytes) -> list[bytes]:
     """What each certificate of the quote states: the part that its issuer signed."""
-    chain = Chain.load("PCK chain", Quote.decode(report).signature.pck_chain_pem)
-    return [certificate.tbs_certificate_bytes for certificate in chain.certificates]
+    chain = Chain.decode("PCK chain", Quote.decode(report).signature.pck_chain_pem)
+    return [certificate.parsed.tbs_certificate_bytes for certificate in chain.certificates]
 
 
 @pytest.mark.slow

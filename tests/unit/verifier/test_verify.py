@@ -1,40 +1,30 @@
-"""``sevfork verify``: what it recognises, finds, prints and exits with."""
+"""``sevfork verify``: what it prints and exits with."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sevfork.attest.defaults import policy_toml
-from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import guest_policy_toml
-from sevfork.attest.verify import Expected, judge
 from sevfork.cli.main import run
 from sevfork.cli.options import App
-from sevfork.errors import AttestationFailed, UsageError
+from sevfork.errors import UsageError
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
-from sevfork.verifier import evidence_files as use_case
-from sevfork.verifier.evidence_files import Pool, recognise
+from sevfork.verifier.policies import decode_policy, default_policy
+from sevfork.verifier.verify import parse_time
 from tests.support import fake_amd
 from tests.support import snp_samples as samples
 from tests.support.fake_amd import (
-    EXPIRED,
     NOW,
     REPORT_DATA,
     Part,
-    authority,
-    failed,
-    revocation_list,
 )
 
 WHEN = "2025-06-01"
@@ -59,114 +49,6 @@ def verify(
         return Done(code, *capsys.readouterr())
 
     return call
-
-
-# Recognising
-
-
-def test_raw_report_is_recognised() -> None:
-    report = Part().report()
-    assert recognise(report) == Evidence(Technology.SEV_SNP, report, b"")
-
-
-def test_hexadecimal_with_line_breaks_is_recognised() -> None:
-    report = Part().report()
-    text = "\n".join(report.hex().upper()[i : i + 64] for i in range(0, 2368, 64)) + "\n"
-    assert recognise(text.encode()).report == report
-
-
-def test_hexadecimal_with_a_prefix_is_recognised() -> None:
-    report = Part().report()
-    assert recognise(b"0x" + report.hex().encode()).report == report
-
-
-def test_report_with_its_certificate_table_behind_it_is_recognised() -> None:
-    evidence = Part().evidence()
-    assert recognise(evidence.report + evidence.certificates) == evidence
-
-
-def test_saved_evidence_is_recognised() -> None:
-    evidence = replace(Part().evidence(), technology=Technology.SIMULATED)
-    assert recognise(evidence.encode()) == evidence
-
-
-def test_quotes_of_both_versions_are_recognised() -> None:
-    for version in (4, 5):
-        quote = bytes([version, 0, 2, 0, 0x81, 0, 0, 0]) + bytes(1200)
-        assert recognise(quote).technology is Technology.TDX
-
-
-@pytest.mark.parametrize("version", [4, 5])
-def test_report_of_the_same_version_is_no_quote(version: int) -> None:
-    assert recognise(Part(version=version).report()).technology is Technology.SEV_SNP
-
-
-@given(st.binary(max_size=1300))
-def test_no_file_ends_in_a_traceback(data: bytes) -> None:
-    with contextlib.suppress(AttestationFailed):
-        recognise(data)
-
-
-@given(st.lists(st.binary(max_size=200) | st.just(b"{}"), max_size=4))
-def test_no_folder_ends_in_a_traceback(contents: list[bytes]) -> None:
-    Pool.read(contents).complete(Evidence(Technology.SEV_SNP, Part().report(), b""))
-
-
-# Certificates from files
-
-
-def pem(name: str, issuer: str | None = None) -> bytes:
-    return authority(name, issuer, "ARK").public_bytes(Encoding.PEM)
-
-
-def test_right_ones_of_many_certificates_are_found() -> None:
-    """Other chips, other TCBs, other products, a VLEK, revocation lists old and new."""
-    part = Part()
-    contents = [
-        Part(chip_id=b"\xc2" * 64).certificates().vcek,
-        Part(tcb=replace(part.own_tcb, microcode=1)).certificates().vcek,
-        Part(product="Genoa").certificates().vcek,
-        Part(vlek=True).certificates().vlek,
-        b"not a certificate",
-        pem("SEV-Genoa", "ARK-Genoa") + pem("ARK-Genoa"),
-        pem("SEV-VLEK-Milan", "ARK-Milan"),
-        part.certificates().vcek,
-        b"text before\n" + pem("SEV-Milan", "ARK-Milan") + b"text between\n" + pem("ARK-Milan"),
-        revocation_list("Genoa"),
-        revocation_list(number=2),
-        revocation_list(number=1, valid=EXPIRED),
-    ]
-    bare = Evidence(Technology.SEV_SNP, part.report(), b"")
-    for ordered in (contents, contents[::-1]):
-        complete = Pool.read(ordered).complete(bare)
-        policy = fake_amd.snp_policy(crl="required", minimum_crl_number=2)
-        assert failed(judge(complete, policy, Expected(REPORT_DATA), NOW)) == []
-
-
-def test_what_came_with_the_evidence_stays() -> None:
-    evidence = Part().evidence()
-    other = Part(chip_id=b"\xc2" * 64).certificates()
-    assert Pool.read([other.vcek, other.ask]).complete(evidence) == evidence
-
-
-def test_wrong_leaf_is_taken_if_it_is_all_there_is_and_rejected() -> None:
-    part, other = Part(), Part(chip_id=b"\xc2" * 64)
-    table = other.certificates()
-    bare = Evidence(Technology.SEV_SNP, part.report(), b"")
-    complete = Pool.read([table.vcek, table.ask, table.ark]).complete(bare)
-    verdict = judge(complete, fake_amd.policy(), Expected(REPORT_DATA), NOW)
-    assert failed(verdict) == ["hardware id of the certificate"]
-
-
-def test_malformed_table_is_left_for_the_verdict() -> None:
-    evidence = Evidence(Technology.SEV_SNP, Part().report(), b"\1" * 30)
-    assert Pool.read([]).complete(evidence) == evidence
-    assert failed(judge(evidence, fake_amd.policy(), Expected(REPORT_DATA), NOW)) == [
-        "certificates"
-    ]
-
-
-# The command
 
 
 def write(folder: Path, name: str, content: bytes) -> Path:
@@ -345,10 +227,10 @@ def test_absent_file_is_a_usage_error(verify: Callable[..., Done], tmp_path: Pat
     ],
 )
 def test_times_without_a_zone_are_utc(text: str, at: datetime) -> None:
-    assert use_case.parse_time(text) == at
+    assert parse_time(text) == at
 
 
 def test_default_policy_accepts_no_simulated_evidence() -> None:
-    assert not use_case.default_policy().accepts(Technology.SIMULATED)
+    assert not default_policy().accepts(Technology.SIMULATED)
     with pytest.raises(UsageError):
-        use_case.load_policy(b"[attest]\n")
+        decode_policy(b"[attest]\n")

@@ -1,0 +1,80 @@
+"""Certificates from files: the right ones of many are found, and what is there stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sevfork.attest.evidence import Evidence
+from sevfork.attest.verify import Expected, judge
+from sevfork.technology import Technology
+from sevfork.verifier.pool import Pool
+from tests.support import fake_amd
+from tests.support.fake_amd import (
+    EXPIRED,
+    NOW,
+    REPORT_DATA,
+    Part,
+    authority,
+    failed,
+    revocation_list,
+)
+
+
+@given(st.lists(st.binary(max_size=200) | st.just(b"{}"), max_size=4))
+def test_no_folder_ends_in_a_traceback(contents: list[bytes]) -> None:
+    Pool.read(contents).complete(Evidence(Technology.SEV_SNP, Part().report(), b""))
+
+
+def pem(name: str, issuer: str | None = None) -> bytes:
+    return authority(name, issuer, "ARK").public_bytes(Encoding.PEM)
+
+
+def test_right_ones_of_many_certificates_are_found() -> None:
+    """Other chips, other TCBs, other products, a VLEK, revocation lists old and new."""
+    part = Part()
+    contents = [
+        Part(chip_id=b"\xc2" * 64).certificates().vcek,
+        Part(tcb=replace(part.own_tcb, microcode=1)).certificates().vcek,
+        Part(product="Genoa").certificates().vcek,
+        Part(vlek=True).certificates().vlek,
+        b"not a certificate",
+        pem("SEV-Genoa", "ARK-Genoa") + pem("ARK-Genoa"),
+        pem("SEV-VLEK-Milan", "ARK-Milan"),
+        part.certificates().vcek,
+        b"text before\n" + pem("SEV-Milan", "ARK-Milan") + b"text between\n" + pem("ARK-Milan"),
+        revocation_list("Genoa"),
+        revocation_list(number=2),
+        revocation_list(number=1, valid=EXPIRED),
+    ]
+    bare = Evidence(Technology.SEV_SNP, part.report(), b"")
+    for ordered in (contents, contents[::-1]):
+        complete = Pool.read(ordered).complete(bare)
+        policy = fake_amd.snp_policy(crl="required", minimum_crl_number=2)
+        assert failed(judge(complete, policy, Expected(REPORT_DATA), NOW)) == []
+
+
+def test_what_came_with_the_evidence_stays() -> None:
+    evidence = Part().evidence()
+    other = Part(chip_id=b"\xc2" * 64).certificates()
+    assert Pool.read([other.vcek, other.ask]).complete(evidence) == evidence
+
+
+def test_wrong_leaf_is_taken_if_it_is_all_there_is_and_rejected() -> None:
+    part, other = Part(), Part(chip_id=b"\xc2" * 64)
+    table = other.certificates()
+    bare = Evidence(Technology.SEV_SNP, part.report(), b"")
+    complete = Pool.read([table.vcek, table.ask, table.ark]).complete(bare)
+    verdict = judge(complete, fake_amd.policy(), Expected(REPORT_DATA), NOW)
+    assert failed(verdict) == ["hardware id of the certificate"]
+
+
+def test_malformed_table_is_left_for_the_verdict() -> None:
+    evidence = Evidence(Technology.SEV_SNP, Part().report(), b"\1" * 30)
+    assert Pool.read([]).complete(evidence) == evidence
+    assert failed(judge(evidence, fake_amd.policy(), Expected(REPORT_DATA), NOW)) == [
+        "certificates"
+    ]
