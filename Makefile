@@ -1,38 +1,57 @@
-# make demo  fork a running Redis and show it; make test  run every test, real guests included.
-# Both set up what they need first (Debian packages as root or with sudo).
+# `make help` lists what there is. Only `demo`, `test` and `setup` change the machine (Debian packages, as
+# root or with sudo); the others need Python and git alone.
 
 SHELL := /bin/bash
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+# One test instead of all: make unit T=tests/unit/seal/test_device.py::test_name
+T ?=
 # Building images and a private libvirtd take root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=http_proxy,https_proxy,SEVFORK_DEBIAN_MIRROR,SEVFORK_VECTORS)
 
-.PHONY: setup demo test test-fast lint bench clean
+.PHONY: help demo test setup venv unit test-fast lint format bench clean
+.DEFAULT_GOAL := help
 
-setup:
-	scripts/setup
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## ?/  make \1@/' | awk -F@ '{ printf "%-18s%s\n", $$1, $$2 }'
 
-demo: setup
+demo: setup  ## install what is needed, build an image, boot a Redis, fork it, show the children
 	$(AS_ROOT) $(BIN)/python scripts/demo.py
 
-# Schemas of a libvirt that knows SNP and TDX; without them those tests are skipped, and say so.
-build/libvirt-schemas:
-	-scripts/libvirt-schemas
+test: setup lint build/libvirt-schemas build/genuine-samples  ## every test, real guests included (T=... for one)
+	$(AS_ROOT) $(PYTEST) $(or $(T),tests)
 
-test: setup lint build/libvirt-schemas
-	$(AS_ROOT) $(BIN)/python -m pytest tests
+setup:  ## Debian packages, virtual environment, and what this machine can do
+	scripts/setup
 
-test-fast: setup build/libvirt-schemas
-	$(BIN)/python -m pytest tests --ignore=tests/vm
+venv:  ## the virtual environment alone: no apt, no root
+	@scripts/venv
 
-lint: setup
+unit: venv  ## unit tests, in parallel (T=... for one): half a minute on two cores
+	$(PYTEST) -q $(if $(T),$(T),-n auto tests/unit)
+
+test-fast: venv  ## unit tests, and those against the machine's own tools that boot no guest
+	$(PYTEST) -q -n auto $(or $(T),tests/unit tests/integration -m "not machine")
+
+lint: venv  ## ruff, mypy, and the contracts on who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup
+format: venv  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv  ## verification beside openssl
 	$(BIN)/python scripts/bench_verify.py
 
-clean:
+# What tests need and the project does not carry. Without it those tests are skipped, and the summary says so.
+build/libvirt-schemas:
+	-scripts/libvirt-schemas
+
+build/genuine-samples: scripts/genuine-samples tests/vectors/genuine.toml
+	-scripts/genuine-samples
+
+clean:  ## what was built
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from sevfork.attest.verify import judge
 from sevfork.attest.x509 import Certificate, RevocationList, Scheme
 from sevfork.errors import AttestationFailed
 from sevfork.process import run
-from tests.support import REPOSITORY, fake_amd
+from tests.support import fake_amd
 from tests.support import snp_samples as samples
+from tests.support.genuine import folder
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed"),
@@ -98,10 +98,7 @@ def test_openssl_accepts_what_the_fake_amd_signs(part: fake_amd.Part, tmp_path: 
 
 
 def genuine(name: str) -> Evidence:
-    folder = Path(os.environ.get("SEVFORK_VECTORS", REPOSITORY.parent / "shared" / "vectors"))
-    if not folder.is_dir():
-        pytest.skip(f"no genuine samples: '{folder}' is absent (set SEVFORK_VECTORS)")
-    evidence: Evidence = getattr(samples, name)(folder)
+    evidence: Evidence = getattr(samples, name)(folder())
     return evidence
 
 

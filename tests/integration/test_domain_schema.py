@@ -14,7 +14,7 @@ from lxml import etree
 
 from tests.support import REPOSITORY
 
-GOLDEN = REPOSITORY / "tests/unit/host/golden"
+GOLDEN = REPOSITORY / "tests/unit/domain/golden"
 INSTALLED = Path("/usr/share/libvirt/schemas")
 NEWEST = Path(os.environ.get("SEVFORK_LIBVIRT_SCHEMAS", REPOSITORY / "build/libvirt-schemas"))
 PLAIN = sorted(path for path in GOLDEN.glob("*.xml") if "<launchSecurity" not in path.read_text())

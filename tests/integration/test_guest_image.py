@@ -25,6 +25,7 @@ from sevfork.process import run
 from sevfork.technology import Technology
 
 pytestmark = [
+    pytest.mark.machine,
     pytest.mark.skipif(os.geteuid() != 0, reason="building an image needs root"),
     pytest.mark.timeout(1200),
 ]

@@ -36,10 +36,13 @@ from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, Hypervisor, Port
 from sevfork.host.kvm_probe import least_kernel
 from sevfork.technology import Technology
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("libvirtd", path="/usr/sbin:/usr/bin"),
-    reason="a private libvirtd is root's, and libvirtd has to be installed",
-)
+pytestmark = [
+    pytest.mark.machine,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not shutil.which("libvirtd", path="/usr/sbin:/usr/bin"),
+        reason="a private libvirtd is root's, and libvirtd has to be installed",
+    ),
+]
 
 # Instead of switching itself off, the kernel halts for good: `out` becomes two `nop`s.
 PATIENT_KERNEL = least_kernel().replace(b"\x66\xef", b"\x90\x90")

@@ -1,10 +1,8 @@
-"""What the TDX tests share: genuine samples (skipped where they are absent), policies, verdicts."""
+"""What the TDX tests share: policies, verdicts."""
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,9 +15,7 @@ from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256
 from sevfork.attest.verdict import EvidenceRejected, VerifiedReport
 from sevfork.attest.verify import Expected, verify
 from sevfork.technology import Technology
-from tests.support import REPOSITORY
 
-VECTORS = Path(os.environ.get("SEVFORK_VECTORS", REPOSITORY / "../shared/vectors"))
 BUILT = datetime(2023, 1, 1, tzinfo=UTC)
 GENUINE = (
     "dcap-qvl/tdx_quote",
@@ -27,14 +23,6 @@ GENUINE = (
     "trustee/tdx/tdx_quote_5.dat",
     "go-tdx-guest/quote_v5_sample.dat",
 )
-
-
-def sample(name: str) -> bytes:
-    """A file of the vectors folder; the test is skipped where there is none."""
-    path = VECTORS / name
-    if not path.is_file():
-        pytest.skip(f"no genuine samples: '{path}' is absent (set SEVFORK_VECTORS)")
-    return path.read_bytes()
 
 
 def tdx_policy(root: str = INTEL_ROOT_SHA256, **changes: Any) -> Policy:

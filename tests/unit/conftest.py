@@ -14,7 +14,8 @@ from sevfork.image.image import Image
 from sevfork.lifecycle.up import PortWish, UpRequest, plan_up, run_up
 from sevfork.simulated.paths import simulator_directory
 from sevfork.simulated.processor import SimulatedProcessor
-from tests.support import REPOSITORY
+from tests.conftest import EXHAUSTIVE
+from tests.support import genuine
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
 from tests.support.image_factory import write_image
 
@@ -27,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The exhaustive variants run only when they are asked for."""
     if "slow" in config.option.markexpr:
         return
-    skip = pytest.mark.skip(reason="exhaustive: run with -m slow")
+    skip = pytest.mark.skip(reason=EXHAUSTIVE)
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(skip)
@@ -50,10 +51,7 @@ def _nothing_leaves_the_process(
 @pytest.fixture(scope="session")
 def vectors() -> Path:
     """The folder of genuine samples, which is not part of the project."""
-    folder = Path(os.environ.get("SEVFORK_VECTORS", REPOSITORY.parent / "shared" / "vectors"))
-    if not folder.is_dir():
-        pytest.skip(f"no genuine samples: '{folder}' is absent (set SEVFORK_VECTORS)")
-    return folder
+    return genuine.folder()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import judge
 from sevfork.technology import Technology
 from tests.support.fake_intel import NOW, FakeIntel, platform_level
-from tests.support.tdx_samples import sample, tdx_policy
+from tests.support.genuine import sample
+from tests.support.tdx_samples import tdx_policy
 
 dcap_qvl = pytest.importorskip("dcap_qvl")
 

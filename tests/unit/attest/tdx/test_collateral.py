@@ -19,7 +19,7 @@ from sevfork.attest.tdx.tcb import TcbStatus, converge, since_launch
 from sevfork.attest.x509 import Certificate, Chain, RevocationList, Scheme
 from sevfork.errors import AttestationFailed
 from tests.support.fake_intel import NOW, PLATFORM_CA, FakeIntel, crl
-from tests.support.tdx_samples import sample
+from tests.support.genuine import sample
 
 INTEL = FakeIntel()
 FILE = INTEL.collateral().encode()

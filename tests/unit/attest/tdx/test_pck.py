@@ -9,7 +9,7 @@ from sevfork.attest.tdx.quote import Quote
 from sevfork.attest.x509 import Chain
 from sevfork.errors import AttestationFailed
 from tests.support.fake_intel import FakeIntel, der, entry
-from tests.support.tdx_samples import sample
+from tests.support.genuine import sample
 
 GOOD = FakeIntel(svns=tuple(range(16)), pce_svn=300).sgx_extension()
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sevfork.attest.tdx.quote import Quote, is_quote
 from sevfork.errors import AttestationFailed
 from tests.support.fake_intel import FakeIntel
-from tests.support.tdx_samples import GENUINE, sample
+from tests.support.genuine import sample
+from tests.support.tdx_samples import GENUINE
 
 QUOTE_4 = FakeIntel().quote()
 QUOTE_5 = FakeIntel(version=5, body_type=3).quote()

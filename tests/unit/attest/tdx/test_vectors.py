@@ -18,12 +18,12 @@ from sevfork.attest.verify import Expected, verify
 from sevfork.attest.x509 import Chain
 from sevfork.technology import Technology
 from tests.support import REPOSITORY
+from tests.support.genuine import sample
 from tests.support.tdx_samples import (
     ANY_ATTRIBUTES,
     GENUINE,
     accepted,
     rejected,
-    sample,
     tdx_policy,
 )
 

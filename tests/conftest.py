@@ -1,0 +1,25 @@
+"""What all tests share: what did not run is said where nobody can miss it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+EXHAUSTIVE = "exhaustive: run with -m slow"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A suite that skips what it lacks looks as green as one that ran: name what is missing."""
+    skipped = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
+    skipped.pop(EXHAUSTIVE, None)
+    if not skipped:
+        return
+    terminalreporter.section("NOT TESTED", sep="!", red=True, bold=True)
+    for reason, count in skipped.most_common():
+        terminalreporter.write_line(f"{count:4} tests did not run: {reason}", red=True, bold=True)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    assert isinstance(report.longrepr, tuple)
+    return report.longrepr[2].removeprefix("Skipped: ")
