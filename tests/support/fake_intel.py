@@ -41,8 +41,11 @@ TCB_SIGNER = "Intel SGX TCB Signing"
 
 @cache
 def key(name: str) -> ec.EllipticCurvePrivateKey:
-    """The same key for the same name within a run."""
-    return ec.generate_private_key(ec.SECP256R1())
+    """The same key for the same name within a run; on P-256, or on Bitcoin's curve if it says so.
+
+    That one has numbers of the same size, so nothing but a check of the curve tells them apart.
+    """
+    return ec.generate_private_key(ec.SECP256K1() if name.endswith(" on K1") else ec.SECP256R1())
 
 
 def sign(name: str, message: bytes) -> bytes:
@@ -76,7 +79,10 @@ def _name(common_name: str) -> x509.Name:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a certificate says; ``issuer`` and ``subject`` name keys too."""
+    """What a certificate says; ``issuer`` and ``subject`` name keys too.
+
+    ``common_name`` and ``issuer_name`` are what is written in it, if not the keys' names.
+    """
 
     subject: str
     issuer: str
@@ -86,6 +92,7 @@ class Certificate:
     start: datetime = _FROM
     end: datetime = _UNTIL
     common_name: str | None = None
+    issuer_name: str | None = None
 
     def build(self) -> x509.Certificate:
         usage = dict.fromkeys(
@@ -95,7 +102,7 @@ class Certificate:
         builder = (
             x509.CertificateBuilder()
             .subject_name(_name(self.common_name or self.subject))
-            .issuer_name(_name(self.issuer))
+            .issuer_name(_name(self.issuer_name or self.issuer))
             .public_key(key(self.subject).public_key())
             .serial_number(self.serial)
             .not_valid_before(self.start)
@@ -180,6 +187,7 @@ class FakeIntel:
     pck: Certificate = Certificate(PCK, PLATFORM_CA, ca=False, serial=77)
     platform_ca: Certificate = Certificate(PLATFORM_CA, ROOT, ca=True, serial=78)
     root: Certificate = Certificate(ROOT, ROOT, ca=True)
+    collateral_root: Certificate | None = None
     signer: Certificate = Certificate(TCB_SIGNER, ROOT, ca=False, serial=79)
     tcb: Mapping[str, Any] = field(default_factory=dict)
     qe: Mapping[str, Any] = field(default_factory=dict)
@@ -256,7 +264,8 @@ class FakeIntel:
             header += struct.pack("<HI", self.body_type, len(body))
         signed, report, chain = header + body, self.qe_report(), self.pck_chain() + b"\0"
         auth = struct.pack("<H", 32) + bytes(range(32))
-        inner = report + sign(PCK, report) + auth + struct.pack("<HI", 5, len(chain)) + chain
+        qe = report + sign(self.pck.subject, report) + auth
+        inner = qe + struct.pack("<HI", 5, len(chain)) + chain
         data = sign("attestation", signed) + public_bytes("attestation")
         data += struct.pack("<HI", 6, len(inner)) + inner
         return signed + struct.pack("<I", len(data)) + data + self.trailing
@@ -304,7 +313,7 @@ class FakeIntel:
 
     def _signed(self, what: str, document: dict[str, Any]) -> SignedJson:
         text = json.dumps(document, separators=(",", ":")).encode()
-        chain = _pem(self.signer) + _pem(self.root)
+        chain = _pem(self.signer) + _pem(self.collateral_root or self.root)
         return SignedJson(what, text, sign(self.signer.subject, text), chain)
 
     def collateral(self) -> Collateral:

@@ -182,11 +182,7 @@ class SnpReport:
     @classmethod
     def decode(cls, data: bytes) -> SnpReport:
         """Raise AttestationFailed unless data is one report that the ABI allows."""
-        if len(data) != REPORT_SIZE:
-            raise AttestationFailed(f"SNP report: {len(data)} bytes, want {REPORT_SIZE}")
-        version = _number(data, 0x00, 4)
-        if not 2 <= version <= 5:
-            raise AttestationFailed(f"SNP report: version {version}, want 2 to 5")
+        version = _version(data)
         _check_reserved(data, version)
         flags = _number(data, 0x48, 4)
         return cls(
@@ -225,6 +221,15 @@ class SnpReport:
 
 def _number(data: bytes, offset: int, size: int) -> int:
     return int.from_bytes(data[offset : offset + size], "little")
+
+
+def _version(data: bytes) -> int:
+    if len(data) != REPORT_SIZE:
+        raise AttestationFailed(f"SNP report: {len(data)} bytes, want {REPORT_SIZE}")
+    version = _number(data, 0x00, 4)
+    if not 2 <= version <= 5:
+        raise AttestationFailed(f"SNP report: version {version}, want 2 to 5")
+    return version
 
 
 def _check_reserved(data: bytes, version: int) -> None:

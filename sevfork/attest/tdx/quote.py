@@ -203,8 +203,3 @@ def _body_size(reader: _Reader, version: int) -> int:
     if _BODY_SIZES.get(body_type) != size:
         raise _malformed(f"body type {body_type} with {size} bytes is not a TD report")
     return size
-
-
-def is_quote(data: bytes) -> bool:
-    """Whether data looks like a TDX quote (not that it is well-formed)."""
-    return len(data) >= HEADER_SIZE and data[4:8] == TEE_TYPE_TDX.to_bytes(4, "little")

@@ -7,6 +7,7 @@ import hashlib
 import secrets
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from sevfork.attest.evidence import Evidence
@@ -112,6 +113,26 @@ def test_a_child_that_is_not_another_vm_of_the_same_launch_fails(
     _, join = join_of(child_vm(root, parent.offer, **changes), parent.offer)
     with pytest.raises(AttestationFailed, match=check):
         parent.receive_join(join, 1.0)
+
+
+@pytest.mark.parametrize("same_chip", [True, False])
+def test_a_child_on_another_chip_is_refused_where_the_policy_says_same(
+    root, tmp_path_factory, same_chip
+) -> None:
+    """Both chips are genuine under the policy, the launch is the same: only the chip differs."""
+    elsewhere = SimulatedProcessor.load_or_create(tmp_path_factory.mktemp("another"))
+    roots = (root.processor.root_fingerprint, elsewhere.root_fingerprint)
+    attest = msgspec.structs.replace(root.policy.attest, roots=roots)
+    policy = dataclasses.replace(root.policy, attest=attest)
+    here, there = (Vm(chip, policy, root.config) for chip in (root.processor, elsewhere))
+    report = here.verify(here.evidence(bytes(64)), Expected(bytes(64)))
+    own = OwnLaunch.of(report, here.config.encode(), policy.digest, same_chip=same_chip)
+    expected = own.expect(bytes(64), there.config.encode())
+    if same_chip:
+        with pytest.raises(AttestationFailed, match="same chip"):
+            there.verify(there.evidence(bytes(64)), expected)
+    else:
+        assert there.verify(there.evidence(bytes(64)), expected).verdict.passed
 
 
 def test_a_bit_of_the_report_that_was_changed_fails(root, parent) -> None:

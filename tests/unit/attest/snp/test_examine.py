@@ -474,10 +474,30 @@ def test_other_signature_schemes_than_amds_are_rejected(pss: object, digest: obj
 
 
 def test_leaf_on_another_curve_is_rejected() -> None:
+    """Though its key did sign the report: P-256's numbers fit where P-384's belong."""
     part = Part()
-    key = ec.generate_private_key(ec.SECP256R1()).public_key()
-    leaf = resigned(part, lambda builder: builder, key=key)
-    assert judged(with_leaf(part, der(leaf))) == ["signature"]
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = resigned(part, lambda builder: builder, key=key.public_key())
+    report = sign_report(part.report()[:0x2A0], key)
+    assert judged(replace(with_leaf(part, der(leaf)), report=report)) == ["signature"]
+
+
+def test_intermediate_that_may_not_issue_is_rejected() -> None:
+    """A certificate of the right name and key, signed by the ARK, without an authority's rights."""
+    ark, ask = authority("ARK-Milan", None, "ARK"), authority("SEV-Milan", "ARK-Milan", "ARK")
+    plain = (
+        x509.CertificateBuilder()
+        .subject_name(ask.subject)
+        .issuer_name(ark.subject)
+        .public_key(rsa_key("ASK").public_key())
+        .serial_number(1)
+        .not_valid_before(VALID[0])
+        .not_valid_after(VALID[1])
+        .sign(rsa_key("ARK"), SHA384(), rsa_padding=fake_amd.PSS_SHA384)
+    )
+    table = replace(Part().certificates(), ask=der(plain))
+    evidence = Evidence(Technology.SEV_SNP, Part().report(), table.encode())
+    assert judged(evidence) == ["signature on the leaf"]
 
 
 def test_leaf_with_an_rsa_key_is_rejected() -> None:

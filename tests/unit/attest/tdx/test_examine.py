@@ -23,8 +23,10 @@ from sevfork.handshake.own import OwnLaunch
 from sevfork.technology import Technology
 from tests.support.fake_intel import (
     NOW,
+    PCK,
     PLATFORM_CA,
     ROOT,
+    TCB_SIGNER,
     Certificate,
     FakeIntel,
     level,
@@ -102,6 +104,12 @@ def test_another_platform_than_the_expected_one_is_rejected() -> None:
         verify(INTEL.evidence(), POLICY, expected, NOW)
 
 
+def test_a_report_id_that_a_quote_does_not_have_is_no_other_one() -> None:
+    expected = Expected(bytes(64), other_than_report_id=b"\x33" * 32)
+    verdict = judge(INTEL.evidence(), POLICY, expected, NOW)
+    assert [(check.name, check.got) for check in verdict.failures] == [("report id", "none")]
+
+
 def test_trailing_bytes_are_accepted_and_named() -> None:
     report = accepted(INTEL.but(trailing=bytes(100)).evidence(), POLICY, NOW)
     assert any("100 bytes after the quote" in what for what in report.verdict.not_checked)
@@ -174,6 +182,19 @@ def test_a_root_of_another_maker_is_no_intel_root_though_the_policy_pins_it() ->
 def test_a_tcb_signer_that_issues_a_pck_certificate_is_rejected() -> None:
     chain = INTEL.but(platform_ca=Certificate(PLATFORM_CA, ROOT, ca=False, serial=78))
     assert "may not issue" in failures(chain)["PCK chain"]
+
+
+def test_a_pck_certificate_that_may_issue_others_is_rejected() -> None:
+    issuing = INTEL.but(pck=replace(INTEL.pck, ca=True))
+    assert "the leaf is a certificate authority" in failures(issuing)["PCK chain"]
+
+
+def test_a_pck_key_on_another_curve_is_rejected() -> None:
+    """It signed the QE's report, and the platform CA signed it: only the curve is not Intel's."""
+    other = Certificate(f"{PCK} on K1", PLATFORM_CA, ca=False, serial=77, common_name=PCK)
+    assert failures(INTEL.but(pck=other)) == {
+        "QE report": "PCK chain: the leaf's key is not on secp256r1"
+    }
 
 
 def test_a_chain_with_other_names_is_rejected() -> None:
@@ -254,6 +275,23 @@ def test_collateral_with_changed_whitespace_is_rejected() -> None:
 def test_a_document_that_a_pck_key_signed_is_rejected() -> None:
     as_pck = replace(INTEL.collateral().tcb_info, issuer_chain=INTEL.pck_chain())
     assert set(rejected(evidence(INTEL, tcb_info=as_pck), POLICY, NOW)) == {"TCB info"}
+
+
+def test_collateral_under_an_attackers_own_intel_root_is_rejected() -> None:
+    """All signed, named and current, down from a root that calls itself Intel's and is not."""
+    root = Certificate("attacker", "attacker", ca=True, common_name=ROOT, issuer_name=ROOT)
+    signer = Certificate(TCB_SIGNER, "attacker", ca=False, serial=79, issuer_name=ROOT)
+    forged = INTEL.but(collateral_root=root, signer=signer)
+    wanted = "root of the TCB info's signing chain", "root of the QE identity's signing chain"
+    assert set(failures(forged)) == set(wanted)
+
+
+def test_a_tcb_signing_key_on_another_curve_is_rejected() -> None:
+    other = f"{TCB_SIGNER} on K1"
+    signer = Certificate(other, ROOT, ca=False, serial=79, common_name=TCB_SIGNER)
+    failed = failures(INTEL.but(signer=signer))
+    assert set(failed) == {"TCB info", "QE identity"}
+    assert all("not on secp256r1" in why for why in failed.values())
 
 
 def test_a_tcb_info_in_place_of_the_qe_identity_is_rejected() -> None:
