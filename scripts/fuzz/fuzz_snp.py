@@ -2,7 +2,7 @@
 
 Needs ``atheris``. Whatever the input is, a parser returns or raises our own error: anything else
 ends the run with a crash file. A run of twenty minutes that starts from genuine certificates:
-``... certificate -max_total_time=1200 -max_len=4096 CORPUS ../shared/vectors/virtee-sev``.
+``... certificate -max_total_time=1200 -max_len=4096 CORPUS build/genuine-samples/virtee-sev``.
 """
 
 from __future__ import annotations

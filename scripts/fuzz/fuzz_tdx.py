@@ -2,7 +2,7 @@
 
 Needs ``atheris``. Whatever the input is, a parser returns or raises AttestationFailed: anything
 else ends the run with a crash file. A run of twenty minutes that starts from genuine quotes:
-``... quote -max_total_time=1200 -max_len=8192 CORPUS ../shared/vectors/trustee/tdx``.
+``... quote -max_total_time=1200 -max_len=8192 CORPUS build/genuine-samples/trustee/tdx``.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def test_a_guest_with_a_damaged_root_ends_by_itself(image: Path, tmp_path: Path)
     console = run(
         ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "q35", "-m", "512"]
         + ["-cpu", "max,-cx16", "-nodefaults", "-display", "none", "-no-reboot"]
-        + ["-kernel", image / "vmlinuz", "-initrd", image / "initrd.img"]
+        + ["-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")]
         + ["-append", str(manifest(image)["kernel_cmdline"]), "-serial", "stdio"]
         + ["-drive", f"file={damaged},if=virtio,format=raw,readonly=on"],
         timeout_s=120,

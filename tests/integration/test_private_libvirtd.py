@@ -31,7 +31,7 @@ from sevfork.domain.xml import (
 )
 from sevfork.errors import HostCannot, TimedOut, WrongState
 from sevfork.handshake.launch import Role
-from sevfork.host import private_libvirtd
+from sevfork.host import libvirt, private_libvirtd
 from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, Hypervisor, PortTaken
 from sevfork.host.kvm_probe import least_kernel
 from sevfork.technology import Technology
@@ -55,7 +55,7 @@ class Private:
 
     def connect(self) -> Hypervisor:
         private_libvirtd.ensure_running(self.layout, lambda _text: None)
-        return private_libvirtd.libvirt.connect(self.layout.uri, pool_path=str(self.layout.pool))
+        return libvirt.connect(self.layout.uri, pool_path=str(self.layout.pool))
 
     def pids(self) -> list[str]:
         """The libvirtd processes that have this pid file on their command line."""

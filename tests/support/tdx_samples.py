@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from sevfork.attest.bits import Bits
 from sevfork.attest.defaults import policy_toml
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.policy import Bits, Policy
+from sevfork.attest.policy import Policy
 from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256
 from sevfork.attest.verdict import EvidenceRejected, VerifiedReport
 from sevfork.attest.verify import Expected, verify

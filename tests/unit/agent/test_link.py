@@ -4,8 +4,9 @@ import errno
 import os
 import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -105,13 +106,15 @@ class Enough(BaseException):
     """Ends the serving loop."""
 
 
-def never() -> None:
+def never() -> NoReturn:
     raise AssertionError("the VM was switched off")
 
 
-def serve_these(port: Port, frames: list[Frame], answers: list[object]) -> list[Frame]:
+def serve_these(port: Port, frames: list[Frame], answers: Sequence[object]) -> list[Frame]:
+    left = list(answers)
+
     def handle(request: object, progress: object) -> protocol.Done:
-        answer = answers.pop(0)
+        answer = left.pop(0)
         if isinstance(answer, BaseException):
             raise answer
         return protocol.Done()
@@ -154,7 +157,7 @@ def test_what_cannot_be_undone_switches_the_vm_off_after_saying_why(port: Port) 
     def handle(request: object, progress: object) -> protocol.Done:
         raise Doomed(NotAuthentic("the last chunk does not open"))
 
-    def power_off() -> None:
+    def power_off() -> NoReturn:
         raise Enough
 
     os.write(port.host, PING.encode_line())
@@ -171,7 +174,7 @@ def test_a_vm_that_must_not_go_on_does_not_wait_for_a_host_that_does_not_read(
     def handle(request: object, progress: object) -> protocol.Done:
         raise Doomed(NotAuthentic("x" * 100_000))  # more than the port holds
 
-    def power_off() -> None:
+    def power_off() -> NoReturn:
         raise Enough
 
     monkeypatch.setattr(serve_module, "_LAST_WORDS_S", 0.2)
@@ -188,7 +191,7 @@ def test_a_vm_that_must_not_go_on_is_switched_off_whatever_sending_does(
     def handle(request: object, progress: object) -> protocol.Done:
         raise Doomed(NotAuthentic("x" * 1_000_000))  # more than a frame holds
 
-    def power_off() -> None:
+    def power_off() -> NoReturn:
         raise Enough
 
     os.write(port.host, PING.encode_line())

@@ -72,8 +72,8 @@ def test_nothing_is_done_before_the_marker_was_looked_for(
     def too_early() -> None:
         raise AssertionError("the agent went on")
 
-    for module, name in ((agent_main.trace, "hide_messages"), (agent_main.logging, "basicConfig")):
-        monkeypatch.setattr(module, name, lambda **_: None)
+    for name in ("trace.hide_messages", "logging.basicConfig"):
+        monkeypatch.setattr(f"sevfork.agent.__main__.{name}", lambda **_: None)
     monkeypatch.setattr(agent_main, "read_measured", too_early)
     agent_main.RESTORING.touch()
     with pytest.raises(Enough):

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sevfork.attest.bits import Bits
 from sevfork.attest.defaults import HARDWARE_ROOTS, policy_toml
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
-from sevfork.attest.policy import Bits, Policy, SnpPolicy, TdxPolicy
+from sevfork.attest.policy import Policy, SnpPolicy, TdxPolicy
 from sevfork.errors import UsageError
 from sevfork.technology import Technology
 from tests.support import REPOSITORY

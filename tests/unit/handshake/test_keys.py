@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sevfork.errors import NotAuthentic
-from sevfork.handshake import attest_report_data
+from sevfork.handshake import Manifest, attest_report_data
 from sevfork.handshake.keys import Box, JoinKeys, OfferKeys, derive_boxes
 from sevfork.handshake.messages import EventKind, Grant, GrantContent, Join
 from sevfork.handshake.transcript import (
@@ -20,6 +20,7 @@ from sevfork.handshake.transcript import (
     transcript_1,
     transcript_2,
 )
+from tests.support.fake_family import Fork, inside
 
 parts = st.binary(max_size=80)
 
@@ -51,7 +52,9 @@ def test_transcripts_and_report_data_are_those_of_the_specification() -> None:
 
 
 @given(nonce=parts, claims=parts, t1=st.binary(min_size=48, max_size=48))
-def test_attests_report_data_can_never_equal_a_childs(nonce, claims, t1) -> None:
+def test_attests_report_data_can_never_equal_a_childs(
+    nonce: bytes, claims: bytes, t1: bytes
+) -> None:
     labels = (b"sevfork/1 child", lp(b"sevfork/1 child"), lp(b"sevfork/1 child", t1), t1, nonce)
     for chosen in labels:
         for other in (claims, t1, b""):
@@ -61,19 +64,23 @@ def test_attests_report_data_can_never_equal_a_childs(nonce, claims, t1) -> None
 
 
 @given(first=st.tuples(parts, parts), second=st.tuples(parts, parts))
-def test_no_two_ways_to_split_the_same_bytes_give_the_same_report_data(first, second) -> None:
+def test_no_two_ways_to_split_the_same_bytes_give_the_same_report_data(
+    first: tuple[bytes, bytes], second: tuple[bytes, bytes]
+) -> None:
     same = attest_report_data(*first) == attest_report_data(*second)
     assert same == (first == second)
 
 
-def test_the_callers_bytes_never_stand_in_report_data(fork) -> None:
+def test_the_callers_bytes_never_stand_in_report_data(fork: Fork) -> None:
     nonce = bytes(range(64))
     assert nonce[:16] not in attest_report_data(nonce, nonce)
 
 
-def test_the_grant_opens_with_keys_computed_from_the_specification(fork, manifest) -> None:
+def test_the_grant_opens_with_keys_computed_from_the_specification(
+    fork: Fork, manifest: Manifest
+) -> None:
     join = Join.decode(fork.join())
-    secrets = fork.child._state.secrets
+    secrets = inside(fork.child).secrets
     grant = Grant.decode(fork.grant())
     t1 = hashlib.sha384(lp(b"sevfork/1 T1", fork.offer, join.core)).digest()
     t2 = hashlib.sha384(lp(b"sevfork/1 T2", t1, join.evidence, grant.evidence)).digest()
@@ -109,11 +116,11 @@ def test_changed_kem_ciphertext_yields_another_secret_and_not_an_error() -> None
 
 
 @pytest.mark.parametrize("lost", ["ecdh", "kem"])
-def test_each_half_of_the_exchange_matters(fork, lost) -> None:
+def test_each_half_of_the_exchange_matters(fork: Fork, lost: str) -> None:
     """With one of the two secrets known, and the other not, the keys are still others."""
     grant = fork.grant()
-    state = fork.child._state
-    report = fork.parent._verifier(
+    state = inside(fork.child)
+    report = fork.family.processor.verify(
         state.evidence,
         fork.root.own().expect(child_report_data(state.t1), fork.guest.launch_config),
     )
@@ -125,7 +132,7 @@ def test_each_half_of_the_exchange_matters(fork, lost) -> None:
 
 
 @given(plaintexts=st.lists(parts, max_size=5))
-def test_boxes_open_in_order_only(plaintexts) -> None:
+def test_boxes_open_in_order_only(plaintexts: list[bytes]) -> None:
     sender, receiver = Box(bytes(32), b"t2"), Box(bytes(32), b"t2")
     sealed = [sender.seal(plaintext) for plaintext in plaintexts]
     assert [receiver.open(box) for box in sealed] == plaintexts

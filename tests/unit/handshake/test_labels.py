@@ -32,7 +32,7 @@ def test_no_label_is_used_for_two_things() -> None:
     [(document, label) for document, labels in HKDF_LABELS.items() for label in labels]
     + [("handshake.md", label) for label in SIGNATURE_LABELS],
 )
-def test_label_stands_once_in_code_and_specification(document, label) -> None:
+def test_label_stands_once_in_code_and_specification(document: str, label: str) -> None:
     text = (REPOSITORY / "docs" / document).read_text()
     assert labels_in_code()[f"sevfork/1 {label}"] == 1
     assert len(re.findall(rf'[`"]sevfork/1 {label}[`"]', text)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,12 +13,14 @@ from sevfork.handshake import (
     Certificate,
     InstanceKey,
     Lineage,
+    Manifest,
     OwnerCertificate,
     OwnerToken,
     ParentSession,
     Slot,
     owner_digest,
 )
+from tests.support.fake_family import Family
 
 OWNER = Ed25519PrivateKey.generate()
 OWNER_DIGEST = owner_digest(OWNER.public_key().public_bytes_raw())
@@ -29,7 +32,7 @@ def keys() -> list[InstanceKey]:
 
 
 @pytest.fixture
-def lineage(keys) -> Lineage:
+def lineage(keys: list[InstanceKey]) -> Lineage:
     """A root and three generations."""
     descent = Lineage(keys[0].public, OwnerCertificate.issue(OWNER, keys[0].public))
     for generation, (parent, child) in enumerate(zip(keys, keys[1:], strict=False), 1):
@@ -48,35 +51,38 @@ def changed(lineage: Lineage, index: int, certificate: Certificate) -> Lineage:
     return dataclasses.replace(lineage, certificates=tuple(links))
 
 
-def test_a_true_descent_verifies_from_its_bytes(lineage) -> None:
+def test_a_true_descent_verifies_from_its_bytes(lineage: Lineage) -> None:
     decoded = Lineage.decode(lineage.encode())
     decoded.verify(OWNER_DIGEST)
     assert (decoded.generation, len(decoded.keys)) == (3, 4)
 
 
-def test_a_root_is_its_own_lineage(keys) -> None:
+def test_a_root_is_its_own_lineage(keys: list[InstanceKey]) -> None:
     Lineage(keys[0].public).verify(None)
     assert Lineage(keys[0].public).generation == 0
 
 
-def test_another_owners_family_is_rejected(lineage) -> None:
+def test_another_owners_family_is_rejected(lineage: Lineage) -> None:
     with pytest.raises(NotAuthentic, match="another owner"):
         lineage.verify(owner_digest(b"x" * 32))
 
 
-def test_owners_certificate_of_another_root_is_rejected(lineage, keys) -> None:
+def test_owners_certificate_of_another_root_is_rejected(
+    lineage: Lineage, keys: list[InstanceKey]
+) -> None:
     other = OwnerCertificate.issue(OWNER, keys[1].public)
     with pytest.raises(NotAuthentic, match="another root"):
         dataclasses.replace(lineage, owner_certificate=other).verify(OWNER_DIGEST)
 
 
-def test_owners_certificate_that_the_owner_did_not_sign_is_rejected(lineage) -> None:
+def test_owners_certificate_that_the_owner_did_not_sign_is_rejected(lineage: Lineage) -> None:
+    assert lineage.owner_certificate is not None
     forged = dataclasses.replace(lineage.owner_certificate, signature=bytes(64))
     with pytest.raises(NotAuthentic, match="signature"):
         dataclasses.replace(lineage, owner_certificate=forged).verify(OWNER_DIGEST)
 
 
-def test_family_without_owner_is_not_taken_for_one_with_and_vice_versa(lineage) -> None:
+def test_family_without_owner_is_not_taken_for_one_with_and_vice_versa(lineage: Lineage) -> None:
     with pytest.raises(NotAuthentic, match="missing, or extra"):
         lineage.verify(None)
     with pytest.raises(NotAuthentic, match="missing, or extra"):
@@ -84,24 +90,28 @@ def test_family_without_owner_is_not_taken_for_one_with_and_vice_versa(lineage) 
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_missing_link_is_rejected(lineage, lost) -> None:
+def test_missing_link_is_rejected(lineage: Lineage, lost: int) -> None:
     links = lineage.certificates[:lost] + lineage.certificates[lost + 1 :]
     with pytest.raises(NotAuthentic, match="does not follow"):
         dataclasses.replace(lineage, certificates=links).verify(OWNER_DIGEST)
 
 
-def test_swapped_links_are_rejected(lineage) -> None:
+def test_swapped_links_are_rejected(lineage: Lineage) -> None:
     first, second, third = lineage.certificates
     with pytest.raises(NotAuthentic, match="does not follow"):
         dataclasses.replace(lineage, certificates=(second, first, third)).verify(OWNER_DIGEST)
 
 
-def test_descent_that_returns_to_an_ancestor_is_rejected(lineage, keys) -> None:
+def test_descent_that_returns_to_an_ancestor_is_rejected(
+    lineage: Lineage, keys: list[InstanceKey]
+) -> None:
     with pytest.raises(NotAuthentic, match="does not follow"):
         lineage.extended(link(keys[3], keys[0], 4)).verify(OWNER_DIGEST)
 
 
-def test_link_signed_by_another_than_the_parent_is_rejected(lineage, keys) -> None:
+def test_link_signed_by_another_than_the_parent_is_rejected(
+    lineage: Lineage, keys: list[InstanceKey]
+) -> None:
     forged = dataclasses.replace(lineage.certificates[1], signature=bytes(64)).signed(keys[3])
     with pytest.raises(NotAuthentic, match="signature"):
         changed(lineage, 1, forged).verify(OWNER_DIGEST)
@@ -112,14 +122,16 @@ def test_link_signed_by_another_than_the_parent_is_rejected(lineage, keys) -> No
     [{"fork_id": b"F" * 16}, {"child_index": 1}, {"manifest_digest": b"M" * 48}],
     ids=lambda change: next(iter(change)),
 )
-def test_changed_field_of_a_certificate_is_rejected(lineage, change) -> None:
+def test_changed_field_of_a_certificate_is_rejected(lineage: Lineage, change: Any) -> None:
     forged = dataclasses.replace(lineage.certificates[1], **change)
     with pytest.raises(NotAuthentic, match="signature"):
         changed(lineage, 1, forged).verify(OWNER_DIGEST)
 
 
 @pytest.mark.parametrize("generation", [0, 1, 3])
-def test_generation_that_does_not_grow_is_rejected(lineage, keys, generation) -> None:
+def test_generation_that_does_not_grow_is_rejected(
+    lineage: Lineage, keys: list[InstanceKey], generation: int
+) -> None:
     with pytest.raises(NotAuthentic, match="generation"):
         changed(lineage, 1, link(keys[1], keys[2], generation)).verify(OWNER_DIGEST)
 
@@ -133,12 +145,14 @@ def test_owners_signature_on_a_certificate_is_not_one_on_a_root() -> None:
         OwnerCertificate(public, key, token.signature).check(OWNER_DIGEST)
 
 
-def test_session_refuses_a_lineage_that_is_not_its_own(family, new_family) -> None:
+def test_session_refuses_a_lineage_that_is_not_its_own(family: Family) -> None:
     with pytest.raises(WrongState, match="another VM"):
-        family.parent(lineage=new_family().lineage)
+        family.parent(lineage=Family().lineage)
 
 
-def test_session_refuses_a_generation_that_does_not_grow(family, manifest) -> None:
+def test_session_refuses_a_generation_that_does_not_grow(
+    family: Family, manifest: Manifest
+) -> None:
     fork = family.fork()
     lineage = fork.release().lineage
     with pytest.raises(WrongState, match="generation 1"):
@@ -155,13 +169,13 @@ def test_session_refuses_a_generation_that_does_not_grow(family, manifest) -> No
         )
 
 
-def test_session_refuses_a_root_that_its_owner_has_not_certified(owned) -> None:
+def test_session_refuses_a_root_that_its_owner_has_not_certified(owned: Family) -> None:
     uncertified = dataclasses.replace(owned.lineage, owner_certificate=None)
     with pytest.raises(NotAuthentic, match="missing"):
         owned.parent(lineage=uncertified)
 
 
-def test_descent_has_a_limit(family) -> None:
+def test_descent_has_a_limit(family: Family) -> None:
     keys = [InstanceKey() for _ in range(255)]
     fork = family.fork()
     chain = [family.root.instance, *keys[:254], fork.guest.instance]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,14 +85,14 @@ every_message = pytest.mark.parametrize("strategy", MESSAGES.values(), ids=MESSA
 
 @every_message
 @given(data=st.data())
-def test_what_is_encoded_decodes_to_the_same(strategy, data) -> None:
+def test_what_is_encoded_decodes_to_the_same(strategy: Any, data: st.DataObject) -> None:
     message = data.draw(strategy)
     assert type(message).decode(message.encode()) == message
 
 
 @every_message
 @given(data=st.data())
-def test_a_message_that_is_cut_short_is_rejected(strategy, data) -> None:
+def test_a_message_that_is_cut_short_is_rejected(strategy: Any, data: st.DataObject) -> None:
     message = data.draw(strategy)
     encoded = message.encode()
     if isinstance(message, Event):  # its box has no fixed length: the tag is what would not verify
@@ -102,7 +104,7 @@ def test_a_message_that_is_cut_short_is_rejected(strategy, data) -> None:
 
 @every_message
 @given(data=st.data())
-def test_bytes_that_trail_are_rejected(strategy, data) -> None:
+def test_bytes_that_trail_are_rejected(strategy: Any, data: st.DataObject) -> None:
     message = data.draw(strategy)
     encoded = message.encode()
     extra = 1042 if isinstance(message, Event) else 1
@@ -113,7 +115,9 @@ def test_bytes_that_trail_are_rejected(strategy, data) -> None:
 @every_message
 @pytest.mark.parametrize("position", [0, 1])
 @given(data=st.data())
-def test_another_version_or_kind_is_rejected(strategy, position, data) -> None:
+def test_another_version_or_kind_is_rejected(
+    strategy: Any, position: int, data: st.DataObject
+) -> None:
     message = data.draw(strategy)
     encoded = bytearray(message.encode())
     encoded[position] ^= data.draw(st.integers(1, 255))
@@ -123,7 +127,9 @@ def test_another_version_or_kind_is_rejected(strategy, position, data) -> None:
 
 @every_message
 @given(data=st.data())
-def test_a_changed_byte_is_rejected_or_changes_the_message(strategy, data) -> None:
+def test_a_changed_byte_is_rejected_or_changes_the_message(
+    strategy: Any, data: st.DataObject
+) -> None:
     """No byte is without meaning: reserved ones are checked, all others are told apart."""
     message = data.draw(strategy)
     encoded = bytearray(message.encode())
@@ -138,7 +144,7 @@ def test_a_changed_byte_is_rejected_or_changes_the_message(strategy, data) -> No
 
 @every_message
 @given(data=st.data())
-def test_garbage_raises_only_our_error(strategy, data) -> None:
+def test_garbage_raises_only_our_error(strategy: Any, data: st.DataObject) -> None:
     message = data.draw(strategy)
     garbage = data.draw(st.binary(max_size=300)) + message.encode()[:300]
     head = message.encode()[: data.draw(st.integers(0, 8))]
@@ -192,14 +198,14 @@ def test_largest_manifest_and_longest_lineage_fit_into_a_grant() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 65])
-def test_manifest_without_layers_or_with_too_many_is_rejected(count) -> None:
+def test_manifest_without_layers_or_with_too_many_is_rejected(count: int) -> None:
     layer = Layer(bytes(32), bytes(48), 1, bytes(16))
     with pytest.raises(NotAuthentic, match="layers"):
         Manifest.decode(b"\x01\x07\x00" + bytes([count]) + layer.encode() * count)
 
 
 @pytest.mark.parametrize("chunk_count", [0, 2**24 + 1])
-def test_layer_with_an_impossible_chunk_count_is_rejected(chunk_count) -> None:
+def test_layer_with_an_impossible_chunk_count_is_rejected(chunk_count: int) -> None:
     encoded = bytes(32) + bytes(48) + chunk_count.to_bytes(4, "big") + bytes(16)
     with pytest.raises(NotAuthentic, match="wrong size"):
         Manifest.decode(b"\x01\x07\x00\x01" + encoded)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import secrets
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,8 +21,11 @@ from sevfork.handshake import (
     Layer,
     Lineage,
     Manifest,
+    NeedEvidence,
     OwnLaunch,
     ParentSession,
+    ReleaseState,
+    Send,
     Slot,
     attest_report_data,
 )
@@ -29,6 +33,7 @@ from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
+from tests.support.fake_family import only
 
 BUILT = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -37,7 +42,7 @@ MANIFEST = Manifest((Layer(b"k" * 32, b"h" * 48, 1, b"i" * 16),))
 
 
 @pytest.fixture(scope="module")
-def processor(tmp_path_factory) -> SimulatedProcessor:
+def processor(tmp_path_factory: pytest.TempPathFactory) -> SimulatedProcessor:
     return SimulatedProcessor.load_or_create(tmp_path_factory.mktemp("processor"))
 
 
@@ -57,7 +62,7 @@ class Vm:
         signed = (self.measurement, host_data, self.report_id, report_data)
         return self.processor.report(*signed).encode()
 
-    def verify(self, evidence: bytes, expected: Expected):
+    def verify(self, evidence: bytes, expected: Expected) -> Any:
         return verify(Evidence.decode(evidence), self.policy.attest, expected, NOW)
 
     def own(self) -> OwnLaunch:
@@ -67,14 +72,14 @@ class Vm:
 
 
 @pytest.fixture
-def root(processor) -> Vm:
+def root(processor: Any) -> Vm:
     roots = [processor.root_fingerprint]
     text = guest_policy_toml(Technology.SIMULATED, "anyone", roots, BUILT)
     return Vm(processor, GuestPolicy.decode(text.encode()), LaunchConfig(Role.ROOT))
 
 
 @pytest.fixture
-def parent(root) -> ParentSession:
+def parent(root: Vm) -> ParentSession:
     lineage, slot = Lineage(root.instance.public), Slot(bytes(16), 0, 1)
     arguments = (root.own(), root.instance, lineage, slot, MANIFEST, root.verify)
     return ParentSession(*arguments, now=0.0, lifetime_s=600.0, image_key_lifetime_s=3600.0)
@@ -87,16 +92,18 @@ def child_vm(root: Vm, offer: bytes, **changes: object) -> Vm:
 
 def join_of(vm: Vm, offer: bytes) -> tuple[ChildSession, bytes]:
     session = ChildSession(vm.own(), vm.instance, vm.verify)
-    (need,) = session.receive_offer(offer)
-    (send,) = session.provide_evidence(vm.evidence(need.report_data))
+    need = only(session.receive_offer(offer), NeedEvidence)
+    send = only(session.provide_evidence(vm.evidence(need.report_data)), Send)
     return session, send.message
 
 
-def test_the_state_is_released_to_a_child_of_the_same_launch(root, parent) -> None:
+def test_the_state_is_released_to_a_child_of_the_same_launch(
+    root: Vm, parent: ParentSession
+) -> None:
     session, join = join_of(child_vm(root, parent.offer), parent.offer)
-    (need,) = parent.receive_join(join, 1.0)
-    (send,) = parent.provide_evidence(root.evidence(need.report_data), 1.0)
-    (released,) = session.receive_grant(send.message)
+    need = only(parent.receive_join(join, 1.0), NeedEvidence)
+    send = only(parent.provide_evidence(root.evidence(need.report_data), 1.0), Send)
+    released = only(session.receive_grant(send.message), ReleaseState)
     assert released.manifest == MANIFEST
     parent.receive_confirm(session.confirm())
 
@@ -106,7 +113,7 @@ def test_the_state_is_released_to_a_child_of_the_same_launch(root, parent) -> No
     [({"measurement": b"M" * 48}, "launch identity"), ({"report_id": None}, "report id")],
 )
 def test_a_child_that_is_not_another_vm_of_the_same_launch_fails(
-    root, parent, changes, check
+    root: Vm, parent: ParentSession, changes: Any, check: str
 ) -> None:
     if "report_id" in changes:
         changes = {"report_id": root.report_id}
@@ -117,7 +124,7 @@ def test_a_child_that_is_not_another_vm_of_the_same_launch_fails(
 
 @pytest.mark.parametrize("same_chip", [True, False])
 def test_a_child_on_another_chip_is_refused_where_the_policy_says_same(
-    root, tmp_path_factory, same_chip
+    root: Vm, tmp_path_factory: pytest.TempPathFactory, same_chip: bool
 ) -> None:
     """Both chips are genuine under the policy, the launch is the same: only the chip differs."""
     elsewhere = SimulatedProcessor.load_or_create(tmp_path_factory.mktemp("another"))
@@ -135,7 +142,7 @@ def test_a_child_on_another_chip_is_refused_where_the_policy_says_same(
         assert there.verify(there.evidence(bytes(64)), expected).verdict.passed
 
 
-def test_a_bit_of_the_report_that_was_changed_fails(root, parent) -> None:
+def test_a_bit_of_the_report_that_was_changed_fails(root: Vm, parent: ParentSession) -> None:
     _, join = join_of(child_vm(root, parent.offer), parent.offer)
     changed = bytearray(join)
     changed[REPORT_IN_JOIN + 0x90] ^= 1  # the measurement: SNP ABI, ATTESTATION_REPORT

@@ -31,7 +31,10 @@ class FakeAgent:
             self._arrived.append(self._answer(frame))
 
     def receive(self, timeout_s: float) -> bytes:
-        return self._arrived.pop(0) if self._arrived else time.sleep(min(timeout_s, 0.01)) or b""
+        if self._arrived:
+            return self._arrived.pop(0)
+        time.sleep(min(timeout_s, 0.01))
+        return b""
 
     def close(self) -> None:
         self.closed = True

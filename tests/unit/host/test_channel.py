@@ -87,7 +87,7 @@ def test_send_has_a_deadline() -> None:
 def test_a_send_that_blocks_has_a_deadline_and_ends_the_channel() -> None:
     stream, blocked = FakeStream(), threading.Event()
 
-    def block(_data: bytes) -> int:
+    def block(data: bytes) -> int:
         blocked.wait(10)
         return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ SYSTEM_SOCKETS = [Path("/run/libvirt/libvirt-sock"), Path("/run/libvirt/virtqemu
 
 
 def choose(
-    asked: str | None = None, *, root: bool = True, answering: tuple[Path, ...] = (), **environ: str
+    asked: str | None = None, *, root: bool = True, answering: tuple[Path, ...] = (), **environ: Any
 ) -> private_libvirtd.Endpoint:
     return private_libvirtd.choose(
         asked, environ, LAYOUT, root=root, answers=lambda path: path in answering
@@ -22,7 +23,7 @@ def choose(
 
 
 def test_what_was_asked_for_comes_first() -> None:
-    environ = {"SEVFORK_CONNECT": "two:///", "LIBVIRT_DEFAULT_URI": "three:///"}
+    environ: dict[str, Any] = {"SEVFORK_CONNECT": "two:///", "LIBVIRT_DEFAULT_URI": "three:///"}
     everything = (LAYOUT.socket, *SYSTEM_SOCKETS)
     assert choose("one:///", answering=everything, **environ).uri == "one:///"
     assert choose(answering=everything, **environ).uri == "two:///"

@@ -12,6 +12,7 @@ import sevfork
 from sevfork.agent.workload import Workload
 from sevfork.errors import UsageError
 from sevfork.image import contents
+from sevfork.image.base import PYTHON_DIRECTORY
 from sevfork.technology import Technology
 
 SOURCE = Path(sevfork.__file__).parent
@@ -27,7 +28,7 @@ files = { "/opt/app.py" = "app.py", "/opt/run" = "run" }
 
 def modules(technology: Technology) -> dict[str, bytes]:
     """Module name to source of the agent's part of the package."""
-    prefix = f"{contents.PYTHON_DIRECTORY}/"
+    prefix = f"{PYTHON_DIRECTORY}/"
     return {
         name.removeprefix(prefix)
         .removesuffix(".py")

@@ -17,7 +17,8 @@ INIT = (DEFAULT_DIRECTORY / "init").read_text()
 
 def read_archive(data: bytes) -> list[tuple[str, list[int], bytes]]:
     """An independent reader: name, the 13 numbers of the header, content."""
-    found, at = [], 0
+    found: list[tuple[str, list[int], bytes]] = []
+    at = 0
     while True:
         assert data[at : at + 6] == b"070701"
         numbers = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]

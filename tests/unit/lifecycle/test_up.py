@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sevfork.domain.launch_security import SnpLaunch
-from sevfork.domain.metadata import Metadata, Phase, from_domain_xml
+from sevfork.domain.metadata import Maker, Metadata, Phase, from_domain_xml
 from sevfork.domain.xml import Accelerator, GuestSpec, disk_xml, domain_xml, has_target
 from sevfork.errors import (
     ChildLeftBehind,
@@ -51,13 +51,15 @@ def hypervisor() -> FakeHypervisor:
     return FakeHypervisor()
 
 
-def answers(_hv: Hypervisor, _spec: GuestSpec, _deadline: float, _watch: Watcher) -> float:
+def answers(hypervisor: Hypervisor, spec: GuestSpec, deadline: float, watch: Watcher) -> float:
     """The agent's conversation goes well."""
     return 1.5
 
 
 def failing(error: BaseException) -> Callable[..., float]:
-    def configure(_hv: Hypervisor, _spec: GuestSpec, _deadline: float, _watch: Watcher) -> float:
+    def configure(
+        hypervisor: Hypervisor, spec: GuestSpec, deadline: float, watch: Watcher
+    ) -> float:
         raise error
 
     return configure
@@ -264,7 +266,7 @@ def test_rm_touches_nothing_when_one_name_is_unknown_or_somebody_elses(
     assert len(hypervisor.defined) == 2
 
 
-def half_made(hypervisor: FakeHypervisor, image: Image, by: maker.Maker) -> GuestSpec:
+def half_made(hypervisor: FakeHypervisor, image: Image, by: Maker) -> GuestSpec:
     """As a killed `up` leaves it."""
     plan = plan_up(hypervisor, UpRequest("half", image))
     spec = replace(plan.spec, metadata=replace(plan.spec.metadata, maker=by))

@@ -19,6 +19,7 @@ from sevfork.seal import (
     chunk_count_for,
     image_size_for,
 )
+from tests.support.memory_device import MemoryDevice, Sealed, seal
 
 MIB = 1 << 20
 BOUNDARIES = sorted(
@@ -32,8 +33,8 @@ def pattern(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", BOUNDARIES)
-def test_data_of_every_boundary_length_comes_back(sealing, size) -> None:
-    sealed = sealing(pattern(size))
+def test_data_of_every_boundary_length_comes_back(size: int) -> None:
+    sealed = seal(pattern(size))
     assert sealed.image.chunk_count == chunk_count_for(size)
     with sealed.reader() as reader:
         assert reader.read() == sealed.data
@@ -48,9 +49,9 @@ def test_data_of_every_boundary_length_comes_back(sealing, size) -> None:
     workers=st.integers(1, 3),
 )
 @settings(max_examples=25, deadline=None)
-def test_data_comes_back_however_it_is_cut(new_device, size, write, read, workers) -> None:
+def test_data_comes_back_however_it_is_cut(size: int, write: int, read: int, workers: int) -> None:
     data = pattern(size)
-    device = new_device(image_size_for(size))
+    device = MemoryDevice(image_size_for(size))
     with SealWriter(device, bytes(32), bytes(16), 0, workers=workers) as writer:
         for start in range(0, size, write):
             assert writer.write(data[start : start + write]) == len(data[start : start + write])
@@ -62,20 +63,20 @@ def test_data_comes_back_however_it_is_cut(new_device, size, write, read, worker
     assert all(len(part) == read for part in parts[:-1])
 
 
-def test_an_empty_image_has_one_chunk(sealing) -> None:
-    sealed = sealing(b"")
+def test_an_empty_image_has_one_chunk() -> None:
+    sealed = seal(b"")
     assert sealed.image.chunk_count == 1
     assert sealed.reader().read() == b""
 
 
-def test_the_reader_feeds_copyfileobj(sealed) -> None:
+def test_the_reader_feeds_copyfileobj(sealed: Sealed) -> None:
     sink = io.BytesIO()
     with sealed.reader() as reader:
         shutil.copyfileobj(reader, sink)
     assert sink.getvalue() == sealed.data
 
 
-def test_readinto_fills_the_buffer_across_chunks(sealed) -> None:
+def test_readinto_fills_the_buffer_across_chunks(sealed: Sealed) -> None:
     buffer = bytearray(len(sealed.data) + 10)
     with sealed.reader() as reader:
         assert reader.readinto(buffer) == len(sealed.data)
@@ -83,7 +84,7 @@ def test_readinto_fills_the_buffer_across_chunks(sealed) -> None:
     assert buffer[: len(sealed.data)] == sealed.data
 
 
-def test_drain_verifies_what_was_not_read(sealed) -> None:
+def test_drain_verifies_what_was_not_read(sealed: Sealed) -> None:
     with sealed.reader() as reader:
         reader.read(1000)
         assert not reader.complete
@@ -91,54 +92,54 @@ def test_drain_verifies_what_was_not_read(sealed) -> None:
         assert reader.complete
 
 
-def test_zero_bytes_are_read_without_reading_the_medium(sealed) -> None:
+def test_zero_bytes_are_read_without_reading_the_medium(sealed: Sealed) -> None:
     with sealed.reader() as reader:
         assert reader.read(0) == b""
         assert sealed.device.reads == [0]
 
 
-def test_each_chunk_is_read_exactly_once(sealed) -> None:
+def test_each_chunk_is_read_exactly_once(sealed: Sealed) -> None:
     with sealed.reader() as reader:
         reader.read()
     wanted = [0, *(HEADER_SIZE + index * CHUNK_SIZE for index in range(4))]
     assert sorted(sealed.device.reads) == wanted
 
 
-def test_read_ahead_is_bounded(sealing) -> None:
-    sealed = sealing(bytes(12 * MIB))
+def test_read_ahead_is_bounded() -> None:
+    sealed = seal(bytes(12 * MIB))
     with sealed.reader(workers=2) as reader:
         reader.read(1)
     assert len(sealed.device.reads) - 1 <= 3  # two workers, and one that waits
 
 
-def test_each_chunk_is_written_exactly_once_and_the_header_last(sealed) -> None:
+def test_each_chunk_is_written_exactly_once_and_the_header_last(sealed: Sealed) -> None:
     offsets = [offset for offset, _ in sealed.device.writes]
     assert sorted(offsets) == [0, *(HEADER_SIZE + index * CHUNK_SIZE for index in range(4))]
     assert offsets[-1] == 0
     assert sealed.device.flushes == 1
 
 
-def test_chunks_lie_page_aligned_and_full_on_the_medium(sealed) -> None:
+def test_chunks_lie_page_aligned_and_full_on_the_medium(sealed: Sealed) -> None:
     for offset, data in sealed.device.writes:
         assert offset % 4096 == 0
         assert len(data) == (CHUNK_SIZE if offset else HEADER_SIZE)
 
 
-def test_the_same_data_and_key_never_make_the_same_image(sealing) -> None:
-    first, second = sealing(b"state"), sealing(b"state")
+def test_the_same_data_and_key_never_make_the_same_image() -> None:
+    first, second = seal(b"state"), seal(b"state")
     assert first.image.image_id != second.image.image_id
     assert first.device.data[HEADER_SIZE:] != second.device.data[HEADER_SIZE:]
 
 
-def test_a_delta_opens_with_the_digest_of_its_base(sealing) -> None:
-    base = sealing(b"base")
-    delta = sealing(b"delta", base_digest=base.image.header_digest)
+def test_a_delta_opens_with_the_digest_of_its_base() -> None:
+    base = seal(b"base")
+    delta = seal(b"delta", base_digest=base.image.header_digest)
     with delta.reader(base_digest=base.image.header_digest) as reader:
         assert reader.read() == b"delta"
         assert reader.header.base_digest == base.image.header_digest
 
 
-def test_a_closed_reader_releases_nothing(sealed) -> None:
+def test_a_closed_reader_releases_nothing(sealed: Sealed) -> None:
     reader = sealed.reader()
     reader.read(10)
     reader.close()

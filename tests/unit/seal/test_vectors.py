@@ -11,11 +11,13 @@ import hmac
 import json
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sevfork.seal import SealReader, SealWriter
+from tests.support.memory_device import MemoryDevice
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "sealed-image.json").read_text())[
     "vectors"
@@ -27,13 +29,14 @@ def expand(prk: bytes, info: bytes) -> bytes:
     return hmac.digest(prk, info + b"\x01", "sha384")[:32]
 
 
-def data_of(vector) -> bytes:
+def data_of(vector: dict[str, Any]) -> bytes:
     """The pattern repeated, and cut at the size."""
-    pattern, size = bytes.fromhex(vector["data_pattern"]), vector["data_size"]
+    size: int = vector["data_size"]
+    pattern = bytes.fromhex(vector["data_pattern"])
     return (pattern * (size // len(pattern) + 1))[:size]
 
 
-def header_of(vector, prk: bytes) -> bytes:
+def header_of(vector: dict[str, Any], prk: bytes) -> bytes:
     """By the table of offsets in docs/sealed-image.md."""
     header = bytearray(4096)
     header[0:8] = b"SEVFORK\x00"
@@ -47,7 +50,7 @@ def header_of(vector, prk: bytes) -> bytes:
     return bytes(header)
 
 
-def image_of(vector) -> bytes:
+def image_of(vector: dict[str, Any]) -> bytes:
     data = data_of(vector)
     prk = hmac.digest(bytes.fromhex(vector["salt"]), bytes.fromhex(vector["image_key"]), "sha384")
     header = header_of(vector, prk)
@@ -65,7 +68,7 @@ named = pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["na
 
 
 @named
-def test_specification_gives_the_vectors_image(vector) -> None:
+def test_specification_gives_the_vectors_image(vector: dict[str, Any]) -> None:
     image = image_of(vector)
     assert hashlib.sha384(image[:4096]).hexdigest() == vector["header_digest"]
     assert hashlib.sha384(image).hexdigest() == vector["image_sha384"]
@@ -73,8 +76,8 @@ def test_specification_gives_the_vectors_image(vector) -> None:
 
 
 @named
-def test_reader_opens_the_vectors_image(vector, new_device) -> None:
-    device = new_device(0)
+def test_reader_opens_the_vectors_image(vector: dict[str, Any]) -> None:
+    device = MemoryDevice(0)
     device.data += image_of(vector)
     reader = SealReader(
         device,
@@ -87,12 +90,14 @@ def test_reader_opens_the_vectors_image(vector, new_device) -> None:
 
 
 @named
-def test_writer_makes_the_vectors_image(vector, new_device, monkeypatch) -> None:
+def test_writer_makes_the_vectors_image(
+    vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the random salt and id of the vector, which is the only place where they are chosen."""
 
     chosen = {32: bytes.fromhex(vector["salt"]), 16: bytes.fromhex(vector["image_id"])}
     monkeypatch.setattr(secrets, "token_bytes", chosen.__getitem__)
-    device = new_device(len(image_of(vector)))
+    device = MemoryDevice(len(image_of(vector)))
     header = (bytes.fromhex(vector["vm_id"]), vector["generation"])
     key, base = bytes.fromhex(vector["image_key"]), bytes.fromhex(vector["base_digest"])
     writer = SealWriter(device, key, *header, base)

@@ -13,7 +13,8 @@ from typing import cast
 import pytest
 
 from sevfork.agent.container.container import Container
-from sevfork.agent.criu.engine import CriuEngine, rpc
+from sevfork.agent.criu import rpc
+from sevfork.agent.criu.engine import CriuEngine
 from sevfork.agent.criu.rpc import CriuRefused, OnNotify, Option, Request, Value, encode
 from sevfork.agent.workload import Ready, Workload
 from sevfork.errors import NotAuthentic, RefusedByGuest, SevforkError, TimedOut, WrongState

@@ -136,7 +136,7 @@ def test_a_criu_that_is_slow_to_roll_back_is_not_ended_before_it_has(
         yield SimpleNamespace(poll=lambda: 0 if clock.now > 120 else None)
 
     monkeypatch.setattr(rpc, "time", clock)
-    monkeypatch.setattr(rpc.process, "spawn", spawn)
+    monkeypatch.setattr("sevfork.agent.criu.rpc.process.spawn", spawn)
     with pytest.raises(TimedOut), rpc.running(tmp_path / "stderr"):
         raise TimedOut("the dump takes too long")
     assert clock.now > 120

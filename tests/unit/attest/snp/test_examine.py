@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,12 +13,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
+from sevfork.attest.bits import Bits
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.policy import Bits
 from sevfork.attest.snp.report import Tcb
 from sevfork.attest.verdict import Claims, EvidenceRejected, LaunchIdentity, VerifiedReport
 from sevfork.attest.verify import Expected, judge, verify
-from sevfork.attest.x509 import Certificate
+from sevfork.attest.x509 import PSS_SHA384, Certificate
 from sevfork.errors import UsageError
 from sevfork.simulated.processor import endorsement_extensions, issue_endorsement, sign_report
 from sevfork.technology import Technology
@@ -36,7 +38,7 @@ from tests.support.fake_amd import (
 )
 
 PRODUCTS = tuple(TCBS)
-ANY_KEY = {"signing_keys": ("vcek", "vlek")}
+ANY_KEY: dict[str, Any] = {"signing_keys": ("vcek", "vlek")}
 
 
 def with_leaf(part: Part, leaf: bytes) -> Evidence:
@@ -172,7 +174,7 @@ def test_one_wrong_field_fails_one_check(offset: int, value: bytes, check: str) 
     ],
 )
 def test_policy_that_wants_more_rejects_with_its_own_check(
-    changes: dict[str, object], check: str
+    changes: dict[str, Any], check: str
 ) -> None:
     assert failed(Part().judge(**changes)) == [check]
 
@@ -442,7 +444,13 @@ def test_leaf_that_is_an_authority_is_rejected() -> None:
     assert judged(with_leaf(part, der(authority_leaf))) == ["leaf"]
 
 
-def resigned(part: Part, change, pss=fake_amd.PSS_SHA384, digest=None, key=None):  # type: ignore[no-untyped-def]
+def resigned(
+    part: Part,
+    change: Callable[[x509.CertificateBuilder], x509.CertificateBuilder],
+    pss: padding.PSS | padding.PKCS1v15 = PSS_SHA384,
+    digest: SHA256 | SHA384 | None = None,
+    key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | None = None,
+) -> x509.Certificate:
     """The part's leaf built again by hand, with one thing that AMD never does."""
     good = part.leaf(authority("SEV-Milan", "ARK-Milan", "ARK").subject)
     builder = (
@@ -467,7 +475,9 @@ def resigned(part: Part, change, pss=fake_amd.PSS_SHA384, digest=None, key=None)
         pytest.param(padding.PSS(padding.MGF1(SHA384()), 20), SHA384(), id="short_salt"),
     ],
 )
-def test_other_signature_schemes_than_amds_are_rejected(pss: object, digest: object) -> None:
+def test_other_signature_schemes_than_amds_are_rejected(
+    pss: padding.PSS | padding.PKCS1v15, digest: SHA256 | SHA384
+) -> None:
     part = Part()
     leaf = resigned(part, lambda builder: builder, pss, digest)
     assert judged(with_leaf(part, der(leaf))) == ["signature on the leaf"]
@@ -493,7 +503,7 @@ def test_intermediate_that_may_not_issue_is_rejected() -> None:
         .serial_number(1)
         .not_valid_before(VALID[0])
         .not_valid_after(VALID[1])
-        .sign(rsa_key("ARK"), SHA384(), rsa_padding=fake_amd.PSS_SHA384)
+        .sign(rsa_key("ARK"), SHA384(), rsa_padding=PSS_SHA384)
     )
     table = replace(Part().certificates(), ask=der(plain))
     evidence = Evidence(Technology.SEV_SNP, Part().report(), table.encode())
