@@ -29,6 +29,7 @@ SNP_PLATFORM_BITS = {
     3: "rapl-disabled",
     4: "ciphertext-hiding",
     5: "alias-check-complete",
+    6: "iommu-write-safe",  # AMD-SB-3016
     7: "tio",
 }
 # TDX module ABI, TD attributes.
@@ -45,6 +46,24 @@ TDX_ATTRIBUTE_BITS = {
     31: "key-locker",
     62: "tpa",
     63: "perfmon",
+}
+# Intel SDM, XCR0 and IA32_XSS, as far as a TDX module lets a guest have them.
+XFAM_BITS = {
+    0: "x87",
+    1: "sse",
+    2: "avx",
+    5: "avx-512-opmask",
+    6: "avx-512-zmm-high",
+    7: "avx-512-zmm-16",
+    8: "processor-trace",
+    9: "pkru",
+    11: "cet-user",
+    12: "cet-supervisor",
+    14: "user-interrupts",
+    15: "lbr",
+    17: "amx-configuration",
+    18: "amx-data",
+    19: "apx",
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from sevfork.attest.snp.certificates import AMD_ROOTS
 from sevfork.attest.snp.report import Product, Tcb
@@ -18,12 +19,19 @@ NO_MINIMUM = {
     Product.GENOA: Tcb(0, 0, 0, 0),
     Product.TURIN: Tcb(0, 0, 0, 0, 0),
 }
-# AMD-SB-3019: below these, a host can load microcode of its own. A product whose signing seeds can
-# be extracted is given up by leaving its table out of ``minimum_tcb``.
+# AMD-SB-3019 and AMD-SB-7033: below these, a host can load microcode of its own. A product whose
+# signing seeds can be extracted is given up by leaving its table out of ``minimum_tcb``.
 BULLETIN_MINIMUM = {
     Product.MILAN: Tcb(0, 0, 0x18, 0xDB),
     Product.GENOA: Tcb(0, 0, 0x17, 0x54),
-    Product.TURIN: Tcb(0, 0, 0, 0, 0),
+    Product.TURIN: Tcb(0, 0, 0, 0x47, 0),
+}
+# The first microcode that is mended, by model and stepping: the last that is not, in Linux's
+# arch/x86/kernel/cpu/microcode/amd.c (need_sha_check), and one. The low byte is the SVN.
+BULLETIN_MICROCODE = {
+    Product.MILAN: {"01/1": 0xDB, "01/2": 0x44},
+    Product.GENOA: {"11/1": 0x54, "11/2": 0x4F, "a0/1": 0x17, "a0/2": 0x19},
+    Product.TURIN: {"02/1": 0x47, "11/0": 0x47},
 }
 SIMULATED_MINIMUM = {Product.SIMULATED: Tcb(1, 0, 1, 1)}
 # Those that make a guest no weaker, and multithreading, which almost every host has on.
@@ -113,6 +121,7 @@ def policy_toml(
     not_before: datetime,
     *,
     minimum_tcb: Mapping[Product, Tcb] = NO_MINIMUM,
+    minimum_microcode: Mapping[Product, Mapping[str, int]] = MappingProxyType({}),
     signing_keys: Sequence[str] = ("vcek",),
     collateral: str = "required",
     section: str = "",
@@ -132,7 +141,10 @@ def policy_toml(
     if {Technology.SIMULATED, Technology.SEV_SNP} & set(technologies):
         text.append(_snp_section(section, signing_keys))
         text.append(f"[{section}.snp.minimum_tcb]")
-        text += [_minimum(section, product, tcb) for product, tcb in minimum_tcb.items()]
+        text += [
+            _minimum(section, product, tcb, minimum_microcode.get(product, {}))
+            for product, tcb in minimum_tcb.items()
+        ]
     if Technology.TDX in technologies:
         text.append(_tdx_section(section, collateral, for_peers))
     joined = "\n".join(text)
@@ -159,6 +171,11 @@ def _tdx_section(section: str, collateral: str, for_peers: bool) -> str:
     )
 
 
-def _minimum(section: str, product: Product, tcb: Tcb) -> str:
+def _minimum(
+    section: str, product: Product, tcb: Tcb, microcode_by_stepping: Mapping[str, int]
+) -> str:
     numbers = [f"{name} = {value}" for name, value in vars(tcb).items() if value is not None]
+    if microcode_by_stepping:
+        steppings = [f'"{name}" = {value}' for name, value in microcode_by_stepping.items()]
+        numbers.append(f"microcode_by_stepping = {{ {', '.join(steppings)} }}")
     return "\n".join([f"[{section}.snp.minimum_tcb.{product.value}]", *numbers, ""])

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from sevfork.attest.defaults import (
+    BULLETIN_MICROCODE,
     BULLETIN_MINIMUM,
     HARDWARE_ROOTS,
     SIMULATED_MINIMUM,
@@ -105,7 +106,13 @@ def guest_policy_toml(
     ]
     minimum = SIMULATED_MINIMUM if simulated else BULLETIN_MINIMUM
     attest = policy_toml(
-        [technology], roots, build_time, minimum_tcb=minimum, section="attest", for_peers=True
+        [technology],
+        roots,
+        build_time,
+        minimum_tcb=minimum,
+        minimum_microcode=BULLETIN_MICROCODE,
+        section="attest",
+        for_peers=True,
     )
     text = "\n".join(head) + "\n" + attest
     GuestPolicy.decode(text.encode())

@@ -32,13 +32,24 @@ _T = TypeVar("_T")
 
 
 class MinimumTcb(Strict, frozen=True):
-    """The lowest security version numbers accepted of a product; ``fmc`` exists on Turin only."""
+    """The lowest security version numbers accepted of a product; ``fmc`` exists on Turin only.
+
+    ``microcode_by_stepping`` takes the place of ``microcode`` for the processors that it names, by
+    model and stepping in hexadecimal (``"a0/2"``). All others, and reports of version 2, which do
+    not say, have to meet ``microcode``.
+    """
 
     bootloader: Svn
     tee: Svn
     snp: Svn
     microcode: Svn
     fmc: Svn | None = None
+    microcode_by_stepping: dict[str, Svn] = {}
+
+    def __post_init__(self) -> None:
+        for name in self.microcode_by_stepping:
+            if not re.fullmatch(r"[0-9a-f]{2}/[0-9a-f]", name):
+                raise ValueError(f"microcode_by_stepping: '{name}' is no model/stepping as 'a0/2'")
 
 
 class SnpPolicy(Strict, frozen=True):

@@ -33,12 +33,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The whole outcome; ``facts`` are what the evidence says, for a reader, judged or not."""
+    """The whole outcome; ``facts`` are what the evidence says, for a reader, judged or not.
+
+    ``warnings`` are those of ``not_checked`` that must not be overlooked.
+    """
 
     technology: Technology
     checks: tuple[Check, ...]
     not_checked: tuple[str, ...]
     facts: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -57,6 +61,7 @@ class Findings:
     checks: list[Check] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def check(self, name: str, wanted: str, got: str, passed: bool) -> bool:
         """Note one check; the result is handed back so that later checks can depend on it."""
@@ -107,11 +112,22 @@ class Findings:
     def unchecked(self, what: str) -> None:
         self.not_checked.append(what)
 
+    def warn(self, what: str) -> None:
+        """Something that was not checked and that many take for granted."""
+        self.not_checked.append(what)
+        self.warnings.append(what)
+
     def fact(self, name: str, value: str) -> None:
         self.facts.append((name, value))
 
     def verdict(self, technology: Technology) -> Verdict:
-        return Verdict(technology, tuple(self.checks), tuple(self.not_checked), tuple(self.facts))
+        return Verdict(
+            technology,
+            tuple(self.checks),
+            tuple(self.not_checked),
+            tuple(self.facts),
+            tuple(self.warnings),
+        )
 
 
 @dataclass(frozen=True)

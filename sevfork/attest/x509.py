@@ -57,11 +57,14 @@ def time_text(at: datetime) -> str:
 
 @contextmanager
 def well_formed(what: str) -> Iterator[None]:
-    """Turn what ``cryptography`` raises on an attacker's bytes into one error of ours."""
+    """Turn what ``cryptography`` raises on an attacker's bytes into one error of ours.
+
+    Its words stay out of the message: they are for programmers, and some are a link to a web page.
+    """
     try:
         yield
     except _MALFORMED as exc:
-        raise AttestationFailed(f"{what} is malformed: {exc}") from exc
+        raise AttestationFailed(f"{what} is malformed") from exc
 
 
 class Scheme(Enum):

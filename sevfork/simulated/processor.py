@@ -195,7 +195,7 @@ class SimulatedProcessor:
                 raise ValueError("not a simulated processor")
         except (ValueError, AttestationFailed) as exc:
             hint = "remove it; domains made with it can no longer be forked"
-            raise HostCannot(f"'{path}' is damaged: {exc}", hint=hint) from exc
+            raise HostCannot(f"'{path}' is damaged", hint=hint) from exc
         return cls(key, CertificateTable(vcek=vcek, ask=ask, ark=ark), chip.hardware_id or b"")
 
     def report(

@@ -37,6 +37,7 @@ def verdict_as_json(verdict: Verdict) -> dict[str, object]:
         ],
         "not_checked": list(verdict.not_checked),
         "facts": dict(verdict.facts),
+        "warnings": list(verdict.warnings),
     }
 
 
@@ -56,6 +57,7 @@ def verdict_as_text(verdict: Verdict) -> str:
         ],
         ["checks:", *(line for check in verdict.checks for line in _lines(check))],
         ["not checked:", *(f"  - {what}" for what in verdict.not_checked)],
+        ["warnings:", *(f"  ! {what}" for what in verdict.warnings)],
         [end + ("" if verdict.technology.confidential else " (simulated, not confidential)")],
     ]
     return "\n\n".join("\n".join(part) for part in parts if len(part) > 1 or part[0][-1] != ":")

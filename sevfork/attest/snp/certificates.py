@@ -53,7 +53,8 @@ class CertificateTable:
         """Raise AttestationFailed on an entry that is outside the data, empty or there twice."""
         found: dict[str, bytes] = {}
         for guid, content in _entries(data):
-            name = _GUIDS.get(guid)
+            # Hosts write GUIDs as the GHCB specification does, or as Windows: both are read.
+            name = _GUIDS.get(guid) or _GUIDS.get(UUID(bytes_le=guid.bytes))
             if name in found or not content:
                 raise AttestationFailed(
                     f"certificate table: the entry '{guid}' is doubled or empty"

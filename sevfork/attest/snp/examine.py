@@ -55,6 +55,7 @@ def _claims(report: SnpReport, technology: Technology) -> Claims:
 def _facts(report: SnpReport, findings: Findings) -> None:
     bits = bit_names(policy_bits(report), SNP_POLICY_BITS)
     findings.fact("report version", str(report.version))
+    findings.fact("processor", str(report.cpuid or "not in a report of version 2"))
     findings.fact("signing key", report.signing_key.label)
     findings.fact("guest policy", f"{report.policy:#x} ({', '.join(bits) or 'no bits'})")
     findings.fact("measurement", report.measurement.hex())

@@ -37,22 +37,49 @@ class Product(Enum):
         """How many bytes of CHIP_ID are the hardware id; the rest is zero."""
         return TURIN_CHIP_ID_SIZE if self is Product.TURIN else CHIP_ID_SIZE
 
-    @classmethod
-    def from_cpuid(cls, family: int, model: int) -> Product:
+
+@dataclass(frozen=True)
+class Cpuid:
+    """Which processor a report of version 3 and up says it comes from."""
+
+    family: int
+    model: int
+    stepping: int
+
+    @property
+    def product(self) -> Product:
         """Raise AttestationFailed for a processor that no root is known for.
 
         Family 0 does not exist in hardware: the simulator writes it, so that not even an unsigned
         field of a simulated report looks like a genuine one.
         """
-        if family == 0x19 and model <= 0x0F:
-            return cls.MILAN
-        if family == 0x19 and (0x10 <= model <= 0x1F or 0xA0 <= model <= 0xAF):
-            return cls.GENOA
-        if family == 0x1A and model <= 0x11:
-            return cls.TURIN
-        if family == 0 and model == 0:
-            return cls.SIMULATED
-        raise AttestationFailed(f"SNP report: unknown processor {family:#04x}/{model:#04x}")
+        for family, models, product, _ in _PROCESSORS:
+            if family == self.family and self.model in models:
+                return product
+        raise AttestationFailed(f"a processor that sevfork does not know: {self}")
+
+    @property
+    def model_and_stepping(self) -> str:
+        """As a policy names it, in hexadecimal: ``a0/2``."""
+        return f"{self.model:02x}/{self.stepping:x}"
+
+    def __str__(self) -> str:
+        numbers = f"family {self.family:02X}h, model {self.model:02X}h, stepping {self.stepping}"
+        for family, models, _, name in _PROCESSORS:
+            if family == self.family and self.model in models:
+                return f"{name} ({numbers})"
+        return numbers
+
+
+# AMD's processor programming references: family, models, whose root, what the market calls it.
+_PROCESSORS = (
+    (0x19, range(0x00, 0x10), Product.MILAN, "Milan"),
+    (0x19, range(0x10, 0x20), Product.GENOA, "Genoa"),
+    (0x19, range(0xA0, 0xB0), Product.GENOA, "Bergamo or Siena"),
+    (0x1A, range(0x00, 0x10), Product.TURIN, "Turin"),
+    (0x1A, range(0x10, 0x20), Product.TURIN, "Turin dense"),
+    (0x00, range(0x00, 0x01), Product.SIMULATED, "simulated"),
+)
 
 
 class SigningKey(Enum):
@@ -149,7 +176,7 @@ class SnpReport:
     report_id: bytes
     report_id_ma: bytes
     reported_tcb: bytes
-    cpuid: tuple[int, int, int] | None
+    cpuid: Cpuid | None
     chip_id: bytes
     committed_tcb: bytes
     current_firmware: FirmwareVersion
@@ -172,7 +199,7 @@ class SnpReport:
     @property
     def product(self) -> Product | None:
         """What the report says it comes from; None if a version 2 report leaves it open."""
-        return None if self.cpuid is None else Product.from_cpuid(*self.cpuid[:2])
+        return None if self.cpuid is None else self.cpuid.product
 
     @property
     def looks_like_turin(self) -> bool | None:
@@ -206,7 +233,7 @@ class SnpReport:
             report_id=data[0x140:0x160],
             report_id_ma=data[0x160:0x180],
             reported_tcb=data[0x180:0x188],
-            cpuid=None if version == 2 else (data[0x188], data[0x189], data[0x18A]),
+            cpuid=None if version == 2 else Cpuid(*data[0x188:0x18B]),
             chip_id=data[0x1A0:0x1E0],
             committed_tcb=data[0x1E0:0x1E8],
             current_firmware=_firmware(data, 0x1E8),
@@ -227,7 +254,9 @@ def _version(data: bytes) -> int:
     if len(data) != REPORT_SIZE:
         raise AttestationFailed(f"SNP report: {len(data)} bytes, want {REPORT_SIZE}")
     version = _number(data, 0x00, 4)
-    if not 2 <= version <= 5:
+    if version > 5:
+        raise AttestationFailed(f"SNP report: version {version} is newer than sevfork knows (5)")
+    if version < 2:
         raise AttestationFailed(f"SNP report: version {version}, want 2 to 5")
     return version
 

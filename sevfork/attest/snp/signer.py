@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy, SnpPolicy, version
 from sevfork.attest.snp.certificates import CertificateTable, ReportSigner
-from sevfork.attest.snp.report import CHIP_ID_SIZE, Product, SigningKey, SnpReport, Tcb
+from sevfork.attest.snp.report import CHIP_ID_SIZE, Cpuid, Product, SigningKey, SnpReport, Tcb
 from sevfork.attest.verdict import Findings
 from sevfork.attest.x509 import Scheme, ecdsa_verifies
 from sevfork.errors import AttestationFailed
@@ -56,6 +56,11 @@ def _check_product(
     )  # fmt: skip
     leaf = signer.endorsement.product_name
     findings.check("product of the certificate", name, leaf, leaf.split("-")[0] == name)
+    if report.cpuid is None and report.looks_like_turin is None:
+        findings.unchecked(
+            "product of the report: version 2 with a zero chip id names none; the certificates do"
+        )
+        return product
     stated = _stated_product(report, product)
     findings.check("product of the report", name, stated, stated == name)
     return product
@@ -65,11 +70,9 @@ def _stated_product(report: SnpReport, product: Product | None) -> str:
     """By CPUID; version 2 has none and tells only Turin from the others, by a short chip id."""
     if report.cpuid is not None:
         try:
-            return Product.from_cpuid(*report.cpuid[:2]).value
+            return report.cpuid.product.value
         except AttestationFailed as exc:
             return exc.message
-    if report.looks_like_turin is None:
-        return "undecidable: version 2 and a zero chip id"
     if product is None or report.looks_like_turin != (product is Product.TURIN):
         return Product.TURIN.value if report.looks_like_turin else "not Turin"
     return product.value
@@ -109,19 +112,27 @@ def _check_revocation(
     """(4) The root's own, current revocation list does not name the intermediate."""
     crl = signer.crl
     if crl is None:
-        if snp.crl == "required":
-            findings.check("revocation list", "one", "none", passed=False)
-        else:
-            findings.unchecked("revocation: no revocation list was given")
+        _without_current_list("there is no revocation list", snp, findings)
         return
     _, ask, ark = signer.chain.certificates
     findings.holds("revocation list", "signed by the ARK", lambda: crl.verify(ark, Scheme.AMD))
-    findings.valid("validity of the revocation list", crl.validity, at)
+    if snp.crl == "required":
+        findings.valid("validity of the revocation list", crl.validity, at)
+    elif not crl.validity.covers(at):
+        _without_current_list(f"the revocation list is valid {crl.validity}", snp, findings)
     number = -1 if crl.number is None else crl.number
     findings.at_least("revocation list number", snp.minimum_crl_number, number)
     revoked = crl.names(ask)
     findings.check("ASK", "not revoked", "revoked" if revoked else "not revoked", not revoked)
     findings.unchecked("revocation of the leaf: AMD's lists cannot name a leaf (its serial is 0)")
+
+
+def _without_current_list(why: str, snp: SnpPolicy, findings: Findings) -> None:
+    """An expired list is no better than none, so the policy has one answer to both."""
+    if snp.crl == "required":
+        findings.check("revocation list", "one", "none", passed=False)
+    else:
+        findings.warn(f"revocation: {why}, so nothing says that the ASK is not revoked now")
 
 
 def _check_signature(signer: ReportSigner, report: SnpReport, findings: Findings) -> None:
@@ -148,7 +159,7 @@ def _check_tcb(
     findings: Findings,
 ) -> None:
     """(6) The TCB is the certificate's: the report's own copy only has to agree with it."""
-    minimum = _minimum_tcb(product, snp)
+    minimum = _minimum_tcb(product, snp, report.cpuid)
     certified = signer.endorsement.tcb
     wanted = f"at least {minimum}" if minimum else "a product that the policy has a minimum for"
     enough = minimum is not None and certified.covers(minimum)
@@ -174,11 +185,15 @@ def _check_tcb(
     _check_firmware(report, current, committed, snp, findings)
 
 
-def _minimum_tcb(product: Product | None, snp: SnpPolicy) -> Tcb | None:
+def _minimum_tcb(product: Product | None, snp: SnpPolicy, cpuid: Cpuid | None) -> Tcb | None:
+    """Microcode is numbered by model and stepping: a Bergamo's 19h is newer than a Genoa's 53h."""
     minimum = snp.minimum_tcb.get(product.value) if product else None
     if minimum is None:
         return None
-    return Tcb(minimum.bootloader, minimum.tee, minimum.snp, minimum.microcode, minimum.fmc)
+    microcode = minimum.microcode
+    if cpuid is not None:
+        microcode = minimum.microcode_by_stepping.get(cpuid.model_and_stepping, microcode)
+    return Tcb(minimum.bootloader, minimum.tee, minimum.snp, microcode, minimum.fmc)
 
 
 def _check_firmware(

@@ -56,7 +56,9 @@ class SignedJson:
         return document
 
 
-class _CollateralFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _CollateralFile(msgspec.Struct, frozen=True):
+    """Other fields are passed over: Intel's signatures cover all that is believed."""
+
     tcb_info: str
     tcb_info_signature: str
     tcb_info_issuer_chain: str

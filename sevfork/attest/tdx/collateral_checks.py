@@ -17,7 +17,7 @@ from sevfork.attest.x509 import Certificate, Chain, RevocationList, Scheme
 
 def examine_collateral(examination: Examination, subject: Subject, data: bytes) -> None:
     if not data and examination.policy.collateral == "optional":
-        examination.findings.unchecked("TCB level, QE identity, revocation: there is no collateral")
+        examination.findings.warn("TCB level, QE identity, revocation: there is no collateral")
         return
     wanted = "TCB info, QE identity and revocation lists"
     given = examination.findings.obtain(

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from sevfork.attest.bits import TDX_ATTRIBUTE_BITS, Rule, check_bits
+from sevfork.attest.bits import TDX_ATTRIBUTE_BITS, XFAM_BITS, Bits, Rule, bit_names, check_bits
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy, TdxPolicy
 from sevfork.attest.tdx.chain import (
@@ -37,6 +37,8 @@ from sevfork.errors import AttestationFailed
 from sevfork.technology import Technology
 
 _CHAIN_HOLDS = "names, uses and signatures in order"
+# A TDX module launches no guest without x87 and SSE, and knows no other bits (TDX module ABI).
+_XFAM_RULE = Bits(allowed=tuple(XFAM_BITS.values()), required=("x87", "sse"))
 _LAUNCH_IDENTITY = (
     "mrtd", "rtmr0", "rtmr1", "rtmr2", "td_attributes", "xfam", "mrseam", "mrsignerseam", "mrowner",
     "mrownerconfig",
@@ -84,6 +86,9 @@ def _facts(subject: Subject, findings: Findings) -> None:
     findings.fact("QE SVN", str(quote.signature.qe_report.isv_svn))
     for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrconfigid", "mrowner", "mrseam"):
         findings.fact(name.upper(), getattr(report, name).hex())
+    service_td = report.mrservicetd
+    findings.fact("MRSERVICETD", service_td.hex() if service_td else "not in this kind of quote")
+    findings.fact("XFAM", ", ".join(bit_names(_number(report.xfam), XFAM_BITS)))
     findings.fact("report data", report.report_data.hex())
 
 
@@ -135,8 +140,9 @@ def _examine_platform(examination: Examination, platform: Platform) -> None:
 
 def _examine_td(examination: Examination, report: TdReport) -> None:
     findings, policy = examination.findings, examination.policy
-    attributes = int.from_bytes(report.td_attributes, "little")
+    attributes = _number(report.td_attributes)
     check_bits(findings, "TD attributes", policy.attributes, attributes, TDX_ATTRIBUTE_BITS)
+    check_bits(findings, "XFAM bits", _XFAM_RULE, _number(report.xfam), XFAM_BITS)
     for name, rule, got in _ruled(policy, report):
         findings.accepted(name, rule, got.hex())
     least, got = bytes.fromhex(policy.minimum_tee_tcb_svn), report.tee_tcb_svn
@@ -146,6 +152,10 @@ def _examine_td(examination: Examination, report: TdReport) -> None:
         _absent_service_td(examination)
     else:
         findings.accepted("MRSERVICETD", policy.mrservicetd, report.mrservicetd.hex())
+
+
+def _number(field: bytes) -> int:
+    return int.from_bytes(field, "little")
 
 
 def _absent_service_td(examination: Examination) -> None:

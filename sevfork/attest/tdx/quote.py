@@ -22,7 +22,8 @@ from sevfork.errors import AttestationFailed
 
 INTEL_VENDOR_ID = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
 TEE_TYPE_TDX = 0x81
-ECDSA_P256 = 2
+_TEE_TYPE_SGX = 0
+ECDSA_P256, _ECDSA_P384 = 2, 3
 HEADER_SIZE = 48
 QE_REPORT_SIZE = 384
 # A quote with Intel's chain has about 5,000 bytes; an evidence frame ends at 16 KiB anyway.
@@ -183,10 +184,14 @@ class Quote:
 
 def _header_version(reader: _Reader) -> int:
     version, key_type, tee_type, reserved, vendor, _ = _HEADER.unpack(reader.take(_HEADER.size))
+    if vendor == INTEL_VENDOR_ID and (version == 3 or tee_type == _TEE_TYPE_SGX):
+        raise AttestationFailed("this is a quote of an SGX enclave, not of a TDX guest")
     if version not in (4, 5):
         raise _malformed(f"version is {version}, not 4 or 5")
     if tee_type != TEE_TYPE_TDX:
         raise _malformed(f"TEE type is {tee_type:#x}, not {TEE_TYPE_TDX:#x}")
+    if key_type == _ECDSA_P384:
+        raise AttestationFailed("this quote's attestation key is on P-384: sevfork verifies P-256")
     if key_type != ECDSA_P256:
         raise _malformed(f"attestation key type is {key_type}, not {ECDSA_P256} (ECDSA P-256)")
     if any(reserved):

@@ -8,6 +8,7 @@ how a TCB level is found. Unknown fields are ignored, since PCS reserves the rig
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import Enum
@@ -28,7 +29,15 @@ def decode_json(what: str, data: bytes, kind: type[_Document]) -> _Document:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-        raise AttestationFailed(f"{what} is malformed: {exc}") from exc
+        raise AttestationFailed(f"{what} is malformed{_fault(str(exc))}") from exc
+
+
+def _fault(words: str) -> str:
+    """What a reader can use of the decoder's words: a field's name, a place; never a value."""
+    missing = re.search(r"missing required field `(\w+)`", words)
+    place = re.search(r" at `(\$[\w.\[\]]*)`", words)
+    what = f": '{missing[1]}' is missing" if missing else ""
+    return what + (f" (at {place[1]})" if place else "")
 
 
 def unhex(what: str, text: str, size: int | None = None) -> bytes:

@@ -14,7 +14,7 @@ from sevfork.attest.defaults import SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
 from sevfork.attest.snp.certificates import AMD_ROOTS, CertificateTable, Endorsement
-from sevfork.attest.snp.report import SnpReport
+from sevfork.attest.snp.report import Cpuid, SnpReport
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import Expected, judge, verify
 from sevfork.attest.x509 import Certificate
@@ -65,7 +65,7 @@ def test_its_evidence_verifies_and_says_what_was_asked(processor: SimulatedProce
 def test_report_has_the_format_of_a_genuine_version_3_report(processor: SimulatedProcessor) -> None:
     parsed = SnpReport.decode(report(processor).report)
     assert (parsed.version, parsed.vmpl, parsed.policy) == (3, 0, 0x30000)
-    assert parsed.cpuid == (0, 0, 0)
+    assert parsed.cpuid == Cpuid(0, 0, 0)
 
 
 def test_debug_policy_is_signed_like_hardware_would_and_rejected(

@@ -97,6 +97,7 @@ def test_json_has_a_schema_and_every_check(verify: Callable[..., Done], vectors:
     document = json.loads(done.out)
     assert list(document) == [
         "schema", "verdict", "technology", "confidential", "checks", "not_checked", "facts",
+        "warnings",
     ]  # fmt: skip
     assert (document["schema"], document["verdict"]) == (1, "passed")
     assert (document["technology"], document["confidential"]) == ("sev-snp", True)

@@ -45,6 +45,22 @@ def test_nothing_at_all_is_an_empty_table() -> None:
     assert CertificateTable().encode() == b""
 
 
+def test_guids_are_read_in_either_byte_order() -> None:
+    swapped = UUID(bytes=VCEK_GUID).bytes_le
+    data = entry(swapped, 48, 3) + bytes(24) + b"abc"
+    assert CertificateTable.decode(data) == CertificateTable(vcek=b"abc")
+    both = entry(VCEK_GUID, 72, 3) + entry(swapped, 72, 3) + bytes(24) + b"abc"
+    with pytest.raises(AttestationFailed, match="doubled"):
+        CertificateTable.decode(both)
+
+
+def test_no_words_of_a_library_are_in_the_error() -> None:
+    """cryptography's for a bad PEM block are a link to a web page."""
+    with pytest.raises(AttestationFailed) as caught:
+        Certificate.decode(b"-----BEGIN CERTIFICATE-----\nAA=A\n-----END CERTIFICATE-----\n")
+    assert caught.value.message == "a certificate is malformed"
+
+
 def test_foreign_entries_and_padding_are_passed_over() -> None:
     data = entry(b"\xee" * 16, 72, 2) + entry(VCEK_GUID, 74, 3) + bytes(24) + b"xxabc" + bytes(4000)
     assert CertificateTable.decode(data) == CertificateTable(vcek=b"abc")

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from sevfork.attest.bits import Bits
 from sevfork.attest.evidence import Evidence
+from sevfork.attest.policy import MinimumTcb
 from sevfork.attest.snp.report import Tcb
 from sevfork.attest.verdict import Claims, EvidenceRejected, LaunchIdentity, VerifiedReport
 from sevfork.attest.verify import Expected, judge, verify
@@ -202,6 +203,14 @@ def test_unnamed_platform_bit_is_rejected_unless_any_is_allowed() -> None:
     assert failed(part.judge(platform=bits)) == ["platform"]
 
 
+def test_iommu_write_safe_has_a_name() -> None:
+    """AMD-SB-3016; seen on a genuine Turin."""
+    part = Part(patches={0x40: b"\x40"})
+    assert failed(part.judge(platform=Bits(allowed=("smt",), required=()))) == ["platform"]
+    named = Bits(allowed=("iommu-write-safe",), required=("iommu-write-safe",))
+    assert failed(part.judge(platform=named)) == []
+
+
 def test_mitigations_must_be_in_both_vectors() -> None:
     both = Part(version=5, patches={0x1F8: b"\x03", 0x200: b"\x03"})
     assert failed(both.judge(required_mitigations=3)) == []
@@ -249,6 +258,35 @@ def test_reserved_tcb_bytes_are_rejected() -> None:
     assert failed(verdict) == ["TCBs of the report"]
 
 
+BY_STEPPING = MinimumTcb(
+    bootloader=0, tee=0, snp=23, microcode=84, microcode_by_stepping={"a0/2": 25}
+)
+
+
+@pytest.mark.parametrize(
+    ("cpuid", "microcode", "good"),
+    [
+        pytest.param((0x19, 0xA0, 2), 25, True, id="bergamo_has_numbers_of_its_own"),
+        pytest.param((0x19, 0xA0, 2), 24, False, id="an_old_bergamo"),
+        pytest.param((0x19, 0x11, 1), 83, False, id="an_old_genoa"),
+        pytest.param((0x19, 0xA0, 1), 83, False, id="a_stepping_that_the_policy_does_not_name"),
+    ],
+)
+def test_minimum_microcode_is_by_model_and_stepping(
+    cpuid: tuple[int, int, int], microcode: int, good: bool
+) -> None:
+    tcb = replace(TCBS["Genoa"], microcode=microcode)
+    part = Part(product="Genoa", tcb=tcb, patches={0x188: bytes(cpuid)})
+    expected = [] if good else ["TCB of the certificate", "TCB at launch"]
+    assert failed(part.judge(minimum_tcb={"Genoa": BY_STEPPING})) == expected
+
+
+def test_a_version_2_report_has_to_meet_the_minimum_for_everything_else() -> None:
+    tcb = replace(TCBS["Genoa"], microcode=25)
+    part = Part(product="Genoa", tcb=tcb, version=2)
+    assert "TCB of the certificate" in failed(part.judge(minimum_tcb={"Genoa": BY_STEPPING}))
+
+
 # The chip
 
 
@@ -263,9 +301,14 @@ def test_zero_chip_id_cannot_be_cleared_by_a_deny_list() -> None:
     assert failed(verdict) == ["denied chips"]
 
 
-def test_zero_chip_id_in_version_2_leaves_the_product_undecided() -> None:
-    part = Part(version=2, chip_id=bytes(64), hardware_id=b"\xc1" * 64)
-    assert failed(part.judge(allow_masked_chip_id=True)) == ["product of the report"]
+@pytest.mark.parametrize("vlek", [True, False])
+def test_a_zero_chip_id_in_version_2_leaves_the_product_to_the_certificates(vlek: bool) -> None:
+    part = Part(version=2, chip_id=bytes(64), hardware_id=b"\xc1" * 64, vlek=vlek)
+    verdict = part.judge(**ANY_KEY, allow_masked_chip_id=True)
+    assert failed(verdict) == []
+    assert any(what.startswith("product of the report") for what in verdict.not_checked)
+    turin = replace(part, root_product="Turin")
+    assert "product of the certificate" in failed(turin.judge(allow_masked_chip_id=True))
 
 
 def test_version_2_report_with_a_short_chip_id_is_not_from_milan() -> None:
@@ -564,7 +607,6 @@ def test_current_revocation_list_passes() -> None:
     [
         pytest.param({"product": "Genoa"}, "revocation list", id="of_another_product"),
         pytest.param({"key": "ASK"}, "revocation list", id="signed_by_another_key"),
-        pytest.param({"valid": EXPIRED}, "validity of the revocation list", id="expired"),
         pytest.param({"number": 6}, "revocation list number", id="rolled_back"),
     ],
 )
@@ -574,9 +616,22 @@ def test_bad_revocation_list_is_rejected(crl: dict[str, object], check: str) -> 
     assert failed(part.judge(crl="optional", minimum_crl_number=7)) == [check]
 
 
-def test_revoked_intermediate_is_rejected() -> None:
+def test_an_expired_revocation_list_is_no_better_than_none() -> None:
+    expired, none = Part(crl=revocation_list(valid=EXPIRED)), Part()
+    assert failed(expired.judge(crl="required")) == ["validity of the revocation list"]
+    assert failed(none.judge(crl="required")) == ["revocation list"]
+    for part in (expired, none):
+        verdict = part.judge(crl="optional")
+        assert failed(verdict) == []
+        assert [what.split(":")[0] for what in verdict.warnings] == ["revocation"]
+    assert Part(crl=revocation_list()).judge(crl="optional").warnings == ()
+
+
+@pytest.mark.parametrize("valid", [VALID, EXPIRED])
+def test_revoked_intermediate_is_rejected(valid: tuple[datetime, datetime]) -> None:
+    """Even by a list that has run out: what was revoked stays so."""
     serial = authority("SEV-Milan", "ARK-Milan", "ARK").serial_number
-    part = Part(crl=revocation_list(revoked=(serial,)))
+    part = Part(crl=revocation_list(revoked=(serial,), valid=valid))
     assert failed(part.judge()) == ["ASK"]
 
 

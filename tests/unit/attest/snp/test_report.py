@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sevfork.attest.snp.report import (
     REPORT_SIZE,
+    Cpuid,
     FirmwareVersion,
     Product,
     SigningKey,
@@ -51,7 +52,7 @@ def test_every_field_is_where_the_abi_puts_it() -> None:
         "committed_tcb", "launch_tcb",
     ]  # fmt: skip
     assert [getattr(report, name) for name in names] == list(random.values())
-    assert (report.cpuid, report.product) == ((0x1A, 2, 1), Product.TURIN)
+    assert (report.cpuid, report.product) == (Cpuid(0x1A, 2, 1), Product.TURIN)
     assert report.current_firmware == FirmwareVersion(1, 57, 5)
     assert report.committed_firmware == FirmwareVersion(1, 56, 4)
     assert (report.launch_mitigations, report.current_mitigations) == (1, 3)
@@ -135,19 +136,38 @@ def test_signature_numbers_longer_than_p384_are_rejected(offset: int) -> None:
         ((0x19, 0xAF), Product.GENOA),
         ((0x1A, 0x00), Product.TURIN),
         ((0x1A, 0x11), Product.TURIN),
+        ((0x1A, 0x1F), Product.TURIN),
         ((0x00, 0x00), Product.SIMULATED),
     ],
 )
 def test_product_by_cpuid(cpuid: tuple[int, int], product: Product) -> None:
-    assert Product.from_cpuid(*cpuid) is product
+    assert Cpuid(*cpuid, stepping=1).product is product
 
 
 @pytest.mark.parametrize(
-    "cpuid", [(0x17, 0x01), (0x19, 0x20), (0x19, 0x9F), (0x19, 0xB0), (0x1A, 0x12), (0, 1)]
+    "cpuid", [(0x17, 0x01), (0x19, 0x20), (0x19, 0x9F), (0x19, 0xB0), (0x1A, 0x20), (0, 1)]
 )
 def test_other_processors_are_unknown(cpuid: tuple[int, int]) -> None:
-    with pytest.raises(AttestationFailed, match="unknown processor"):
-        Product.from_cpuid(*cpuid)
+    with pytest.raises(AttestationFailed, match="does not know: family .* stepping 1"):
+        _ = Cpuid(*cpuid, stepping=1).product
+
+
+@pytest.mark.parametrize(
+    ("cpuid", "words"),
+    [
+        ((0x19, 0x01, 1), "Milan (family 19h, model 01h, stepping 1)"),
+        ((0x19, 0xA0, 2), "Bergamo or Siena (family 19h, model A0h, stepping 2)"),
+        ((0x1A, 0x11, 0), "Turin dense (family 1Ah, model 11h, stepping 0)"),
+        ((0x1A, 0x50, 0), "family 1Ah, model 50h, stepping 0"),
+    ],
+)
+def test_a_processor_is_named_in_words(cpuid: tuple[int, int, int], words: str) -> None:
+    assert str(Cpuid(*cpuid)) == words
+
+
+def test_a_report_newer_than_sevfork_is_named_as_that() -> None:
+    with pytest.raises(AttestationFailed, match="version 6 is newer than sevfork knows"):
+        SnpReport.decode(changed(GOOD, 0, b"\6"))
 
 
 def test_tcb_layouts() -> None:

@@ -49,8 +49,9 @@ def test_every_part_has_to_be_there(name: str) -> None:
     assert name in reason(json.dumps(parts).encode())
 
 
-def test_an_unknown_part_is_rejected() -> None:
-    assert "unknown field" in reason(with_field("extra", ""))
+def test_an_unknown_part_is_passed_over() -> None:
+    """Or a tool that writes one more field would hide what the signed ones say."""
+    assert Collateral.decode(with_field("extra", "")) == Collateral.decode(FILE)
 
 
 def test_a_collateral_file_larger_than_evidence_may_carry_is_rejected() -> None:
@@ -123,12 +124,12 @@ def test_a_field_of_the_identity_of_another_kind_too(name: str, value: Any) -> N
 def test_a_level_with_15_components_is_rejected() -> None:
     levels = INTEL.tcb_info()["tcbLevels"]
     del levels[0]["tcb"]["tdxtcbcomponents"][3]
-    with pytest.raises(AttestationFailed, match="length >= 16"):
+    with pytest.raises(AttestationFailed, match=r"\$\.tcbLevels\[0\]\.tcb\.tdxtcbcomponents"):
         text_of({**INTEL.tcb_info(), "tcbLevels": levels}).as_tcb_info()
 
 
 def test_a_time_without_a_zone_is_rejected() -> None:
-    with pytest.raises(AttestationFailed, match="timezone"):
+    with pytest.raises(AttestationFailed, match=r"\$\.nextUpdate"):
         text_of({**INTEL.tcb_info(), "nextUpdate": "2026-03-22T10:00:00"}).as_tcb_info()
 
 

@@ -237,6 +237,7 @@ def test_no_collateral_where_it_is_optional_is_named_as_not_checked() -> None:
     bare = Evidence(Technology.TDX, INTEL.quote(), b"")
     report = accepted(bare, tdx_policy(INTEL.root_sha256, collateral="optional"), NOW)
     assert any("TCB level" in what for what in report.verdict.not_checked)
+    assert any("TCB level" in what for what in report.verdict.warnings)
 
 
 def test_bad_collateral_is_rejected_even_where_it_is_optional() -> None:
@@ -498,6 +499,22 @@ def test_a_migratable_td_is_rejected() -> None:
 def test_an_attribute_that_nobody_knows_is_rejected() -> None:
     unknown = INTEL.but(td={"td_attributes": (1 << 50).to_bytes(8, "little")})
     assert failures(unknown) == {"TD attributes": "bit 50"}
+
+
+@pytest.mark.parametrize(
+    ("xfam", "check"),
+    [(0x602E7 | 1 << 63, "XFAM bits"), (0x602E6, "XFAM bits, required")],
+    ids=["unknown", "no-x87"],
+)
+def test_xfam_bits_that_no_td_has_are_rejected(xfam: int, check: str) -> None:
+    assert set(failures(INTEL.but(td={"xfam": xfam.to_bytes(8, "little")}))) == {check}
+
+
+def test_the_service_td_and_the_features_are_said() -> None:
+    facts = dict(judge(INTEL_5.evidence(), POLICY, None, NOW).facts)
+    assert facts["MRSERVICETD"] == "00" * 48
+    assert facts["XFAM"].startswith("x87, sse, avx")
+    assert dict(judge(INTEL.evidence(), POLICY, None, NOW).facts)["MRSERVICETD"].startswith("not")
 
 
 def test_a_missing_required_attribute_is_rejected() -> None:

@@ -69,13 +69,16 @@ def test_every_truncation_is_rejected(quote: bytes) -> None:
 @pytest.mark.parametrize(
     ("offset", "data", "why"),
     [
-        (0, b"\x03\x00", "version is 3, not 4 or 5"),
-        (2, b"\x03\x00", "attestation key type is 3"),
-        (4, b"\x00", "TEE type is 0x0"),
+        (0, b"\x06\x00", "version is 6, not 4 or 5"),
+        (0, b"\x03\x00", "a quote of an SGX enclave"),
+        (2, b"\x03\x00", "attestation key is on P-384"),
+        (2, b"\x04\x00", "attestation key type is 4"),
+        (4, b"\x00", "a quote of an SGX enclave"),
+        (4, b"\x02", "TEE type is 0x2"),
         (8, b"\x01", "reserved bytes"),
         (12, b"\x00", "QE vendor"),
     ],
-    ids=["version", "key-type", "sgx", "reserved", "vendor"],
+    ids=["version", "sgx-v3", "p384", "key-type", "sgx-v4", "tee", "reserved", "vendor"],
 )
 def test_a_foreign_header_is_rejected(offset: int, data: bytes, why: str) -> None:
     assert why in reason(changed(QUOTE_4, offset, data))
