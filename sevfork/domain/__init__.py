@@ -1,0 +1,1 @@
+"""A VM as libvirt's XML, and back: pure, no libvirt."""

@@ -1,0 +1,1 @@
+"""The host's edge: libvirt, volumes, the channel to an agent, a libvirtd of one's own."""

@@ -1,0 +1,1 @@
+"""Build and read the guest image: what a launch measures."""

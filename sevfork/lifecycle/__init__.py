@@ -1,0 +1,1 @@
+"""The use cases: up, fork, ls, rm, doctor, and what they share."""

@@ -1,0 +1,1 @@
+"""The simulated secure processor, on the host only: it protects nothing."""

@@ -1,0 +1,1 @@
+"""Evidence checked on any machine: attest, verify, measure; files, AMD's key server, words."""

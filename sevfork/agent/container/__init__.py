@@ -1,0 +1,1 @@
+"""The workload's container: bundle, files, archive of what changed."""

@@ -1,0 +1,1 @@
+"""The engine `criu`: docs/engine.md."""

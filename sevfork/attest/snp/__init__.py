@@ -1,0 +1,1 @@
+"""SEV-SNP: the report, its certificates, and their examination."""

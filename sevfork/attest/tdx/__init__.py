@@ -1,0 +1,1 @@
+"""TDX: the quote, its chain and collateral, and their examination."""

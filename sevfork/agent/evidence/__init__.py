@@ -1,0 +1,1 @@
+"""Where evidence comes from: a device, configfs, or the simulated processor."""
