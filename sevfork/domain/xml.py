@@ -172,7 +172,9 @@ def disk(path: str, serial: str, target: str, *, readonly: bool) -> etree._Eleme
     if len(serial) > SERIAL_LIMIT:
         raise ValueError(f"a disk's serial has at most {SERIAL_LIMIT} characters")
     element = E.disk(
-        E.driver(name="qemu", type="raw"),
+        # By default QEMU stops the whole guest when its host's disk is full or broken: a fork would
+        # stop its parent. The guest hears of the error instead and goes on.
+        E.driver(name="qemu", type="raw", error_policy="report", rerror_policy="report"),
         E.source(file=path),
         E.target(dev=target, bus="virtio"),
         type="file",

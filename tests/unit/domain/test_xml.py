@@ -124,6 +124,15 @@ def test_the_root_disk_is_read_only_and_memory_is_not_shared() -> None:
     assert domain.find("memoryBacking") is None
 
 
+@pytest.mark.parametrize("name", GUESTS)
+def test_no_disk_of_a_guest_ever_stops_the_guest(name: str) -> None:
+    sealed = parse(d.disk_xml("/pool/sealed", "sf-0123456789abcdef", "vdb", readonly=False))
+    domain = parse(d.domain_xml(GUESTS[name]))
+    for driver in (sealed.find("driver"), domain.find("devices/disk/driver")):
+        assert driver is not None
+        assert driver.get("error_policy") == driver.get("rerror_policy") == "report"
+
+
 def test_there_are_spare_ports_for_devices_that_come_later() -> None:
     domain = parse(d.domain_xml(ROOT))
     ports = domain.findall("devices/controller[@model='pcie-root-port']")
