@@ -24,7 +24,7 @@ from pathlib import Path
 
 from sevfork import process
 from sevfork.errors import HostCannot, SevforkError, TimedOut, UsageError
-from sevfork.host import libvirt, maker
+from sevfork.host import maker
 from sevfork.host.hypervisor import Hypervisor
 
 SYSTEM_URI = "qemu:///system"
@@ -135,6 +135,9 @@ def connect(asked: str | None, note: Callable[[str], None]) -> Hypervisor:
 
     Raises HypervisorUnreachable, and HostCannot where no libvirtd can be started.
     """
+    # Only here: all else in this module is of use, and is tested, where libvirt-python is absent.
+    from sevfork.host import libvirt
+
     environ, layout = os.environ, Layout.of(os.environ)
     endpoint = choose(asked, environ, layout, root=os.geteuid() == 0, answers=answers)
     if endpoint.private:
