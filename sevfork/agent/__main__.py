@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from sevfork.agent import network, trace
+from sevfork.agent import network, unexpected
 from sevfork.agent.agent import Agent
-from sevfork.agent.built import TECHNOLOGY
 from sevfork.agent.container.container import STATE, Container
 from sevfork.agent.criu.engine import CriuEngine
 from sevfork.agent.evidence.provider import EvidenceProvider
+from sevfork.agent.image_technology import TECHNOLOGY
 from sevfork.agent.link import PORT, Link
 from sevfork.agent.measured import read_measured
 from sevfork.agent.serve import serve
@@ -35,7 +35,7 @@ _POWER_OFF_S = 5.0
 def main() -> None:
     # The serial console: what stands here, the host reads.
     logging.basicConfig(level=logging.INFO, format="sevfork: %(message)s", stream=sys.stderr)
-    trace.hide_messages()
+    unexpected.hide_messages()
     # When memory runs out the workload ends, not the agent nor a CRIU that is at work in it.
     _OOM_SCORE.write_text("-1000")
     give_up_what_was_half_restored()

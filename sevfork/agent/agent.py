@@ -12,23 +12,24 @@ from sevfork import __version__
 from sevfork.agent.child import Child
 from sevfork.agent.engine import Engine
 from sevfork.agent.evidence.provider import EvidenceProvider
-from sevfork.agent.forks import Forks, Self
-from sevfork.agent.identity import Identity, Verifier, establish
-from sevfork.agent.life import Life
+from sevfork.agent.forks import Forks, Party
+from sevfork.agent.identity import Identity, PolicyVerifier, establish
 from sevfork.agent.measured import Measured
-from sevfork.agent.serve import Progress
-from sevfork.agent.trace import where
+from sevfork.agent.serve import OnProgress
+from sevfork.agent.unexpected import place_of
+from sevfork.agent.vm_state import CurrentState
 from sevfork.errors import RefusedByGuest, SevforkError, WrongState
 from sevfork.handshake import InstanceKey, Lineage, attest_report_data
 from sevfork.handshake.launch import Role
 from sevfork.wire import protocol
+from sevfork.wire.protocol import WorkloadPhase
 
 log = logging.getLogger(__name__)
 
 NONCE_SIZES = range(16, 65)
 
 
-class Workload(Protocol):
+class RunningWorkload(Protocol):
     """What the agent asks of the container that its workload runs in."""
 
     @property
@@ -47,7 +48,7 @@ class Agent:
         measured: Measured,
         key: InstanceKey,
         provider: EvidenceProvider,
-        workload: Workload,
+        workload: RunningWorkload,
         engine: Engine,
         network_up: Callable[[], None],
         restoring: Path,
@@ -56,13 +57,13 @@ class Agent:
         self._measured, self._key, self._provider = measured, key, provider
         self._workload, self._engine, self._network_up = workload, engine, network_up
         self._restoring = restoring
-        self._verifier = Verifier(measured.policy)
-        self._life = Life()
+        self._verifier = PolicyVerifier(measured.policy)
+        self._state = CurrentState()
         self._identity: Identity | None = None
         self._child: Child | None = None
         self._forks: Forks | None = None
 
-    def handle(self, request: protocol.Request, progress: Progress) -> protocol.Reply:
+    def handle(self, request: protocol.Request, progress: OnProgress) -> protocol.Reply:
         """The reply; raises a SevforkError for what cannot or must not be done."""
         match request:
             case protocol.GetStatus():
@@ -95,15 +96,15 @@ class Agent:
             self._forks.forget_expired()
 
     def _status(self) -> protocol.Status:
-        condition = self._life.now
+        state = self._state.now
         return protocol.Status(
             version=__version__,
             technology=self._measured.technology.value,
-            phase=condition.phase,
-            detail=condition.detail,
-            uncapturable=condition.uncapturable,
+            phase=state.phase,
+            detail=state.detail,
+            uncapturable=state.uncapturable,
             role=self._identity.config.role.name.lower() if self._identity else None,
-            generation=condition.generation,
+            generation=state.generation,
             instance_key=self._key.public,
             policy_digest=self._measured.policy.digest,
             fork_policy=self._measured.policy.fork,
@@ -130,15 +131,15 @@ class Agent:
         me = self._me(identity, Lineage(self._key.public))
         if identity.config.role is Role.ROOT:
             self._forks = Forks(me, self._engine)
-            self._life.change(phase="starting")
+            self._state.change(phase=WorkloadPhase.STARTING)
             threading.Thread(target=self._start, name="workload", daemon=True).start()
         else:
             self._child = Child(me, self._engine, self._network_up, self._restoring)
-            self._life.change(phase="waiting")
+            self._state.change(phase=WorkloadPhase.WAITING)
             threading.Thread(target=self._engine.warm_up, name="warm-up", daemon=True).start()
 
-    def _me(self, identity: Identity, lineage: Lineage) -> Self:
-        return Self(identity, self._key, lineage, self._verifier, self._provider)
+    def _me(self, identity: Identity, lineage: Lineage) -> Party:
+        return Party(identity, self._key, lineage, self._verifier, self._provider)
 
     def _start(self) -> None:
         """Start the workload, wait for it, and try whether it can be captured."""
@@ -146,25 +147,26 @@ class Agent:
             self._network_up()
             self._workload.start()
             self._workload.wait_ready()
-            self._life.change(phase="starting", detail="trying a capture")
+            self._state.change(phase=WorkloadPhase.STARTING, detail="trying a capture")
             uncapturable = self._engine.probe()
         except SevforkError as exc:
             log.warning("the workload did not start: %s", exc)
-            self._life.change(phase="failed", detail=exc.message)
+            self._state.change(phase=WorkloadPhase.FAILED, detail=exc.message)
         except Exception as exc:
-            log.error("the workload did not start: %s", where(exc))
-            self._life.change(phase="failed", detail="unexpectedly; see the VM's serial log")
+            log.error("the workload did not start: %s", place_of(exc))
+            detail = "unexpectedly; see the VM's serial log"
+            self._state.change(phase=WorkloadPhase.FAILED, detail=detail)
         else:
-            self._life.change(phase="ready", detail="", uncapturable=uncapturable)
+            self._state.change(phase=WorkloadPhase.READY, detail="", uncapturable=uncapturable)
 
-    def _restore(self, request: protocol.Restore, progress: Progress) -> protocol.Restored:
+    def _restore(self, request: protocol.Restore, progress: OnProgress) -> protocol.Restored:
         child = self._joining()
         restored = child.restore(request, progress)
         if self._identity is None or child.lineage is None:
             raise WrongState("a child that was not configured cannot have been restored")
         self._forks = Forks(self._me(self._identity, child.lineage), self._engine)
         self._child = None
-        self._life.change(phase="ready", generation=restored.generation)
+        self._state.change(phase=WorkloadPhase.READY, generation=restored.generation)
         return restored
 
     def _attest(self, nonce: bytes) -> protocol.Attested:
@@ -175,11 +177,11 @@ class Agent:
         return protocol.Attested(evidence.encode(), claims)
 
     def _require_ready(self) -> None:
-        condition = self._life.now
-        if condition.phase != "ready":
-            raise WrongState(f"the workload is not ready to be forked: it is {condition.phase}")
-        if condition.uncapturable:
-            raise RefusedByGuest(f"the workload cannot be forked: {condition.uncapturable}")
+        state = self._state.now
+        if state.phase is not WorkloadPhase.READY:
+            raise WrongState(f"the workload is not ready to be forked: it is {state.phase}")
+        if state.uncapturable:
+            raise RefusedByGuest(f"the workload cannot be forked: {state.uncapturable}")
         if not self._workload.is_running:
             raise WrongState("the workload has ended")
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sevfork.agent.engine import Engine, Generation
-from sevfork.agent.forks import Self, sent
-from sevfork.agent.serve import Doomed, Progress
-from sevfork.agent.trace import where
+from sevfork.agent.forks import Party, sent
+from sevfork.agent.serve import OnProgress, VmMustEnd
+from sevfork.agent.unexpected import place_of
 from sevfork.agent.volume import find_volume
 from sevfork.errors import SevforkError
 from sevfork.handshake import ChildSession, EventKind, Lineage, NeedEvidence, ReleaseState
@@ -33,7 +33,7 @@ class Child:
     """Joins, restores, and then is a VM like its parent."""
 
     def __init__(
-        self, me: Self, engine: Engine, network_up: Callable[[], None], marker: Path
+        self, me: Party, engine: Engine, network_up: Callable[[], None], marker: Path
     ) -> None:
         """``marker`` is a file that exists while a restore is under way."""
         self._me, self._engine, self._network_up = me, engine, network_up
@@ -50,11 +50,11 @@ class Child:
                 actions = self._session.provide_evidence(evidence)
         return protocol.Joining(sent(actions))
 
-    def restore(self, request: protocol.Restore, progress: Progress) -> protocol.Restored:
+    def restore(self, request: protocol.Restore, progress: OnProgress) -> protocol.Restored:
         """Use the GRANT: unseal, restore, run the hooks, raise the network.
 
-        A GRANT that does not verify is refused and another may come. Raises Doomed for everything
-        after that.
+        A GRANT that does not verify is refused and another may come. Raises VmMustEnd for
+        everything after that.
         """
         (released,) = self._session.receive_grant(request.grant)
         if not isinstance(released, ReleaseState):
@@ -63,22 +63,22 @@ class Child:
         try:
             self._marker.touch()
             self._unseal(released, request.volume_serial, progress)
-            progress("restore", 0, 0)
+            progress(protocol.Step.RESTORE, 0, 0)
             self._engine.resume(Generation(released.generation, self._unique_id()))
             self._network_up()
             self._marker.unlink()
         except SevforkError as exc:
-            raise Doomed(exc) from exc
+            raise VmMustEnd(exc) from exc
         except Exception as exc:
-            log.error("the restore failed unexpectedly: %s", where(exc))
-            raise Doomed(SevforkError("the restore failed unexpectedly")) from exc
+            log.error("the restore failed unexpectedly: %s", place_of(exc))
+            raise VmMustEnd(SevforkError("the restore failed unexpectedly")) from exc
         self.lineage = released.lineage
         return self._restored(released, (time.monotonic() - started) * 1000)
 
     def _unique_id(self) -> bytes:
         return self._me.key.instance_id[:_UNIQUE_ID_SIZE]
 
-    def _unseal(self, released: ReleaseState, serial: str, progress: Progress) -> None:
+    def _unseal(self, released: ReleaseState, serial: str, progress: OnProgress) -> None:
         """Nothing of what was unsealed runs before every layer has verified to its end."""
         base = NO_BASE
         with BlockDevice(find_volume(serial)) as device:
@@ -100,7 +100,7 @@ class Child:
 class _CountingSource:
     """Reads from the sealed image, and tells the host how far it is."""
 
-    def __init__(self, reader: SealReader, chunk_count: int, progress: Progress) -> None:
+    def __init__(self, reader: SealReader, chunk_count: int, progress: OnProgress) -> None:
         self._reader, self._progress = reader, progress
         self._total = chunk_count * 2**20
         self._done = self._told = 0
@@ -110,5 +110,5 @@ class _CountingSource:
         self._done += len(data)
         if self._done - self._told >= _REPORT_EVERY_BYTES:
             self._told = self._done
-            self._progress("unseal", self._done, self._total)
+            self._progress(protocol.Step.UNSEAL, self._done, self._total)
         return data

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sevfork.errors import NotAuthentic
+from sevfork.wire.protocol import Step
 
 GENERATION_FILE_SIZE = 4096  # one page, so that a mapping of it is a mapping of the whole file
 UNIQUE_ID_SIZE = 16
-OnPhase = Callable[[str], None]
+OnStep = Callable[[Step], None]
 
 
 class Sink(Protocol):
@@ -64,7 +65,7 @@ class Engine(Protocol):
     def probe(self) -> str | None:
         """None if the running workload can be captured, else the reason in words."""
 
-    def capture(self, sink: Sink, on_phase: OnPhase) -> Capture:
+    def capture(self, sink: Sink, on_step: OnStep) -> Capture:
         """Write the workload's state to the sink; the workload runs on, whatever happens."""
 
     def unpack(self, source: Source) -> None:

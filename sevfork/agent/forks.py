@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from sevfork.agent.engine import Capture, Engine
 from sevfork.agent.evidence.provider import EvidenceProvider
-from sevfork.agent.identity import Identity, Verifier
-from sevfork.agent.serve import Progress
+from sevfork.agent.identity import Identity, PolicyVerifier
+from sevfork.agent.serve import OnProgress
 from sevfork.agent.volume import find_volume
 from sevfork.errors import RefusedByGuest, UsageError, WrongState
 from sevfork.handshake import (
@@ -32,11 +32,10 @@ from sevfork.handshake import (
 )
 from sevfork.seal import BlockDevice, SealedImage, SealWriter
 from sevfork.wire import protocol
+from sevfork.wire.protocol import MAX_CHILDREN, Step
 
 log = logging.getLogger(__name__)
 
-# 64 OFFERs of 2 KiB fit into one frame; whoever wants more children forks again.
-MAX_CHILDREN = 64
 MAX_OPEN_FORKS = 8
 MAX_KEPT_FORKS = 256
 _KEY_SIZE = 32
@@ -46,13 +45,13 @@ _REPORT_EVERY_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
-class Self:
+class Party:
     """What a VM brings into a handshake as a parent."""
 
     identity: Identity
     key: InstanceKey
     lineage: Lineage
-    verifier: Verifier
+    verifier: PolicyVerifier
     provider: EvidenceProvider
 
 
@@ -71,13 +70,13 @@ class _Fork:
 class Forks:
     """All captures of this VM that may still have children."""
 
-    def __init__(self, me: Self, engine: Engine) -> None:
+    def __init__(self, me: Party, engine: Engine) -> None:
         self._me, self._engine = me, engine
         policy = me.verifier.policy
         self._gate = TokenGate(me.identity.config.owner, me.key.public, policy.digest)
         self._forks: dict[bytes, _Fork] = {}
 
-    def capture(self, request: protocol.Capture, progress: Progress) -> protocol.Captured:
+    def capture(self, request: protocol.Capture, progress: OnProgress) -> protocol.Captured:
         """Seal the workload's state into the volume and make one OFFER a child.
 
         Raises UsageError, RefusedByGuest (policy), HostCannot (volume), and the engine's errors;
@@ -152,7 +151,7 @@ class Forks:
         return token
 
     def _seal(
-        self, serial: str, image_key: bytes, progress: Progress
+        self, serial: str, image_key: bytes, progress: OnProgress
     ) -> tuple[Capture, SealedImage, int]:
         vm_id, generation = self._me.key.instance_id[:_VM_ID_SIZE], self._me.lineage.generation
         with (
@@ -161,7 +160,7 @@ class Forks:
         ):
             sink = _CountingSink(writer, progress)
             capture = self._engine.capture(sink, sink.enter)
-            sink.enter("flush")
+            sink.enter(Step.FLUSH)
             return capture, writer.finish(), sink.written
 
     def _offer(self, fork_id: bytes, count: int, manifest: Manifest) -> tuple[ParentSession, ...]:
@@ -193,21 +192,21 @@ class Forks:
 class _CountingSink:
     """Passes on to the sealed image, and tells the host how far it is."""
 
-    def __init__(self, writer: SealWriter, progress: Progress) -> None:
+    def __init__(self, writer: SealWriter, progress: OnProgress) -> None:
         self._writer, self._progress = writer, progress
-        self._phase, self._told = "capture", 0
+        self._step, self._told = Step.CAPTURE, 0
         self.written = 0
 
-    def enter(self, phase: str) -> None:
-        self._phase = phase
-        self._progress(phase, self.written, 0)
+    def enter(self, step: Step) -> None:
+        self._step = step
+        self._progress(step, self.written, 0)
 
     def write(self, data: bytes) -> int:
         self._writer.write(data)
         self.written += len(data)
         if self.written - self._told >= _REPORT_EVERY_BYTES:
             self._told = self.written
-            self._progress(self._phase, self.written, 0)
+            self._progress(self._step, self.written, 0)
         return len(data)
 
 

@@ -25,7 +25,7 @@ def host_clock() -> datetime:
 
 
 @dataclass(frozen=True)
-class Verifier:
+class PolicyVerifier:
     """Checks a peer's evidence under the measured policy."""
 
     policy: GuestPolicy
@@ -44,7 +44,7 @@ class Identity:
 
 
 def establish(
-    launch_config: bytes, provider: EvidenceProvider, verifier: Verifier, key: InstanceKey
+    launch_config: bytes, provider: EvidenceProvider, verifier: PolicyVerifier, key: InstanceKey
 ) -> Identity:
     """Take a report of this very VM and refuse a launch configuration that does not match it.
 

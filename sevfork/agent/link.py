@@ -11,8 +11,9 @@ import os
 import select
 import time
 from pathlib import Path
-from types import TracebackType
 
+from sevfork.closing import Closing
+from sevfork.deadline import Deadline
 from sevfork.errors import SevforkError, TimedOut
 from sevfork.wire.lines import Frame, LineDecoder
 
@@ -29,7 +30,7 @@ class HostGone(SevforkError):
     """The host closed the channel, or stopped reading from it."""
 
 
-class Link:
+class Link(Closing):
     """Frames over the port. Not safe for use by several threads."""
 
     def __init__(self, path: Path = PORT) -> None:
@@ -37,38 +38,30 @@ class Link:
         self._decoder = LineDecoder()
         self._frames: list[Frame] = []
 
-    def __enter__(self) -> Link:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         os.close(self._fd)
 
     def next_frame(self, timeout_s: float) -> Frame | None:
         """The next frame, or None when none came in time."""
-        deadline = time.monotonic() + timeout_s
-        while not self._frames and time.monotonic() < deadline:
+        deadline = Deadline.after(timeout_s)
+        while not self._frames and not deadline.passed:
             self._read(deadline)
         return self._frames.pop(0) if self._frames else None
 
     def send(self, frame: Frame, timeout_s: float = _SEND_TIMEOUT_S) -> None:
         """Write one line; raises HostGone when no host takes it."""
         line = memoryview(frame.encode_line())
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline.after(timeout_s)
         while line:
             line = line[self._write(line, deadline) :]
 
     def exchange(self, request: Frame, timeout_s: float) -> Frame:
         """Send a frame and wait for the one of the same kind and id; requests wait meanwhile."""
         self.send(request)
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline.after(timeout_s)
         postponed = []
         try:
-            while frame := self.next_frame(max(0.0, deadline - time.monotonic())):
+            while frame := self.next_frame(deadline.left_s):
                 if (frame.kind, frame.request_id) == (request.kind, request.request_id):
                     return frame
                 postponed.append(frame)
@@ -76,14 +69,13 @@ class Link:
             self._frames[:0] = postponed
         raise TimedOut("the host did not answer the agent in time")
 
-    def _poll(self, events: int, deadline: float) -> int:
+    def _poll(self, events: int, deadline: Deadline) -> int:
         poller = select.poll()
         poller.register(self._fd, events)
-        wait_ms = max(0, int((deadline - time.monotonic()) * 1000))
-        ready = poller.poll(wait_ms)
+        ready = poller.poll(int(deadline.left_s * 1000))
         return ready[0][1] if ready else 0
 
-    def _receive(self, deadline: float) -> tuple[bytes, bool]:
+    def _receive(self, deadline: Deadline) -> tuple[bytes, bool]:
         """What came, and whether the host is gone. The port may fail in any way while it is."""
         try:
             events = self._poll(select.POLLIN, deadline)
@@ -94,7 +86,7 @@ class Link:
             return b"", True
         return data, bool(events) and not data
 
-    def _read(self, deadline: float) -> None:
+    def _read(self, deadline: Deadline) -> None:
         data, gone = self._receive(deadline)
         if data:
             dropped = self._decoder.dropped
@@ -108,7 +100,7 @@ class Link:
         self._decoder.reset()
         time.sleep(_IDLE_S)
 
-    def _write(self, line: memoryview, deadline: float) -> int:
+    def _write(self, line: memoryview, deadline: Deadline) -> int:
         try:
             events = self._poll(select.POLLOUT, deadline)
             if not events & select.POLLOUT or events & select.POLLHUP:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sevfork.agent.built import TECHNOLOGY
+from sevfork.agent.image_technology import TECHNOLOGY
 from sevfork.agent.workload import GUEST_PATH, Workload
-from sevfork.attest.guest_policy import GuestPolicy
+from sevfork.attest.guest_policy import POLICY_PATH, GuestPolicy
 from sevfork.technology import Technology
-
-POLICY_PATH = Path("/etc/sevfork/policy.toml")
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,6 @@ def read_measured() -> Measured:
     """Raise UsageError when the image was built with a file that does not parse."""
     return Measured(
         Technology(TECHNOLOGY),
-        GuestPolicy.decode(POLICY_PATH.read_bytes()),
+        GuestPolicy.decode(Path(POLICY_PATH).read_bytes()),
         Workload.load(Path(GUEST_PATH).read_bytes()),
     )

@@ -12,20 +12,20 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from sevfork.agent.link import HostGone, Link
-from sevfork.agent.trace import where
+from sevfork.agent.unexpected import place_of
 from sevfork.errors import SevforkError
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
-Handler = Callable[[protocol.Request, Progress], protocol.Reply]
+OnProgress = Callable[[protocol.Step, int, int], None]
+Handler = Callable[[protocol.Request, OnProgress], protocol.Reply]
 _IDLE_S = 10.0
 _LAST_WORDS_S = 2.0  # a VM that must not go on does not wait for a host that does not read
 
 
-class Doomed(SevforkError):
+class VmMustEnd(SevforkError):
     """What happened cannot be undone, and the VM must not go on: it is switched off after this."""
 
     def __init__(self, cause: SevforkError) -> None:
@@ -49,11 +49,11 @@ def _serve_one(
 ) -> None:
     try:
         link.send(_answer(link, frame, handle))
-    except Doomed as doomed:
-        log.error("switching off: %s", doomed)
+    except VmMustEnd as ending:
+        log.error("switching off: %s", ending)
         try:
             with contextlib.suppress(HostGone):
-                link.send(protocol.failure_frame(frame.request_id, doomed), _LAST_WORDS_S)
+                link.send(protocol.failure_frame(frame.request_id, ending), _LAST_WORDS_S)
         finally:
             power_off()
     except HostGone as gone:
@@ -61,20 +61,20 @@ def _serve_one(
 
 
 def _answer(link: Link, frame: Frame, handle: Handler) -> Frame:
-    def progress(phase: str, done: int, total: int) -> None:
-        message = protocol.Progress(phase, done, total)
+    def progress(step: protocol.Step, done: int, total: int) -> None:
+        message = protocol.Progress(step, done, total)
         link.send(Frame(Kind.PROGRESS, frame.request_id, protocol.encode(message)))
 
     try:
         reply = handle(protocol.decode_request(frame.payload), progress)
-    except (HostGone, Doomed):
+    except (HostGone, VmMustEnd):
         raise
     except SevforkError as error:
         log.warning("refused: %s", error)
         return protocol.failure_frame(frame.request_id, error)
     except Exception as exc:
         # The agent must outlive a request it mishandled.
-        log.error("a request failed unexpectedly: %s", where(exc))
+        log.error("a request failed unexpectedly: %s", place_of(exc))
         failure = SevforkError("the agent failed unexpectedly", hint="see the VM's serial log")
         return protocol.failure_frame(frame.request_id, failure)
     return Frame(Kind.REPLY, frame.request_id, protocol.encode(reply))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
-from sevfork.errors import NotAuthentic, TimedOut
+from sevfork.deadline import Deadline
+from sevfork.errors import NotAuthentic
 
 SYS_BLOCK = Path("/sys/block")
 DEV = Path("/dev")
@@ -22,10 +22,9 @@ def find_volume(serial: str, timeout_s: float = 20.0) -> Path:
     """
     if not _SERIAL.fullmatch(serial):
         raise NotAuthentic("the volume's serial number is not one of sevfork's")
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    absent = f"no volume with serial number '{serial}' appeared in the guest"
+    for _ in Deadline.after(timeout_s).poll(_POLL_S, absent):
         for candidate in SYS_BLOCK.glob("vd*/serial"):
             if candidate.read_text().strip() == serial:
                 return DEV / candidate.parent.name
-        time.sleep(_POLL_S)
-    raise TimedOut(f"no volume with serial number '{serial}' appeared in the guest")
+    raise AssertionError("poll ends by raising")

@@ -25,6 +25,8 @@ from sevfork.attest.policy import Policy, decode_toml
 from sevfork.errors import UsageError
 from sevfork.technology import Technology
 
+# In the guest, from its root.
+POLICY_PATH = "/etc/sevfork/policy.toml"
 _DAY_S = 24 * 60 * 60
 Lifetime = Annotated[int, msgspec.Meta(ge=1, le=30 * _DAY_S)]
 Fork = Literal["owner", "anyone"]

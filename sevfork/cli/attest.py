@@ -113,7 +113,7 @@ def _claims(attested: Attestation) -> dict[str, object]:
         "version": clean(claims.version),
         "role": clean(claims.role or "none yet"),
         "generation": claims.generation,
-        "phase": clean(claims.phase),
+        "phase": claims.phase.value,
         "workload": clean(claims.workload),
         "instance_key": claims.instance_key.hex(),
         "policy_digest": claims.policy_digest.hex(),

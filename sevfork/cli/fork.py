@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from sevfork.cli.options import App, as_json, common, duration, port_pair
+from sevfork.wire.protocol import MAX_CHILDREN
 
 if TYPE_CHECKING:
     from sevfork.errors import SevforkError
     from sevfork.host.hypervisor import Hypervisor
     from sevfork.lifecycle.fork import ForkedChild, ForkOutcome, ForkPlan
-
-# What one capture has OFFERs for; the agent's own limit.
-MAX_COUNT = 64
 
 
 @click.command()
@@ -25,7 +23,7 @@ MAX_COUNT = 64
 @click.option(
     "-n",
     "--count",
-    type=click.IntRange(1, MAX_COUNT),
+    type=click.IntRange(1, MAX_CHILDREN),
     default=1,
     show_default=True,
     help="How many children; the parent is captured once.",

@@ -99,11 +99,11 @@ class AgentClient:
             status = self.ask(protocol.GetStatus(), protocol.Status, deadline=deadline)
             if on_phase:
                 on_phase(status)
-            if status.phase == "ready":
+            if status.phase is protocol.WorkloadPhase.READY:
                 return status
-            if status.phase == "failed":
+            if status.phase is protocol.WorkloadPhase.FAILED:
                 raise errors.RefusedByGuest(f"the workload failed: {protocol.clean(status.detail)}")
-            self._check(deadline, f"the workload was still '{protocol.clean(status.phase)}'")
+            self._check(deadline, f"the workload was still '{status.phase}'")
             time.sleep(0.5)
 
     def close(self) -> None:

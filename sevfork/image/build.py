@@ -14,7 +14,7 @@ from pathlib import Path
 import sevfork
 from sevfork.agent.workload import Workload
 from sevfork.attest.defaults import HARDWARE_ROOTS
-from sevfork.attest.guest_policy import Fork, guest_policy_toml
+from sevfork.attest.guest_policy import POLICY_PATH, Fork, guest_policy_toml
 from sevfork.errors import UsageError
 from sevfork.image import contents, cpio, fork_id, initramfs, manifest, verity
 from sevfork.image.base import (
@@ -143,7 +143,7 @@ def _read(order: Order, progress: Progress) -> Source:
     }
     base = _base(order, recipe, workload, progress)
     policy = _policy(order, base.info.epoch_s)
-    files[contents.POLICY_PATH] = File(policy)
+    files[POLICY_PATH.lstrip("/")] = File(policy)
     init = (order.firmware / "initramfs-init").read_bytes()
     return Source(recipe, workload, files, init, policy, base)
 

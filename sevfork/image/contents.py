@@ -16,12 +16,11 @@ from sevfork.image.base import PYTHON_DIRECTORY
 from sevfork.technology import Technology
 
 PACKAGE = f"{PYTHON_DIRECTORY}/sevfork"
-POLICY_PATH = "etc/sevfork/policy.toml"
 # The guest's part of the package: these modules, and everything in these packages but the rest.
 _MODULES = ("__init__", "closing", "deadline", "errors", "process", "technology")
 _PACKAGES = ("agent", "attest", "handshake", "seal", "wire")
 # A guest has no way to make simulated evidence but to ask the host for it, ...
-_NEVER = ("agent/built.py",)
+_NEVER = ("agent/image_technology.py",)
 # ... and one built for hardware has not even that.
 _SIMULATED_ONLY = ("agent/evidence/simulated.py", "wire/simulated.py")
 
@@ -47,7 +46,7 @@ def agent_files(package: Path, technology: Technology) -> Files:
         if name not in left_out
     }
     built = f'"""Written when the image was built."""\n\nTECHNOLOGY = "{technology.value}"\n'
-    return {**files, f"{PACKAGE}/agent/built.py": File(built.encode())}
+    return {**files, f"{PACKAGE}/agent/image_technology.py": File(built.encode())}
 
 
 def firmware_files(directory: Path) -> Files:

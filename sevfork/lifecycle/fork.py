@@ -377,7 +377,7 @@ class Fork:
 
     def _telling(self, who: str) -> Callable[[protocol.Progress], None]:
         def tell(progress: protocol.Progress) -> None:
-            self._tell(who, protocol.clean(progress.phase), progress.done, progress.total)
+            self._tell(who, progress.phase, progress.done, progress.total)
 
         return tell
 

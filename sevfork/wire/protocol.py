@@ -7,12 +7,38 @@ it belongs to. Both sides treat what they read as hostile.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeVar
 
 import msgspec
 
 from sevfork import errors
 from sevfork.wire.lines import Frame, Kind
+
+# 64 OFFERs of 2 KiB fit into one frame; whoever wants more children forks again.
+MAX_CHILDREN = 64
+
+
+class WorkloadPhase(StrEnum):
+    """What a VM's workload is doing, as its agent says."""
+
+    UNCONFIGURED = "unconfigured"
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    WAITING = "waiting"  # a child before its GRANT
+
+
+class Step(StrEnum):
+    """What a capture or a restore is doing: what PROGRESS tells."""
+
+    CAPTURE = "capture"
+    COPY = "copy"
+    FREEZE = "freeze"
+    EXPORT = "export"
+    FLUSH = "flush"
+    UNSEAL = "unseal"
+    RESTORE = "restore"
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -99,13 +125,12 @@ Request = (
 class Status(Message, frozen=True):
     """What the agent is and what its workload does.
 
-    ``phase``: unconfigured, starting, ready, failed, waiting (a child before its GRANT), restoring.
     ``uncapturable``: why the workload cannot be forked, in words, or None.
     """
 
     version: str
     technology: str
-    phase: str
+    phase: WorkloadPhase
     detail: str
     uncapturable: str | None
     role: str | None
@@ -158,9 +183,9 @@ Reply = Status | Captured | Granted | Joining | Restored | Attested | Done
 
 
 class Progress(Message, frozen=True):
-    """A phase that began or moved on; done and total in bytes, total 0 where it is not known."""
+    """A step that began or moved on; done and total in bytes, total 0 where it is not known."""
 
-    phase: str
+    phase: Step
     done: int = 0
     total: int = 0
 

@@ -174,7 +174,7 @@ def test_an_image_for_hardware_has_no_trace_of_the_simulated_processor(
     assert mentions(hardware / agent, trace) == []
     assert list((hardware / agent).rglob("simulat*")) == []
     assert (hardware / "usr/lib/modules" / driver(technology)).exists()
-    built = (hardware / agent / "agent/built.py").read_text()
+    built = (hardware / agent / "agent/image_technology.py").read_text()
     assert f'TECHNOLOGY = "{technology.value}"' in built
     policy = (hardware / "etc/sevfork/policy.toml").read_text()
     assert 'technologies = ["simulated"]' not in policy

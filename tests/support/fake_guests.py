@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sevfork.agent.agent import Agent
-from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
+from sevfork.agent.engine import Capture, Generation, OnStep, Sink, Source
 from sevfork.agent.measured import Measured
-from sevfork.agent.serve import Doomed
+from sevfork.agent.serve import VmMustEnd
 from sevfork.agent.workload import Workload
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
@@ -40,8 +40,8 @@ class FakeEngine:
     def probe(self) -> str | None:
         return self._guest.uncapturable
 
-    def capture(self, sink: Sink, on_phase: OnPhase) -> Capture:
-        on_phase("copy")
+    def capture(self, sink: Sink, on_step: OnStep) -> Capture:
+        on_step(protocol.Step.COPY)
         sink.write(self._guest.state)
         size = len(self._guest.state)
         return Capture(12.0, (), size, size, 0, 0)
@@ -119,8 +119,8 @@ class FakeChannel:
         request = protocol.decode_request(frame.payload)
         self._house.heard.append(request)
 
-        def progress(phase: str, done: int, total: int) -> None:
-            message = protocol.encode(protocol.Progress(phase, done, total))
+        def progress(step: protocol.Step, done: int, total: int) -> None:
+            message = protocol.encode(protocol.Progress(step, done, total))
             self._arrived.append(Frame(Kind.PROGRESS, frame.request_id, message).encode_line())
 
         try:
@@ -128,7 +128,7 @@ class FakeChannel:
                 agent = self._house.guests[self._uuid].agent
                 reply = agent.handle(request, progress)
         except SevforkError as error:
-            if isinstance(error, Doomed):
+            if isinstance(error, VmMustEnd):
                 self._house.end(self._uuid)
             return protocol.failure_frame(frame.request_id, error)
         return Frame(Kind.REPLY, frame.request_id, protocol.encode(reply))

@@ -12,7 +12,6 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from sevfork.agent.container.mounts import mount_overlay, unmount
 from sevfork.agent.container.tree import make_directory, write_file
 from sevfork.agent.engine import Generation
 from sevfork.agent.workload import Workload
+from sevfork.deadline import Deadline
 from sevfork.errors import SevforkError, TimedOut, WrongState
 
 log = logging.getLogger(__name__)
@@ -117,13 +117,13 @@ class Container:
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
         """Wait until the workload answers. Raise TimedOut, or WrongState when it has ended."""
-        deadline = time.monotonic() + (timeout_s or self.workload.ready_timeout_s)
-        while not self._is_ready():
+        deadline = Deadline.after(timeout_s or self.workload.ready_timeout_s)
+        late = f"the workload '{self.workload.name}' was not ready in time"
+        for _ in deadline.poll(_POLL_S, late):
+            if self._is_ready():
+                return
             if not self.is_running:
                 raise WrongState(f"the workload '{self.workload.name}' ended before it was ready")
-            if time.monotonic() > deadline:
-                raise TimedOut(f"the workload '{self.workload.name}' was not ready in time")
-            time.sleep(_POLL_S)
 
     def _is_ready(self) -> bool:
         ready = self.workload.ready
@@ -155,11 +155,10 @@ class Container:
 
     def _freeze(self, wanted: str) -> None:
         (self.cgroup / "cgroup.freeze").write_text(wanted)
-        deadline = time.monotonic() + _SHORT_TIMEOUT_S
-        while f"frozen {wanted}" not in (self.cgroup / "cgroup.events").read_text():
-            if time.monotonic() > deadline:
-                raise TimedOut("the workload could not be frozen or thawed in time")
-            time.sleep(0.001)
+        late = "the workload could not be frozen or thawed in time"
+        for _ in Deadline.after(_SHORT_TIMEOUT_S).poll(0.001, late):
+            if f"frozen {wanted}" in (self.cgroup / "cgroup.events").read_text():
+                return
 
     def kill(self) -> None:
         """End the workload and forget its files; no matter what was there."""

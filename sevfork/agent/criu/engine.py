@@ -37,9 +37,10 @@ from sevfork.agent.criu import rpc, wipe_on_fork
 from sevfork.agent.criu.memory import MemoryGuard, require_memory, resident_bytes
 from sevfork.agent.criu.refusal import explain, first_place
 from sevfork.agent.criu.rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
-from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
-from sevfork.agent.trace import where
+from sevfork.agent.engine import Capture, Generation, OnStep, Sink, Source
+from sevfork.agent.unexpected import place_of
 from sevfork.errors import RefusedByGuest, SevforkError, TimedOut, WrongState
+from sevfork.wire.protocol import Step
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +77,11 @@ class CriuEngine:
         except SevforkError as exc:
             return f"{exc.message}; {exc.hint}" if exc.hint else exc.message
         except Exception as exc:
-            log.error("the trial capture failed unexpectedly: %s", where(exc))
-            return f"a trial capture failed unexpectedly ({where(exc)})"
+            log.error("the trial capture failed unexpectedly: %s", place_of(exc))
+            return f"a trial capture failed unexpectedly ({place_of(exc)})"
         return None
 
-    def capture(self, sink: Sink, on_phase: OnPhase) -> Capture:
+    def capture(self, sink: Sink, on_step: OnStep) -> Capture:
         """Write the workload's state to the sink.
 
         Raises RefusedByGuest with the reason in words when CRIU cannot capture the workload,
@@ -90,7 +91,7 @@ class CriuEngine:
             raise WrongState(f"the workload '{self.container.workload.name}' has ended")
         with self.container.undisturbed(_COPY_TIMEOUT_S), self._scratch(_CAPTURE) as scratch:
             try:
-                return _Attempt(self.container, scratch, Packer(sink), on_phase).run()
+                return _Attempt(self.container, scratch, Packer(sink), on_step).run()
             finally:
                 self.container.thaw()
 
@@ -183,7 +184,7 @@ class _Attempt:
     container: Container
     scratch: Path
     packer: Packer
-    on_phase: OnPhase
+    on_step: OnStep
     _layer: LayerCopy = field(init=False)
     _copies: list[str] = field(default_factory=list)
     _pauses_ms: list[float] = field(default_factory=list)
@@ -194,10 +195,10 @@ class _Attempt:
         self._layer = LayerCopy(self.container.upper)
 
     def run(self) -> Capture:
-        self.on_phase("copy")
+        self.on_step(Step.COPY)
         file_bytes = self._send_files()
         frozen_file_bytes = self._copy_until_frozen()
-        self.on_phase("export")
+        self.on_step(Step.EXPORT)
         self._send_images(_LAST)
         self.packer.append(self._spool)
         self.packer.end()
@@ -220,7 +221,7 @@ class _Attempt:
             self._copy_memory(criu)
             if time.monotonic() - started > _WORTH_ANOTHER_COPY_S:
                 self._copy_memory(criu)
-            self.on_phase("freeze")
+            self.on_step(Step.FREEZE)
             return self._freeze(criu)
 
     @property

@@ -9,7 +9,7 @@ import pytest
 
 from sevfork.agent import child as child_module
 from sevfork.agent.child import Child
-from sevfork.agent.serve import Doomed
+from sevfork.agent.serve import VmMustEnd
 from sevfork.errors import NotAuthentic, RefusedByGuest
 from sevfork.handshake import InstanceKey, Layer, Lineage, Manifest, ReleaseState
 from sevfork.wire import protocol
@@ -75,7 +75,7 @@ def test_the_marker_stands_until_the_network_is_up(house: House) -> None:
 @pytest.mark.parametrize("failing", ["unseal", "resume", "network"])
 def test_a_restore_that_fails_leaves_the_marker(house: House, failing: str) -> None:
     house.failing = failing
-    with pytest.raises(Doomed):
+    with pytest.raises(VmMustEnd):
         house.restore()
     assert house.marker.exists()
 
@@ -91,6 +91,6 @@ def test_a_marker_that_cannot_be_made_ends_the_vm(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(house.child, "_marker", Path("/proc/nowhere/at-all"))
-    with pytest.raises(Doomed):
+    with pytest.raises(VmMustEnd):
         house.restore()
     assert not house.steps

@@ -13,10 +13,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.agent import forks as forks_module
-from sevfork.agent.engine import Capture, Generation, OnPhase, Sink, Source
+from sevfork.agent.engine import Capture, Generation, OnStep, Sink, Source
 from sevfork.agent.evidence.provider import EvidenceProvider
-from sevfork.agent.forks import Forks, Self
-from sevfork.agent.identity import Identity, Verifier
+from sevfork.agent.forks import Forks, Party
+from sevfork.agent.identity import Identity, PolicyVerifier
 from sevfork.agent.link import HostGone
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.verdict import LaunchIdentity
@@ -49,12 +49,12 @@ class FakeEngine:
         self.size, self.frozen = size, False
         self.kept: list[weakref.ref[Sink]] = []
 
-    def capture(self, sink: Sink, on_phase: OnPhase) -> Capture:
+    def capture(self, sink: Sink, on_step: OnStep) -> Capture:
         self.kept.append(weakref.ref(sink))
         try:
-            on_phase("copy")
+            on_step(protocol.Step.COPY)
             self.frozen = True
-            on_phase("freeze")
+            on_step(protocol.Step.FREEZE)
             for _ in range(self.size // MIB):
                 sink.write(bytes(MIB))
             return Capture(1.0, (), self.size, self.size, 0, 0)
@@ -88,7 +88,7 @@ class Parent:
         )
         lineage = Lineage(self.key.public, OwnerCertificate.issue(OWNER, self.key.public))
         provider = cast(EvidenceProvider, None)  # nobody joins here
-        me = Self(Identity(config, launch), self.key, lineage, Verifier(POLICY), provider)
+        me = Party(Identity(config, launch), self.key, lineage, PolicyVerifier(POLICY), provider)
         self.forks = Forks(me, self.engine)
 
     def fit(self, size: int) -> None:

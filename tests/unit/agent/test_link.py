@@ -12,7 +12,7 @@ import pytest
 
 from sevfork.agent import serve as serve_module
 from sevfork.agent.link import HostGone, Link
-from sevfork.agent.serve import Doomed, serve
+from sevfork.agent.serve import VmMustEnd, serve
 from sevfork.errors import NotAuthentic, RefusedByGuest, TimedOut
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
@@ -155,7 +155,7 @@ def test_a_host_that_is_gone_does_not_end_the_agent(port: Port) -> None:
 
 def test_what_cannot_be_undone_switches_the_vm_off_after_saying_why(port: Port) -> None:
     def handle(request: object, progress: object) -> protocol.Done:
-        raise Doomed(NotAuthentic("the last chunk does not open"))
+        raise VmMustEnd(NotAuthentic("the last chunk does not open"))
 
     def power_off() -> NoReturn:
         raise Enough
@@ -172,7 +172,7 @@ def test_a_vm_that_must_not_go_on_does_not_wait_for_a_host_that_does_not_read(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def handle(request: object, progress: object) -> protocol.Done:
-        raise Doomed(NotAuthentic("x" * 100_000))  # more than the port holds
+        raise VmMustEnd(NotAuthentic("x" * 100_000))  # more than the port holds
 
     def power_off() -> NoReturn:
         raise Enough
@@ -189,7 +189,7 @@ def test_a_vm_that_must_not_go_on_is_switched_off_whatever_sending_does(
     port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def handle(request: object, progress: object) -> protocol.Done:
-        raise Doomed(NotAuthentic("x" * 1_000_000))  # more than a frame holds
+        raise VmMustEnd(NotAuthentic("x" * 1_000_000))  # more than a frame holds
 
     def power_off() -> NoReturn:
         raise Enough

@@ -72,7 +72,7 @@ def test_nothing_is_done_before_the_marker_was_looked_for(
     def too_early() -> None:
         raise AssertionError("the agent went on")
 
-    for name in ("trace.hide_messages", "logging.basicConfig"):
+    for name in ("unexpected.hide_messages", "logging.basicConfig"):
         monkeypatch.setattr(f"sevfork.agent.__main__.{name}", lambda **_: None)
     monkeypatch.setattr(agent_main, "read_measured", too_early)
     agent_main.RESTORING.touch()

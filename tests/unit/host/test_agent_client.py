@@ -85,7 +85,9 @@ def test_a_reply_of_another_kind_is_not_believed() -> None:
 def test_a_flood_of_progress_does_not_outlast_the_deadline() -> None:
     class Flood(FakeAgent):
         def receive(self, timeout_s: float) -> bytes:
-            return reply(self.heard[0], protocol.encode(protocol.Progress("x")), Kind.PROGRESS)
+            return reply(
+                self.heard[0], protocol.encode(protocol.Progress(protocol.Step.COPY)), Kind.PROGRESS
+            )
 
     seen: list[protocol.Progress] = []
     with pytest.raises(errors.TimedOut):

@@ -76,7 +76,7 @@ def test_the_simulated_provider_is_in_simulated_images_only() -> None:
 @pytest.mark.parametrize("technology", Technology)
 def test_the_image_says_what_it_was_built_for(technology: Technology) -> None:
     namespace: dict[str, str] = {}
-    exec(modules(technology)["sevfork.agent.built"], namespace)  # noqa: S102
+    exec(modules(technology)["sevfork.agent.image_technology"], namespace)  # noqa: S102
     assert namespace["TECHNOLOGY"] == technology.value
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.agent import trace
 from sevfork.agent.container.container import Container
 from sevfork.agent.container.tree import parent_of
-from sevfork.agent.trace import where
+from sevfork.agent.unexpected import hide_messages, place_of
 from sevfork.agent.workload import Ready, Workload
 
 PRIVATE = "customers.db"
@@ -28,7 +27,7 @@ def failed_in(root: Path) -> OSError:
 
 
 def test_the_type_and_the_place_are_said_and_the_message_is_not(tmp_path: Path) -> None:
-    said = where(failed_in(tmp_path))
+    said = place_of(failed_in(tmp_path))
     assert said.startswith("FileNotFoundError at sevfork/agent/container/tree.py:")
     assert PRIVATE not in said
 
@@ -37,13 +36,13 @@ def test_the_place_is_sevforks_own_although_a_library_raised(tmp_path: Path) -> 
     container = Container(Workload(name="w", command=("/w",), ready=Ready(tcp=1)), tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
         _ = container.pid
-    assert where(caught.value).startswith(
+    assert place_of(caught.value).startswith(
         "FileNotFoundError at sevfork/agent/container/container.py:"
     )
 
 
 def test_an_exception_from_nowhere_is_still_named() -> None:
-    assert where(ValueError(PRIVATE)) == "ValueError at an unknown place"
+    assert place_of(ValueError(PRIVATE)) == "ValueError at an unknown place"
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
         (logging, "raiseExceptions"),
     ):
         monkeypatch.setattr(place, name, getattr(place, name))
-    trace.hide_messages()
+    hide_messages()
 
 
 @pytest.mark.usefixtures("quiet")

@@ -14,7 +14,7 @@ import traceback
 log = logging.getLogger(__name__)
 
 
-def where(error: BaseException | None) -> str:
+def place_of(error: BaseException | None) -> str:
     """The exception's type and the innermost line of sevfork's own that it came through."""
     place = "an unknown place"
     for frame, line in traceback.walk_tb(error.__traceback__ if error else None):
@@ -26,7 +26,7 @@ def where(error: BaseException | None) -> str:
 
 def hide_messages() -> None:
     """Nothing that Python prints by itself, in any thread, is more than that."""
-    sys.excepthook = lambda kind, error, trace: log.critical("the agent ends: %s", where(error))
-    threading.excepthook = lambda gone: log.error("a thread ended: %s", where(gone.exc_value))
-    sys.unraisablehook = lambda lost: log.error("not handled: %s", where(lost.exc_value))
+    sys.excepthook = lambda kind, error, trace: log.critical("the agent ends: %s", place_of(error))
+    threading.excepthook = lambda gone: log.error("a thread ended: %s", place_of(gone.exc_value))
+    sys.unraisablehook = lambda lost: log.error("not handled: %s", place_of(lost.exc_value))
     logging.raiseExceptions = False

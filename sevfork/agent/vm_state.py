@@ -1,0 +1,35 @@
+"""What the workload is doing, as the status reply tells it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+from sevfork.wire.protocol import WorkloadPhase
+
+
+@dataclass(frozen=True)
+class VmState:
+    """``uncapturable`` is the engine's reason or None."""
+
+    phase: WorkloadPhase = WorkloadPhase.UNCONFIGURED
+    detail: str = ""
+    uncapturable: str | None = None
+    generation: int = 0
+
+
+class CurrentState:
+    """The current state; written by the thread that works, read by the one that serves."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state = VmState()
+
+    @property
+    def now(self) -> VmState:
+        with self._lock:
+            return self._state
+
+    def change(self, **fields: object) -> None:
+        with self._lock:
+            self._state = replace(self._state, **fields)  # type: ignore[arg-type]  # checked by replace
