@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from sevfork.deadline import Deadline
 from sevfork.errors import NotAuthentic
+from sevfork.wire.volume_serial import is_serial
 
 SYS_BLOCK = Path("/sys/block")
 DEV = Path("/dev")
-_SERIAL = re.compile(r"sf-[0-9a-f]{16}")
 _POLL_S = 0.05
 
 
@@ -20,7 +19,7 @@ def find_volume(serial: str, timeout_s: float = 20.0) -> Path:
     The host names the serial, so only names of sevfork's own form are looked for: never the root.
     Raises NotAuthentic, TimedOut.
     """
-    if not _SERIAL.fullmatch(serial):
+    if not is_serial(serial):
         raise NotAuthentic("the volume's serial number is not one of sevfork's")
     absent = f"no volume with serial number '{serial}' appeared in the guest"
     for _ in Deadline.after(timeout_s).poll(_POLL_S, absent):

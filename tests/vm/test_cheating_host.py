@@ -22,7 +22,7 @@ from sevfork import errors
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.verdict import LaunchIdentity
 from sevfork.domain.metadata import ProcessorState
-from sevfork.domain.xml import GuestSpec
+from sevfork.domain.spec import GuestSpec
 from sevfork.handshake import ChildSession, InstanceKey, NeedEvidence, OwnLaunch
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore, Offer
@@ -34,6 +34,7 @@ from sevfork.simulated.paths import simulator_directory
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 from sevfork.wire import protocol
+from sevfork.wire.volume_serial import new_serial
 from tests.vm.lab import Lab, Vm
 
 CHILDREN = 24
@@ -330,7 +331,7 @@ def test_another_images_volume(fork: Cheat, next_offer: Iterator[int]) -> None:
 
 
 def replace_plan(fork: Cheat) -> object:
-    serial = f"sf-{secrets.token_hex(8)}"
+    serial = new_serial()
     return replace(fork.plan, serial=serial, volume_name=f"{serial}.sealed")
 
 
