@@ -64,7 +64,8 @@ def up(
     as_json: bool,
 ) -> None:
     """Define and start a fork-ready VM called NAME, and wait until its workload is ready."""
-    from sevfork.domain.xml import Accelerator, domain_xml
+    from sevfork.domain.spec import Accelerator
+    from sevfork.domain.xml import domain_xml
     from sevfork.image.image import Image
     from sevfork.lifecycle.up import PortWish, UpRequest, plan_up, run_up
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from lxml import etree
 
@@ -29,7 +30,18 @@ _FIRMWARE = {Technology.SEV_SNP: "amdsev", Technology.TDX: "tdx"}
 
 
 @dataclass(frozen=True)
-class SnpLaunch:
+class _FirmwareAsRom:
+    """``firmware`` is a path on the libvirt host."""
+
+    firmware: str
+
+    def loader(self) -> etree._Element:
+        """Stateless firmware, loaded as ROM: flash could be written, and is not measured."""
+        return E.loader(self.firmware, type="rom")
+
+
+@dataclass(frozen=True)
+class SnpLaunch(_FirmwareAsRom):
     """``cbitpos`` and ``reduced_phys_bits`` are the host's; ``host_data`` has 32 bytes."""
 
     cbitpos: int
@@ -37,7 +49,10 @@ class SnpLaunch:
     host_data: bytes
     policy: int = SNP_POLICY
 
-    def element(self) -> etree._Element:
+    def with_config_hash(self, config_hash: bytes) -> SnpLaunch:
+        return replace(self, host_data=config_hash)
+
+    def launch_security(self) -> etree._Element:
         return E.launchSecurity(
             E.cbitpos(str(self.cbitpos)),
             E.reducedPhysBits(str(self.reduced_phys_bits)),
@@ -48,9 +63,18 @@ class SnpLaunch:
             kernelHashes="yes",
         )
 
+    def features(self) -> list[etree._Element]:
+        """System management mode would be the host's way in."""
+        return [E.smm(state="off")]
+
+    def cpu(self) -> etree._Element:
+        model = E.model(SNP_CPU_MODEL, fallback="forbid")
+        return E.cpu(model, mode="custom", match="exact", check="none")
+
     @classmethod
-    def read(cls, element: etree._Element) -> SnpLaunch:
+    def read(cls, element: etree._Element, firmware: str) -> SnpLaunch:
         return cls(
+            firmware,
             cbitpos=int(element.findtext("cbitpos") or ""),
             reduced_phys_bits=int(element.findtext("reducedPhysBits") or ""),
             host_data=_bytes(element, "hostData", 32),
@@ -59,14 +83,17 @@ class SnpLaunch:
 
 
 @dataclass(frozen=True)
-class TdxLaunch:
+class TdxLaunch(_FirmwareAsRom):
     """``mr_config_id`` has 48 bytes."""
 
     mr_config_id: bytes
     policy: int = TDX_POLICY
     quote_service: str = _QUOTE_SERVICE
 
-    def element(self) -> etree._Element:
+    def with_config_hash(self, config_hash: bytes) -> TdxLaunch:
+        return replace(self, mr_config_id=config_hash)
+
+    def launch_security(self) -> etree._Element:
         return E.launchSecurity(
             E.policy(f"0x{self.policy:08x}"),
             E.mrConfigId(_base64(self.mr_config_id)),
@@ -75,81 +102,49 @@ class TdxLaunch:
             type="tdx",
         )
 
+    def features(self) -> list[etree._Element]:
+        """System management mode would be the host's way in; there is no in-kernel I/O APIC."""
+        return [E.smm(state="off"), E.ioapic(driver="qemu")]
+
+    def cpu(self) -> etree._Element:
+        return E.cpu(mode="host-passthrough", check="none", migratable="off")
+
     @classmethod
-    def read(cls, element: etree._Element) -> TdxLaunch:
+    def read(cls, element: etree._Element, firmware: str) -> TdxLaunch:
         service = element.find("quoteGenerationService")
         return cls(
+            firmware,
             mr_config_id=_bytes(element, "mrConfigId", 48),
             policy=int(element.findtext("policy") or "", 0),
             quote_service=_QUOTE_SERVICE if service is None else service.get("path", ""),
         )
 
 
-@dataclass(frozen=True)
-class HardwareLaunch:
-    """Everything about a domain that the technology decides; ``firmware`` is a path."""
-
-    launch: SnpLaunch | TdxLaunch
-    firmware: str
-
-    def with_config_hash(self, config_hash: bytes) -> HardwareLaunch:
-        """The same launch for another launch configuration (a child's)."""
-        if isinstance(self.launch, SnpLaunch):
-            snp = SnpLaunch(
-                self.launch.cbitpos, self.launch.reduced_phys_bits, config_hash, self.launch.policy
-            )
-            return HardwareLaunch(snp, self.firmware)
-        tdx = TdxLaunch(config_hash, self.launch.policy, self.launch.quote_service)
-        return HardwareLaunch(tdx, self.firmware)
-
-    @property
-    def is_tdx(self) -> bool:
-        return isinstance(self.launch, TdxLaunch)
-
-    def loader(self) -> etree._Element:
-        """Stateless firmware, loaded as ROM: flash could be written, and is not measured."""
-        return E.loader(self.firmware, type="rom")
-
-    def features(self) -> list[etree._Element]:
-        """System management mode would be the host's way in; TDX has no in-kernel I/O APIC."""
-        smm = E.smm(state="off")
-        return [smm, E.ioapic(driver="qemu")] if self.is_tdx else [smm]
-
-    def cpu(self) -> etree._Element:
-        if self.is_tdx:
-            return E.cpu(mode="host-passthrough", check="none", migratable="off")
-        return E.cpu(
-            E.model(SNP_CPU_MODEL, fallback="forbid"), mode="custom", match="exact", check="none"
-        )
-
-    @classmethod
-    def read(cls, domain: etree._Element) -> HardwareLaunch | None:
-        """From a domain's XML; None for a guest that is launched like any other."""
-        found = domain.find("launchSecurity")
-        if found is None:
-            return None
-        try:
-            launch = _read_launch(found)
-        except ValueError as exc:
-            raise WrongState(f"the VM's launch security cannot be read: {exc}") from exc
-        firmware = domain.findtext("os/loader")
-        if not firmware:
-            raise WrongState("the VM's domain XML has no 'os/loader'")
-        return cls(launch, firmware)
+_LAUNCHES: Mapping[str | None, type[SnpLaunch] | type[TdxLaunch]] = {
+    Technology.SEV_SNP.value: SnpLaunch,
+    Technology.TDX.value: TdxLaunch,
+}
 
 
-def _read_launch(element: etree._Element) -> SnpLaunch | TdxLaunch:
-    kind = element.get("type")
-    if kind == Technology.SEV_SNP.value:
-        return SnpLaunch.read(element)
-    if kind == Technology.TDX.value:
-        return TdxLaunch.read(element)
-    raise ValueError(f"type '{kind}'")
+def read(domain: etree._Element) -> SnpLaunch | TdxLaunch | None:
+    """From a domain's XML; None for a guest that is launched like any other."""
+    found = domain.find("launchSecurity")
+    if found is None:
+        return None
+    kind, firmware = found.get("type"), domain.findtext("os/loader")
+    if not firmware:
+        raise WrongState("the VM's domain XML has no 'os/loader'")
+    if kind not in _LAUNCHES:
+        raise WrongState(f"the VM's launch security is of type '{kind}'")
+    try:
+        return _LAUNCHES[kind].read(found, firmware)
+    except ValueError as exc:
+        raise WrongState(f"the VM's launch security cannot be read: {exc}") from exc
 
 
 def hardware_launch(
     technology: Technology, capabilities: str | None, config_hash: bytes
-) -> HardwareLaunch:
+) -> SnpLaunch | TdxLaunch:
     """For a new VM, from the host's domcapabilities; raises HostCannot saying what is missing."""
     if capabilities is None or technology.value not in security_types(capabilities):
         raise HostCannot(
@@ -159,11 +154,11 @@ def hardware_launch(
     described = parse(capabilities)
     firmware = _firmware(technology, described)
     if technology is Technology.TDX:
-        return HardwareLaunch(TdxLaunch(config_hash), firmware)
+        return TdxLaunch(firmware, config_hash)
     cbitpos, reduced_phys_bits = (
         _number(described, name) for name in ("cbitpos", "reducedPhysBits")
     )
-    return HardwareLaunch(SnpLaunch(cbitpos, reduced_phys_bits, config_hash), firmware)
+    return SnpLaunch(firmware, cbitpos, reduced_phys_bits, config_hash)
 
 
 def _number(capabilities: etree._Element, name: str) -> int:

@@ -7,18 +7,15 @@ https://libvirt.org/formatdomain.html, https://libvirt.org/kbase/launch_security
 
 from __future__ import annotations
 
-import os
-import string
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from enum import Enum
 
 from lxml import etree
 
-from sevfork.domain import metadata as meta
+from sevfork.domain import launch_security, metadata_xml
+from sevfork.domain.disks import disk
 from sevfork.domain.elements import E, parse, to_text
-from sevfork.domain.launch_security import HardwareLaunch
-from sevfork.domain.metadata import Metadata
+from sevfork.domain.spec import Accelerator, Boot, GuestSpec
 from sevfork.errors import WrongState
 
 CHANNEL_NAME = "org.sevfork.agent.0"
@@ -26,64 +23,6 @@ ROOT_SERIAL = "sevfork-root"
 ROOT_TARGET = "vda"
 # Devices are plugged into a running guest one at a time or a few at once: sealed volumes.
 SPARE_PORTS = 4
-# virtio-blk's limit for a serial number.
-SERIAL_LIMIT = 20
-
-
-class Accelerator(Enum):
-    """What executes the guest; the value is libvirt's domain type."""
-
-    KVM = "kvm"
-    TCG = "qemu"
-
-    @property
-    def label(self) -> str:
-        return "KVM" if self is Accelerator.KVM else "software emulation (TCG), no KVM"
-
-    @property
-    def default_vcpus(self) -> int:
-        """TCG runs vCPUs in parallel and loses races that processors do not: when one patches the
-        kernel's code (CRIU's breakpoints do, through perf), another may find an int3 that nobody
-        knows any more, and panics. Measured with QEMU 7.2: one start in ten, under load."""
-        return 1 if self is Accelerator.TCG else 2
-
-    @property
-    def disabled_cpu_features(self) -> tuple[str, ...]:
-        # QEMU 7.2's TCG: kernel 6.12 panics in the slab allocator with cx16, and CRIU's CPU check
-        # is strict about erms and fsrm. Measured; QEMU runs such guests on KVM as they are.
-        return ("cx16", "erms", "fsrm") if self is Accelerator.TCG else ()
-
-
-@dataclass(frozen=True)
-class Boot:
-    """Paths on the libvirt host of what is booted, and the kernel's command line."""
-
-    kernel: str
-    initrd: str
-    root: str
-    cmdline: str
-
-
-@dataclass(frozen=True)
-class GuestSpec:
-    """One VM, in full: two equal specs give the same XML."""
-
-    name: str
-    uuid: str
-    memory_mib: int
-    vcpus: int
-    accelerator: Accelerator
-    boot: Boot
-    mac: str
-    console_log: str
-    metadata: Metadata
-    link_up: bool = True
-    hardware: HardwareLaunch | None = None
-
-
-def random_mac(entropy: bytes | None = None) -> str:
-    """A MAC address that is unicast and locally administered (0x52, as QEMU's own are)."""
-    return bytes([0x52, *(entropy or os.urandom(5))]).hex(":")
 
 
 def domain_xml(spec: GuestSpec) -> str:
@@ -91,7 +30,7 @@ def domain_xml(spec: GuestSpec) -> str:
     domain = E.domain(
         E.name(spec.name),
         E.uuid(spec.uuid),
-        E.metadata(spec.metadata.to_element()),
+        E.metadata(metadata_xml.element(spec.metadata)),
         E.memory(str(spec.memory_mib), unit="MiB"),
         E.vcpu(str(spec.vcpus), placement="static"),
         _os(spec),
@@ -103,7 +42,7 @@ def domain_xml(spec: GuestSpec) -> str:
         E.on_reboot("destroy"),
         E.on_crash("destroy"),
         _devices(spec),
-        *([spec.hardware.launch.element()] if spec.hardware else []),
+        *([spec.hardware.launch_security()] if spec.hardware else []),
         type=spec.accelerator.value,
     )
     return to_text(domain, indent=True)
@@ -167,30 +106,6 @@ def _pci_ports() -> list[etree._Element]:
     ]
 
 
-def disk(path: str, serial: str, target: str, *, readonly: bool) -> etree._Element:
-    """A raw virtio-blk disk. The guest finds it by its serial, never by its name."""
-    if len(serial) > SERIAL_LIMIT:
-        raise ValueError(f"a disk's serial has at most {SERIAL_LIMIT} characters")
-    element = E.disk(
-        # By default QEMU stops the whole guest when its host's disk is full or broken: a fork would
-        # stop its parent. The guest hears of the error instead and goes on.
-        E.driver(name="qemu", type="raw", error_policy="report", rerror_policy="report"),
-        E.source(file=path),
-        E.target(dev=target, bus="virtio"),
-        type="file",
-        device="disk",
-    )
-    if readonly:
-        element.append(E.readonly())
-    element.append(E.serial(serial))
-    return element
-
-
-def disk_xml(path: str, serial: str, target: str, *, readonly: bool) -> str:
-    """The same as text, to attach to a running domain or detach from it."""
-    return to_text(disk(path, serial, target, readonly=readonly))
-
-
 def interface(mac: str, *, link_up: bool) -> etree._Element:
     """QEMU's user-mode network: it needs no rights, and nothing reaches in by itself."""
     return E.interface(
@@ -207,21 +122,21 @@ def spec_from_xml(text: str) -> GuestSpec:
     Raises WrongState where the domain is not one of sevfork's, or was edited beyond recognition.
     """
     domain = parse(text)
-    metadata = meta.from_domain_xml(text)
+    metadata = metadata_xml.from_domain(text)
     if metadata is None:
         raise WrongState(f"'{_text(domain, 'name')}' was not made by sevfork")
     return GuestSpec(
         name=_text(domain, "name"),
         uuid=_text(domain, "uuid"),
         memory_mib=_memory_mib(domain),
-        vcpus=int(_text(domain, "vcpu")),
-        accelerator=Accelerator(domain.get("type", "")),
+        vcpus=_number(domain, "vcpu"),
+        accelerator=_accelerator(domain),
         boot=_read_boot(domain),
         mac=_attribute(domain, "devices/interface/mac", "address"),
         console_log=_attribute(domain, "devices/serial/source", "path"),
         metadata=metadata,
         link_up=domain.find("devices/interface/link[@state='down']") is None,
-        hardware=HardwareLaunch.read(domain),
+        hardware=launch_security.read(domain),
     )
 
 
@@ -238,62 +153,6 @@ def link_xml(domain_text: str, *, link_up: bool) -> str:
         found.remove(link)
     found.append(E.link(state="up" if link_up else "down"))
     return to_text(found)
-
-
-def has_target(domain_text: str, target: str) -> bool:
-    """Whether a disk of that name is (still) plugged in."""
-    domain = parse(domain_text)
-    return any(each.get("dev") == target for each in domain.findall("devices/disk/target"))
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A disk as it is plugged in: its file on the libvirt host, its name, its element."""
-
-    path: str
-    target: str
-    xml: str
-
-
-def disks(domain_text: str) -> tuple[Disk, ...]:
-    """The disks that are files, as the domain has them now."""
-    found = []
-    for each in parse(domain_text).findall("devices/disk"):
-        source, target = each.find("source"), each.find("target")
-        if source is not None and target is not None and source.get("file"):
-            found.append(Disk(source.get("file", ""), target.get("dev", ""), to_text(each)))
-    return tuple(found)
-
-
-def free_target(domain_text: str) -> str:
-    """A disk name that is free: vdb, or the next one where something stuck was left."""
-    taken = {disk.target for disk in disks(domain_text)}
-    return next(f"vd{letter}" for letter in string.ascii_lowercase if f"vd{letter}" not in taken)
-
-
-def volume_paths(domain_text: str) -> frozenset[str]:
-    """Every file on the libvirt host that the domain uses: disks, kernel, initrd, console log."""
-    domain = parse(domain_text)
-    found = [each.get("file") for each in domain.findall("devices/disk/source")]
-    found += [each.get("path") for each in domain.findall("devices/serial/source")]
-    found += [domain.findtext("os/kernel"), domain.findtext("os/initrd")]
-    return frozenset(each for each in found if each)
-
-
-def child_spec(
-    parent: GuestSpec, *, name: str, uuid: str, mac: str, console_log: str, metadata: Metadata
-) -> GuestSpec:
-    """The child's domain: launched like its parent (digests depend on vCPUs, CPU and memory), with
-    its own identity and its link down until its after-fork hooks have passed."""
-    return replace(
-        parent,
-        name=name,
-        uuid=uuid,
-        mac=mac,
-        console_log=console_log,
-        metadata=metadata,
-        link_up=False,
-    )
 
 
 def _read_boot(domain: etree._Element) -> Boot:
@@ -332,7 +191,21 @@ def _memory_mib(domain: etree._Element) -> int:
     unit = "KiB" if found is None else found.get("unit", "KiB")
     if unit not in _MEMORY_UNITS:
         raise WrongState(f"the VM's memory is given in '{unit}'")
-    return int(_text(domain, "memory")) * _MEMORY_UNITS[unit] // 2**20
+    return _number(domain, "memory") * _MEMORY_UNITS[unit] // 2**20
+
+
+def _accelerator(domain: etree._Element) -> Accelerator:
+    try:
+        return Accelerator(domain.get("type"))
+    except ValueError as exc:
+        raise WrongState(f"the VM's domain type is '{domain.get('type')}'") from exc
+
+
+def _number(domain: etree._Element, path: str) -> int:
+    text = _text(domain, path)
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise WrongState(f"the VM's '{path}' is no number: '{text}'")
+    return int(text)
 
 
 def _text(element: etree._Element, path: str) -> str:

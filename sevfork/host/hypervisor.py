@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from sevfork.domain.xml import Accelerator
+from sevfork.domain.spec import Accelerator
 from sevfork.errors import WrongState
 
 

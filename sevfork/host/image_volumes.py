@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from sevfork.domain import xml as domain_xml
-from sevfork.domain.xml import Boot
+from sevfork.domain.disks import volume_paths
+from sevfork.domain.spec import Boot
 from sevfork.errors import NotAuthentic, WrongState
 from sevfork.host.hypervisor import Hypervisor, Storage, VolumeExists
 from sevfork.image.image import Image, ImageFile
@@ -133,7 +133,7 @@ def paths_in_use(hypervisor: Hypervisor) -> frozenset[str]:
     used: set[str] = set()
     for domain in hypervisor.domains():
         with contextlib.suppress(WrongState):  # it went away meanwhile
-            used |= domain_xml.volume_paths(hypervisor.xml(domain.uuid))
+            used |= volume_paths(hypervisor.xml(domain.uuid))
     return frozenset(used)
 
 

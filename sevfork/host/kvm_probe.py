@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sevfork.domain.metadata import Metadata, Phase
-from sevfork.domain.xml import Accelerator, Boot, GuestSpec, domain_xml, random_mac
+from sevfork.domain.spec import Accelerator, Boot, GuestSpec, console_log_name, random_mac
+from sevfork.domain.xml import domain_xml
 from sevfork.errors import HostCannot, SevforkError
 from sevfork.handshake.launch import Role
 from sevfork.host import maker
@@ -157,25 +158,26 @@ def _tiny_guest(hypervisor: Hypervisor, boot: Boot) -> Iterator[GuestSpec]:
 
 
 def _spec(hypervisor: Hypervisor, boot: Boot) -> GuestSpec:
-    name = f"sevfork-probe-{secrets.token_hex(4)}"
+    name, uuid = f"sevfork-probe-{secrets.token_hex(4)}", str(uuids.uuid4())
+    log_name = console_log_name(name, uuid)
     metadata = Metadata(
         technology=Technology.SIMULATED,
         role=Role.ROOT,
         phase=Phase.FORMING,  # a killed probe is cleaned away like any half-made VM
         image="kvm-probe",
         cpu_model="maximum",
-        volumes=(f"{name}.log",),
+        volumes=(log_name,),
         maker=maker.this_process(),
     )
     return GuestSpec(
         name=name,
-        uuid=str(uuids.uuid4()),
+        uuid=uuid,
         memory_mib=_MEMORY_MIB,
         vcpus=1,
         accelerator=Accelerator.KVM,
         boot=replace(boot, cmdline=_CMDLINE),
         mac=random_mac(),
-        console_log=hypervisor.storage.path_of(f"{name}.log"),
+        console_log=hypervisor.storage.path_of(log_name),
         metadata=metadata,
         link_up=False,
     )

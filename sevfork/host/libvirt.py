@@ -19,9 +19,10 @@ import libvirt
 import libvirt_qemu
 
 from sevfork.domain import xml as domain_xml
+from sevfork.domain.disks import has_target
 from sevfork.domain.elements import E, parse, to_text
-from sevfork.domain.metadata import NAMESPACE, PREFIX
-from sevfork.domain.xml import Accelerator
+from sevfork.domain.metadata_xml import FORMER_NAMESPACE, NAMESPACE, PREFIX
+from sevfork.domain.spec import Accelerator
 from sevfork.errors import (
     HostCannot,
     HypervisorUnreachable,
@@ -285,6 +286,7 @@ class LibvirtHypervisor:
         if domain.isActive():
             flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
         kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
+        domain.setMetadata(kind, None, None, FORMER_NAMESPACE, flags)
         domain.setMetadata(kind, element, PREFIX, NAMESPACE, flags)
 
     @_translated
@@ -297,7 +299,7 @@ class LibvirtHypervisor:
         domain = self._domain(uuid)
         domain.detachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         # libvirt returns after 5 s whether the guest has let go or not.
-        while domain_xml.has_target(domain.XMLDesc(0), target):
+        while has_target(domain.XMLDesc(0), target):
             if time.monotonic() >= deadline:
                 raise TimedOut(f"the guest did not let the disk '{target}' go")
             time.sleep(0.1)
@@ -588,12 +590,10 @@ def _snapshot(domain: Any) -> hv.Domain | None:
 
 
 def _metadata(domain: Any) -> str | None:
-    try:
-        return str(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, 0))
-    except libvirt.libvirtError as exc:
-        if _has_code(exc, libvirt.VIR_ERR_NO_DOMAIN_METADATA):
-            return None
-        raise
+    for namespace in (NAMESPACE, FORMER_NAMESPACE):
+        with _ignoring(libvirt.VIR_ERR_NO_DOMAIN_METADATA):
+            return str(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, namespace, 0))
+    return None
 
 
 def _volume(volume: Any) -> hv.Volume | None:

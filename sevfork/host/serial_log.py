@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sevfork.domain.xml import GuestSpec
+from sevfork.domain.spec import GuestSpec
 from sevfork.errors import SevforkError
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.image.paths import cache_directory

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from sevfork.domain.launch_security import security_types
-from sevfork.domain.xml import Accelerator
+from sevfork.domain.spec import Accelerator
 from sevfork.errors import SevforkError
 from sevfork.host import kvm_probe
 from sevfork.host.hypervisor import HostFacts, Hypervisor

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sevfork.domain.xml import GuestSpec, spec_from_xml
+from sevfork.domain.spec import GuestSpec
+from sevfork.domain.xml import spec_from_xml
 from sevfork.errors import WrongState
 from sevfork.host.hypervisor import Domain, Hypervisor
 

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import hashlib
 import logging
-import secrets
 import threading
 import time
 import uuid as uuids
@@ -20,18 +19,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from sevfork.domain import metadata_xml
+from sevfork.domain.disks import disk_xml, free_target, has_target, volume_paths
 from sevfork.domain.metadata import Metadata, Phase, PublishedPort
-from sevfork.domain.xml import (
-    Accelerator,
-    GuestSpec,
-    child_spec,
-    disk_xml,
-    domain_xml,
-    free_target,
-    has_target,
-    random_mac,
-    volume_paths,
-)
+from sevfork.domain.spec import Accelerator, GuestSpec, child_spec, console_log_name, random_mac
+from sevfork.domain.xml import domain_xml
 from sevfork.errors import (
     HostCannot,
     InsecureRefused,
@@ -62,6 +54,7 @@ from sevfork.lifecycle.up import PortWish, publish
 from sevfork.simulated.launch import launched, simulated_report
 from sevfork.technology import Technology
 from sevfork.wire import protocol
+from sevfork.wire.volume_serial import new_serial
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +135,7 @@ def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
         domain.name, request.name, request.count, others.keys(), replace=request.replace
     )
     _require_memory(hypervisor, spec, request.count)
-    serial = f"sf-{secrets.token_hex(8)}"
+    serial = new_serial()
     return ForkPlan(
         request=request,
         domain=domain,
@@ -199,7 +192,7 @@ def _volume_bytes(memory_mib: int) -> int:
 def sketch_child(plan: ForkPlan, name: str, uuid: str) -> GuestSpec:
     """A child's domain as far as it is known before the capture: no OFFER, no measurement yet."""
     parent = plan.spec.metadata
-    log_name = f"{name}-{uuid[:8]}.log"
+    log_name = console_log_name(name, uuid)
     metadata = Metadata(
         technology=parent.technology,
         role=Role.CHILD,
@@ -476,7 +469,7 @@ class Fork:
         metadata = replace(
             spec.metadata, phase=Phase.READY, maker=None, ports=ports, generation=generation
         )
-        self._hypervisor.set_metadata(spec.uuid, metadata.to_xml())
+        self._hypervisor.set_metadata(spec.uuid, metadata_xml.write(metadata))
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():

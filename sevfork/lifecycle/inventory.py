@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from sevfork.domain import metadata_xml
 from sevfork.domain.metadata import Metadata, Phase
 from sevfork.errors import WrongState
 from sevfork.host.hypervisor import Domain
@@ -59,7 +60,7 @@ def vms(domains: Iterable[Domain]) -> tuple[Vm, ...]:
 
 def _vm(domain: Domain) -> Vm:
     try:
-        return Vm(domain, Metadata.from_xml(domain.metadata_xml or ""))
+        return Vm(domain, metadata_xml.read(domain.metadata_xml or ""))
     except WrongState as exc:
         return Vm(domain, None, exc.message)
 

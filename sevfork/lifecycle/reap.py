@@ -10,8 +10,9 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 
-from sevfork.domain.metadata import Metadata, Phase
-from sevfork.domain.xml import disks
+from sevfork.domain import metadata_xml
+from sevfork.domain.disks import disks
+from sevfork.domain.metadata import Phase
 from sevfork.errors import SevforkError, WrongState
 from sevfork.host import image_volumes, maker
 from sevfork.host.hypervisor import Domain, Hypervisor
@@ -69,7 +70,7 @@ def is_abandoned(domain: Domain) -> bool:
     if domain.metadata_xml is None:
         return False
     try:
-        metadata = Metadata.from_xml(domain.metadata_xml)
+        metadata = metadata_xml.read(domain.metadata_xml)
     except WrongState as exc:
         log.warning("'%s': %s", domain.name, exc.message)
         return False

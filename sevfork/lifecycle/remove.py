@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from sevfork.domain.metadata import Metadata
-from sevfork.domain.xml import GuestSpec
+from sevfork.domain import metadata_xml
+from sevfork.domain.spec import GuestSpec
 from sevfork.errors import ChildLeftBehind, SevforkError, WrongState
 from sevfork.host import image_volumes
 from sevfork.host.hypervisor import Domain, Hypervisor
@@ -46,7 +46,7 @@ def remove_domain(hypervisor: Hypervisor, domain: Domain) -> None:
 
 def _volumes(domain: Domain) -> tuple[str, ...]:
     try:
-        return Metadata.from_xml(domain.metadata_xml or "").volumes
+        return metadata_xml.read(domain.metadata_xml or "").volumes
     except WrongState as exc:
         log.warning("volumes of '%s' may be left: %s", domain.name, exc.message)
         return ()

@@ -16,9 +16,11 @@ import uuid as uuids
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sevfork.domain.launch_security import HardwareLaunch, hardware_launch
+from sevfork.domain import metadata_xml
+from sevfork.domain.launch_security import hardware_launch
 from sevfork.domain.metadata import Metadata, Phase, ProcessorState, PublishedPort
-from sevfork.domain.xml import Accelerator, GuestSpec, domain_xml, random_mac
+from sevfork.domain.spec import Accelerator, GuestSpec, HardwareLaunch, console_log_name, random_mac
+from sevfork.domain.xml import domain_xml
 from sevfork.errors import (
     HostCannot,
     InsecureRefused,
@@ -128,7 +130,7 @@ def _require_memory(hypervisor: Hypervisor, request: UpRequest, replaced: Domain
 
 def _require_free_ports(request: UpRequest, replaced: Domain | None) -> None:
     """Tell now what QEMU would tell when the guest has booted; a replaced VM gives its ports up."""
-    own = Metadata.from_xml(replaced.metadata_xml or "").ports if replaced else ()
+    own = metadata_xml.read(replaced.metadata_xml or "").ports if replaced else ()
     for wish in request.publish:
         if wish.host and wish.host not in {port.host for port in own}:
             with socket.socket() as probe:
@@ -145,7 +147,7 @@ def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
     hardware = _hardware(hypervisor, image.technology)
     wanted = Accelerator.KVM if hardware else request.accelerator
     chosen = kvm_probe.expected(hypervisor, boot, wanted)
-    log_name = f"{request.name}-{uuid[:8]}.log"
+    log_name = console_log_name(request.name, uuid)
     metadata = Metadata(
         technology=image.technology,
         role=Role.ROOT,
@@ -197,7 +199,7 @@ def run_up(
             raise
         ready_s = time.monotonic() - started
         spec = _publish_all(hypervisor, spec, plan.request.publish)
-        hypervisor.set_metadata(spec.uuid, spec.metadata.to_xml())
+        hypervisor.set_metadata(spec.uuid, metadata_xml.write(spec.metadata))
         undo.pop_all()
     watch(spec.name, "ready")
     return UpOutcome(spec, boot_s, ready_s)

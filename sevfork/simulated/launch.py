@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 
 from sevfork.domain.metadata import Metadata, ProcessorState
-from sevfork.domain.xml import Boot
+from sevfork.domain.spec import Boot
 from sevfork.errors import NotAuthentic, WrongState
 from sevfork.handshake.launch import LaunchConfig, launch_config_hash
 from sevfork.simulated.launch_digest import simulated_launch_digest

@@ -14,7 +14,7 @@ import msgspec
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
 from sevfork.attest.verdict import Verdict
-from sevfork.domain.xml import GuestSpec
+from sevfork.domain.spec import GuestSpec
 from sevfork.errors import UsageError
 from sevfork.handshake import attest_report_data
 from sevfork.host.agent_client import AgentClient

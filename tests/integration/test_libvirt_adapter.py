@@ -9,12 +9,17 @@ from dataclasses import replace
 
 import pytest
 
+from sevfork.domain import metadata_xml
 from sevfork.domain.metadata import Metadata, Phase, ProcessorState
-from sevfork.domain.xml import Accelerator, Boot, GuestSpec, domain_xml, random_mac, spec_from_xml
+from sevfork.domain.metadata_xml import FORMER_NAMESPACE, NAMESPACE
+from sevfork.domain.spec import Accelerator, Boot, GuestSpec, random_mac
+from sevfork.domain.xml import domain_xml, spec_from_xml
 from sevfork.errors import HostCannot, HypervisorUnreachable, NameTaken, WrongState
 from sevfork.handshake.launch import Role
 from sevfork.host import libvirt as adapter
 from sevfork.host.hypervisor import DomainState, VolumeExists
+from sevfork.lifecycle import inventory
+from sevfork.lifecycle.remove import remove_domain
 from sevfork.technology import Technology
 
 POOL_PATH = "/sevfork-test"
@@ -100,11 +105,42 @@ def test_metadata_is_kept_by_libvirt_and_replaced(hypervisor: adapter.LibvirtHyp
     hypervisor.start(guest.uuid)
     found = hypervisor.find(guest.uuid).metadata_xml
     assert found is not None
-    assert Metadata.from_xml(found) == guest.metadata
+    assert metadata_xml.read(found) == guest.metadata
     ready = replace(guest.metadata, phase=Phase.READY, generation=3)
-    hypervisor.set_metadata(guest.uuid, ready.to_xml())
+    hypervisor.set_metadata(guest.uuid, metadata_xml.write(ready))
     (listed,) = [each for each in hypervisor.domains() if each.uuid == guest.uuid]
-    assert Metadata.from_xml(listed.metadata_xml or "") == ready
+    assert metadata_xml.read(listed.metadata_xml or "") == ready
+
+
+def test_a_domain_with_the_former_namespace_is_listed_renewed_and_removed(
+    hypervisor: adapter.LibvirtHypervisor,
+) -> None:
+    guest = spec()
+    former = for_test_driver(guest).replace(NAMESPACE, FORMER_NAMESPACE)
+    assert hypervisor.define(former).metadata_xml is not None
+    hypervisor.start(guest.uuid)
+    (vm,) = (each for each in inventory.vms(hypervisor.domains()) if each.domain.name == guest.name)
+    assert vm.metadata == guest.metadata
+    text = hypervisor.xml(guest.uuid).replace("type='test'", "type='qemu'")
+    assert spec_from_xml(text) == guest
+
+    hypervisor.set_metadata(guest.uuid, metadata_xml.write(replace(guest.metadata, generation=3)))
+    for _ in ("while it runs", "for good"):
+        renewed = hypervisor.xml(guest.uuid)
+        assert FORMER_NAMESPACE not in renewed
+        assert NAMESPACE in renewed
+        assert metadata_xml.read(hypervisor.find(guest.uuid).metadata_xml or "").generation == 3
+        hypervisor.destroy(guest.uuid)
+
+
+def test_a_domain_with_the_former_namespace_is_removed(
+    hypervisor: adapter.LibvirtHypervisor,
+) -> None:
+    guest = spec()
+    hypervisor.define(for_test_driver(guest).replace(NAMESPACE, FORMER_NAMESPACE))
+    remove_domain(hypervisor, hypervisor.find(guest.name))
+    with pytest.raises(WrongState):
+        hypervisor.find(guest.name)
 
 
 def test_a_spec_survives_what_libvirt_makes_of_the_xml(

@@ -18,17 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from sevfork.domain import metadata_xml
+from sevfork.domain.disks import disk_xml, has_target
 from sevfork.domain.metadata import Metadata, Phase
-from sevfork.domain.xml import (
-    Accelerator,
-    Boot,
-    GuestSpec,
-    disk_xml,
-    domain_xml,
-    has_target,
-    random_mac,
-    spec_from_xml,
-)
+from sevfork.domain.spec import Accelerator, Boot, GuestSpec, random_mac
+from sevfork.domain.xml import domain_xml, spec_from_xml
 from sevfork.errors import HostCannot, TimedOut, WrongState
 from sevfork.handshake.launch import Role
 from sevfork.host import libvirt, private_libvirtd
@@ -222,9 +216,9 @@ def test_a_port_is_published_once(hypervisor: Hypervisor) -> None:
 def test_metadata_of_a_running_guest_is_replaced_for_good(hypervisor: Hypervisor) -> None:
     spec = running(hypervisor)
     changed = replace(spec.metadata, generation=7)
-    hypervisor.set_metadata(spec.uuid, changed.to_xml())
+    hypervisor.set_metadata(spec.uuid, metadata_xml.write(changed))
     hypervisor.destroy(spec.uuid)
-    assert Metadata.from_xml(hypervisor.find(spec.uuid).metadata_xml or "") == changed
+    assert metadata_xml.read(hypervisor.find(spec.uuid).metadata_xml or "") == changed
 
 
 def test_a_guest_that_cannot_start_is_told_in_words(hypervisor: Hypervisor) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from sevfork.domain.elements import parse, to_text
-from sevfork.domain.metadata import NAMESPACE
-from sevfork.domain.xml import Accelerator
+from sevfork.domain.metadata_xml import NAMESPACE
+from sevfork.domain.spec import Accelerator
 from sevfork.errors import HostCannot, NameTaken, WrongState
 from sevfork.host.hypervisor import (
     Channel,

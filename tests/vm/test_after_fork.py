@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.domain.xml import GuestSpec, spec_from_xml
+from sevfork.domain.spec import GuestSpec
+from sevfork.domain.xml import spec_from_xml
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.fork import Fork, ForkedChild, ForkRequest, plan_fork
 from tests.vm.lab import Lab, Vm

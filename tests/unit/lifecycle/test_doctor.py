@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sevfork.domain.launch_security import security_types
-from sevfork.domain.xml import Accelerator
+from sevfork.domain.spec import Accelerator
 from sevfork.host.kvm_probe import least_kernel
 from sevfork.lifecycle.doctor import Finding, Verdict, examine
 from tests.support.fake_hypervisor import FakeHypervisor

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from sevfork import errors
-from sevfork.domain.launch_security import HardwareLaunch, SnpLaunch
-from sevfork.domain.metadata import Phase, from_domain_xml
-from sevfork.domain.xml import disk_xml
+from sevfork.domain import metadata_xml
+from sevfork.domain.disks import disk_xml
+from sevfork.domain.launch_security import SnpLaunch
+from sevfork.domain.metadata import Phase
 from sevfork.handshake.launch import launch_config_hash
 from sevfork.lifecycle.fork import (
     Fork,
@@ -52,7 +53,7 @@ def test_children_hold_the_state_and_are_ready(house: FakeHouse, parent: FakeGue
     for child in outcome.children:
         guest = house.guests[child.uuid]
         assert (guest.state, guest.generation, guest.network_up) == (STATE, 1, True)
-        metadata = from_domain_xml(house.xml(child.uuid))
+        metadata = metadata_xml.from_domain(house.xml(child.uuid))
         assert metadata is not None
         assert (metadata.phase, metadata.maker, metadata.generation) == (Phase.READY, None, 1)
         assert metadata.ports == child.ports != ()
@@ -286,11 +287,11 @@ def test_a_hardware_child_is_launched_with_the_hash_of_its_own_configuration(
         config = child_config(offer)
         snp = Technology.SEV_SNP
         metadata = replace(plan.spec.metadata, technology=snp, processor=None)
-        hardware = HardwareLaunch(SnpLaunch(51, 1, bytes(32)), "/usr/share/ovmf/OVMF.amdsev.fd")
+        hardware = SnpLaunch("/usr/share/ovmf/OVMF.amdsev.fd", 51, 1, bytes(32))
         spec = fork.launched_as(replace(plan.spec, metadata=metadata, hardware=hardware), config)
     assert spec.hardware is not None
-    assert isinstance(spec.hardware.launch, SnpLaunch)
-    assert spec.hardware.launch.host_data == launch_config_hash(snp, config.encode())
+    assert isinstance(spec.hardware, SnpLaunch)
+    assert spec.hardware.host_data == launch_config_hash(snp, config.encode())
     assert spec.metadata.processor is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sevfork.domain import metadata_xml
 from sevfork.domain.metadata import Metadata, Phase, PublishedPort
 from sevfork.handshake.launch import Role
 from sevfork.host.hypervisor import Domain, DomainState
@@ -29,7 +30,7 @@ def vm(
         parent_name=parent,
         ports=(PublishedPort(16379, 6379),),
     )
-    return Domain(name, name, 1, state, 1024, 1, metadata.to_xml())
+    return Domain(name, name, 1, state, 1024, 1, metadata_xml.write(metadata))
 
 
 def drawn(*domains: Domain) -> list[str]:

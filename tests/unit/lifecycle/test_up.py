@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from sevfork.domain import metadata_xml
+from sevfork.domain.disks import disk_xml, has_target
 from sevfork.domain.launch_security import SnpLaunch
-from sevfork.domain.metadata import Maker, Metadata, Phase, from_domain_xml
-from sevfork.domain.xml import Accelerator, GuestSpec, disk_xml, domain_xml, has_target
+from sevfork.domain.metadata import Maker, Metadata, Phase
+from sevfork.domain.spec import Accelerator, GuestSpec
+from sevfork.domain.xml import domain_xml
 from sevfork.errors import (
     ChildLeftBehind,
     HostCannot,
@@ -73,7 +76,7 @@ def start(
 
 
 def metadata_of(hypervisor: FakeHypervisor, name: str) -> Metadata:
-    found = from_domain_xml(hypervisor.xml(hypervisor.find(name).uuid))
+    found = metadata_xml.from_domain(hypervisor.xml(hypervisor.find(name).uuid))
     assert found is not None
     return found
 
@@ -224,9 +227,9 @@ def test_a_vm_for_hardware_names_its_launch_config_to_the_processor(
     plan = plan_up(hypervisor, UpRequest("web", hardware_image(tmp_path)))
     hardware = plan.spec.hardware
     assert hardware is not None
-    assert isinstance(hardware.launch, SnpLaunch)
+    assert isinstance(hardware, SnpLaunch)
     config = LaunchConfig(Role.ROOT).encode()
-    assert hardware.launch.host_data == launch_config_hash(Technology.SEV_SNP, config)
+    assert hardware.host_data == launch_config_hash(Technology.SEV_SNP, config)
     assert plan.spec.accelerator is Accelerator.KVM
     assert plan.spec.metadata.processor is None
 
