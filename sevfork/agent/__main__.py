@@ -26,8 +26,8 @@ from sevfork.technology import Technology
 log = logging.getLogger("sevfork.agent")
 
 RESTORING = STATE / "restoring"
-_SYSRQ = Path("/proc/sysrq-trigger")
-_OOM_SCORE = Path("/proc/self/oom_score_adj")
+SYSRQ = Path("/proc/sysrq-trigger")
+OOM_SCORE = Path("/proc/self/oom_score_adj")
 _LAST_WORDS_S = 0.5
 _POWER_OFF_S = 5.0
 
@@ -37,7 +37,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="sevfork: %(message)s", stream=sys.stderr)
     unexpected.hide_messages()
     # When memory runs out the workload ends, not the agent nor a CRIU that is at work in it.
-    _OOM_SCORE.write_text("-1000")
+    OOM_SCORE.write_text("-1000")
     give_up_what_was_half_restored()
     measured = read_measured()
     key = InstanceKey()
@@ -81,7 +81,7 @@ def power_off() -> NoReturn:
     time.sleep(_LAST_WORDS_S)
     for command in itertools.cycle("ob"):
         with suppress(OSError):
-            _SYSRQ.write_text(command)
+            SYSRQ.write_text(command)
         time.sleep(_POWER_OFF_S)
     raise AssertionError("a cycle has no end")
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 OnProgress = Callable[[protocol.Step, int, int], None]
 Handler = Callable[[protocol.Request, OnProgress], protocol.Reply]
 _IDLE_S = 10.0
-_LAST_WORDS_S = 2.0  # a VM that must not go on does not wait for a host that does not read
+LAST_WORDS_S = 2.0  # a VM that must not go on does not wait for a host that does not read
 
 
 class VmMustEnd(SevforkError):
@@ -53,7 +53,7 @@ def _serve_one(
         log.error("switching off: %s", ending)
         try:
             with contextlib.suppress(HostGone):
-                link.send(protocol.failure_frame(frame.request_id, ending), _LAST_WORDS_S)
+                link.send(protocol.failure_frame(frame.request_id, ending), LAST_WORDS_S)
         finally:
             power_off()
     except HostGone as gone:

@@ -19,7 +19,7 @@ from sevfork.cli.options import App
 from sevfork.errors import SevforkError
 
 # Verb -> module and attribute: `sevfork --help` imports none of libvirt, rich or cryptography.
-_VERBS = {
+VERBS = {
     "doctor": ("sevfork.cli.doctor:doctor", "What this host can do, what is missing."),
     "guest": ("sevfork.cli.guest:guest", "The measured guest image."),
     "up": ("sevfork.cli.up:up", "Define and start a fork-ready VM."),
@@ -40,18 +40,18 @@ class Verbs(click.Group):
     """A group that imports a verb when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
+        return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _VERBS:
+        if name not in VERBS:
             return None
-        module, _, attribute = _VERBS[name][0].partition(":")
+        module, _, attribute = VERBS[name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _VERBS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,7 +80,7 @@ def main() -> NoReturn:
 
 def run(app: App, arguments: list[str]) -> int:
     """Run one command line; returns the exit code."""
-    _handle_signals(app)
+    handle_signals(app)
     try:
         result = cli.main(args=arguments, prog_name="sevfork", standalone_mode=False, obj=app)
     except SevforkError as exc:
@@ -123,7 +123,7 @@ def _log_traceback(app: App, error: Exception) -> None:
         logging.getLogger(__name__).debug("the error came from here", exc_info=error)
 
 
-def _handle_signals(app: App) -> None:
+def handle_signals(app: App) -> None:
     """The first signal ends the command and cleans up; further ones must not disturb that."""
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

@@ -24,8 +24,8 @@ from sevfork.image.image import Image, ImageFile
 from sevfork.image.paths import cache_directory
 
 # Another command's upload that does not grow for so long has died.
-_STALLED_S = 5.0
-_POLL_S = 0.5
+STALLED_S = 5.0
+POLL_S = 0.5
 _PREFIX = "image-"
 _PIECE = 256 * 1024
 
@@ -104,7 +104,7 @@ def _hashed(source: BinaryIO, update: Callable[[bytes], None]) -> Iterator[bytes
 
 def _completed_by_another(storage: Storage, file: ImageFile) -> bool:
     """Wait while the volume grows; True when it is whole, False when its maker has gone."""
-    size, deadline = -1, time.monotonic() + _STALLED_S
+    size, deadline = -1, time.monotonic() + STALLED_S
     while time.monotonic() < deadline:
         found = storage.find(file.volume_name)
         if found is None:
@@ -112,8 +112,8 @@ def _completed_by_another(storage: Storage, file: ImageFile) -> bool:
         if found.size_bytes == file.size_bytes:
             return True
         if found.size_bytes != size:
-            size, deadline = found.size_bytes, time.monotonic() + _STALLED_S
-        time.sleep(_POLL_S)
+            size, deadline = found.size_bytes, time.monotonic() + STALLED_S
+        time.sleep(POLL_S)
     return False
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from sevfork.domain.metadata import Maker
 
 _PROC = Path("/proc")
-_MACHINE_ID = Path("/etc/machine-id")
+MACHINE_ID = Path("/etc/machine-id")
 _TAG = re.compile(
     r"\bm(?P<host>[0-9a-f]{8})-(?P<boot>[0-9a-f]{8})-(?P<pid>[0-9]+)-(?P<start>[0-9]+)\b"
 )
@@ -63,7 +63,7 @@ def _host() -> str:
 def _machine_id() -> str:
     """machine-id(5); where there is none, another boot counts as another machine."""
     with contextlib.suppress(FileNotFoundError):
-        if found := _MACHINE_ID.read_text().strip():
+        if found := MACHINE_ID.read_text().strip():
             return found
     return _boot_id()
 

@@ -137,13 +137,13 @@ class BaseCache:
         """The request's lock, brought to what the mirror has now."""
         apt = self._apt()
         with exclusive(self._directory / "lock"):
-            packages = self._resolve(apt, replace(request, lock=Lock()), False)
+            packages = self.resolve(apt, replace(request, lock=Lock()), False)
             return request.lock.updated(packages, apt.newest_release())
 
     def _make(self, request: BaseRequest, place: Path, locked: bool) -> Base:
         require_root()
         apt = self._apt()
-        packages = self._resolve(apt, request, locked)
+        packages = self.resolve(apt, request, locked)
         moved = request.lock.moved(packages)
         require_locked(moved, locked)
         self._progress(f"fetching {len(packages)} packages ({_megabytes(packages):.0f} MB)")
@@ -162,7 +162,7 @@ class BaseCache:
     def _apt(self) -> PrivateApt:
         return PrivateApt(self._directory / "apt", self._directory / "packages")
 
-    def _resolve(self, apt: PrivateApt, request: BaseRequest, locked: bool) -> list[Package]:
+    def resolve(self, apt: PrivateApt, request: BaseRequest, locked: bool) -> list[Package]:
         """All packages, the kernel image included.
 
         The locked versions first. When those do not go together any more: the newest ones. When

@@ -155,7 +155,7 @@ def _base(order: Order, recipe: Recipe, workload: Workload, progress: Progress) 
     cache = BaseCache(order.cache, order.mirror, progress)
 
     source = (order.firmware / fork_id.SOURCE_NAME).read_text()
-    epoch_s = _source_date_epoch()
+    epoch_s = source_date_epoch()
     request = BaseRequest(recipe, lock, workload.packages, wheels, source, epoch_s)
     if order.update_lock:
         request = replace(request, lock=cache.newest(request))
@@ -163,7 +163,7 @@ def _base(order: Order, recipe: Recipe, workload: Workload, progress: Progress) 
     return cache.get(request, refresh=order.refresh, locked=order.locked)
 
 
-def _source_date_epoch() -> int | None:
+def source_date_epoch() -> int | None:
     """https://reproducible-builds.org/specs/source-date-epoch/"""
     text = os.environ.get("SOURCE_DATE_EPOCH")
     if text is None:

@@ -46,7 +46,7 @@ from sevfork.wire import protocol
 log = logging.getLogger(__name__)
 
 # Where a host port is chosen by sevfork: above the usual services, below Linux's ephemeral range.
-_CHOSEN_PORTS = range(20000, 32000)
+CHOSEN_PORTS = range(20000, 32000)
 _PORT_TRIES = 100
 _BUSY_POLL_S = 0.3
 
@@ -312,7 +312,7 @@ def publish(hypervisor: Hypervisor, uuid: str, wish: PortWish) -> PublishedPort:
         hypervisor.publish(uuid, wish.host, wish.guest)
         return PublishedPort(wish.host, wish.guest)
     # Whether a port is free is known on the libvirt host only: try.
-    for host_port in random.sample(_CHOSEN_PORTS, _PORT_TRIES):  # noqa: S311 - no secret
+    for host_port in random.sample(CHOSEN_PORTS, _PORT_TRIES):  # noqa: S311 - no secret
         with contextlib.suppress(PortTaken):
             hypervisor.publish(uuid, host_port, wish.guest)
             return PublishedPort(host_port, wish.guest)

@@ -69,6 +69,11 @@ class LineDecoder:
         self._pending.clear()
         self._overlong = False
 
+    @property
+    def kept_bytes(self) -> int:
+        """What an unfinished line holds of memory."""
+        return len(self._pending)
+
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that data completes, in order."""
         frames = []

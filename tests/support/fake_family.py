@@ -79,7 +79,7 @@ class Processor:
         """As ``attest.verify`` does: every mismatch fails, and so does everything unreadable."""
         self.verified.append(expected)
         findings = Findings()
-        claims = self._claims(evidence, findings)
+        claims = self.claims(evidence, findings)
         findings.equal("report data", expected.report_data, claims.report_data)
         findings.equal("config", expected.launch_config_hash or b"", claims.launch_config_hash)
         same = expected.launch_identity == claims.launch_identity
@@ -91,7 +91,7 @@ class Processor:
             findings.equal("chip", expected.chip_id, claims.chip_id or b"")
         return _verified(claims, findings.verdict(claims.technology))
 
-    def _claims(self, evidence: bytes, findings: Findings) -> Claims:
+    def claims(self, evidence: bytes, findings: Findings) -> Claims:
         try:
             self._key.public_key().verify(evidence[:64], evidence[64:])
             said = json.loads(evidence[64:])
@@ -134,7 +134,7 @@ class Guest:
 
     def own(self) -> OwnLaunch:
         findings = Findings()
-        claims = self.processor._claims(self.evidence(bytes(64)), findings)
+        claims = self.processor.claims(self.evidence(bytes(64)), findings)
         report = _verified(claims, findings.verdict(self.technology))
         return OwnLaunch.of(
             report, self.launch_config, self.policy_digest, same_chip=self.same_chip

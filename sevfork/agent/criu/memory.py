@@ -16,8 +16,8 @@ from sevfork.agent.criu.refusal import TOO_LITTLE_MEMORY
 from sevfork.agent.engine import Sink
 from sevfork.errors import RefusedByGuest
 
-_PROC = Path("/proc")
-_RESERVE_BYTES = 32 * 2**20  # CRIU itself, and what the workload takes meanwhile
+PROC = Path("/proc")
+RESERVE_BYTES = 32 * 2**20  # CRIU itself, and what the workload takes meanwhile
 _LOOK_EVERY_BYTES = 8 * 2**20
 # "Anonymous" is what CRIU copies of each process; shared memory it copies once.
 _COUNTED = re.compile(rb"^(?:Anonymous|Pss_Shmem): +(\d+) kB$", re.M)
@@ -29,13 +29,13 @@ def resident_bytes(processes: Iterable[str]) -> int:
     total = 0
     for pid in processes:
         with suppress(FileNotFoundError, ProcessLookupError):
-            total += _kilobytes(_COUNTED, _PROC / pid / "smaps_rollup")
+            total += _kilobytes(_COUNTED, PROC / pid / "smaps_rollup")
     return total * 1024
 
 
 def require_memory(wanted: int) -> None:
     """Raise RefusedByGuest unless so much is available, and a reserve besides."""
-    if _kilobytes(_AVAILABLE, _PROC / "meminfo") * 1024 < wanted + _RESERVE_BYTES:
+    if _kilobytes(_AVAILABLE, PROC / "meminfo") * 1024 < wanted + RESERVE_BYTES:
         raise RefusedByGuest(TOO_LITTLE_MEMORY.reason, hint=TOO_LITTLE_MEMORY.advice)
 
 

@@ -55,7 +55,7 @@ class HardwareProvider:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.technology = technology
-        self._source, self._certificates_for = source, certificates_for
+        self.source, self._certificates_for = source, certificates_for
         self._deadline_s, self._clock, self._sleep = deadline_s, clock, sleep
 
     def evidence(self, report_data: bytes) -> Evidence:
@@ -71,10 +71,10 @@ class HardwareProvider:
         end = self._clock() + self._deadline_s
         while True:
             try:
-                return self._source.ask(report_data)
+                return self.source.ask(report_data)
             except OSError as exc:
                 if exc.errno not in _TRANSIENT:
-                    raise self._source.refused(exc) from exc
+                    raise self.source.refused(exc) from exc
                 log.info("no report yet: %s", os.strerror(exc.errno))
                 if self._clock() + RETRY_S >= end:
                     raise TimedOut(f"no report in {self._deadline_s:g} s: {exc.strerror}") from exc

@@ -87,10 +87,8 @@ def test_a_grant_that_is_refused_leaves_none(house: House, monkeypatch: pytest.M
     assert not house.marker.exists()
 
 
-def test_a_marker_that_cannot_be_made_ends_the_vm(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(house.child, "_marker", Path("/proc/nowhere/at-all"))
+def test_a_marker_that_cannot_be_made_ends_the_vm(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(Path("/proc/nowhere/at-all"), monkeypatch)
     with pytest.raises(VmMustEnd):
         house.restore()
     assert not house.steps

@@ -177,7 +177,7 @@ def test_a_vm_that_must_not_go_on_does_not_wait_for_a_host_that_does_not_read(
     def power_off() -> NoReturn:
         raise Enough
 
-    monkeypatch.setattr(serve_module, "_LAST_WORDS_S", 0.2)
+    monkeypatch.setattr(serve_module, "LAST_WORDS_S", 0.2)
     os.write(port.host, PING.encode_line())
     started = time.monotonic()
     with pytest.raises(Enough):

@@ -20,14 +20,14 @@ def sysrq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     written: list[str] = []
 
     def sleep(_: float) -> None:
-        if agent_main._SYSRQ.exists():
-            written.append(agent_main._SYSRQ.read_text())
+        if agent_main.SYSRQ.exists():
+            written.append(agent_main.SYSRQ.read_text())
         if len(written) == 3:
             raise Enough
 
-    monkeypatch.setattr(agent_main, "_SYSRQ", tmp_path / "sysrq-trigger")
+    monkeypatch.setattr(agent_main, "SYSRQ", tmp_path / "sysrq-trigger")
     monkeypatch.setattr(agent_main, "RESTORING", tmp_path / "restoring")
-    monkeypatch.setattr(agent_main, "_OOM_SCORE", tmp_path / "oom_score_adj")
+    monkeypatch.setattr(agent_main, "OOM_SCORE", tmp_path / "oom_score_adj")
     monkeypatch.setattr(time, "sleep", sleep)
     return written
 
@@ -48,7 +48,7 @@ def test_switching_off_goes_on_when_the_kernel_refuses(
         if len(tries) == 5:
             raise Enough
 
-    monkeypatch.setattr(agent_main, "_SYSRQ", Path("/proc/nowhere/at-all"))
+    monkeypatch.setattr(agent_main, "SYSRQ", Path("/proc/nowhere/at-all"))
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(Enough):
         agent_main.power_off()
@@ -78,4 +78,4 @@ def test_nothing_is_done_before_the_marker_was_looked_for(
     agent_main.RESTORING.touch()
     with pytest.raises(Enough):
         agent_main.main()
-    assert agent_main._OOM_SCORE.read_text() == "-1000"
+    assert agent_main.OOM_SCORE.read_text() == "-1000"

@@ -23,7 +23,7 @@ from tests.support.image_factory import write_image
 @pytest.fixture(autouse=True)
 def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(command, "_handle_signals", lambda _app: None)
+    monkeypatch.setattr(command, "handle_signals", lambda _app: None)
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ def sevfork(*arguments: str) -> int:
     return command.run(App(), list(arguments))
 
 
-@pytest.mark.parametrize("verb", command._VERBS)
+@pytest.mark.parametrize("verb", command.VERBS)
 def test_every_verb_can_be_loaded_and_explains_itself(
     verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module, _, attribute = command._VERBS[verb][0].partition(":")
+    module, _, attribute = command.VERBS[verb][0].partition(":")
     assert isinstance(getattr(importlib.import_module(module), attribute), click.Command)
     assert sevfork(verb, "--help") == 0
     assert "Usage: sevfork " + verb in capsys.readouterr().out

@@ -33,7 +33,7 @@ def test_two_machines_of_the_same_name_are_two(
     here = maker.this_process()
     other = tmp_path / "machine-id"
     other.write_text("0123456789abcdef0123456789abcdef\n")
-    monkeypatch.setattr(maker, "_MACHINE_ID", other)
+    monkeypatch.setattr(maker, "MACHINE_ID", other)
     assert maker.this_process().host != here.host
     assert not maker.is_dead(replace(here, boot="another", pid=2**22 + 1))
 

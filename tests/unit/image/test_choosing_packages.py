@@ -41,7 +41,7 @@ class Mirror:
 def choose(mirror: Mirror, *, locked: bool = False) -> tuple[list[Package], list[str]]:
     said: list[str] = []
     cache = BaseCache(Path("/nowhere"), "http://mirror.invalid", said.append)
-    return cache._resolve(cast(PrivateApt, mirror), REQUEST, locked), said
+    return cache.resolve(cast(PrivateApt, mirror), REQUEST, locked), said
 
 
 def test_locked_versions_are_asked_for_first() -> None:

@@ -20,8 +20,8 @@ from tests.support.image_factory import CONTENTS, manifest, write_image
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(image_volumes, "_STALLED_S", 0.05)
-    monkeypatch.setattr(image_volumes, "_POLL_S", 0.01)
+    monkeypatch.setattr(image_volumes, "STALLED_S", 0.05)
+    monkeypatch.setattr(image_volumes, "POLL_S", 0.01)
 
 
 def load(tmp_path: Path) -> Image:

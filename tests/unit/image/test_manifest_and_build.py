@@ -124,4 +124,4 @@ def test_a_directory_that_is_no_image_is_not_replaced(tmp_path: Path) -> None:
 def test_a_source_date_epoch_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH"):
-        build._source_date_epoch()
+        build.source_date_epoch()

@@ -94,7 +94,7 @@ def test_up_starts_a_vm_that_is_ready_and_knows_what_it_is(
 
 
 def test_a_port_of_sevforks_choice_is_a_free_one(hypervisor: FakeHypervisor, image: Image) -> None:
-    hypervisor.published = {port: "x" for port in up_module._CHOSEN_PORTS if port % 2}
+    hypervisor.published = {port: "x" for port in up_module.CHOSEN_PORTS if port % 2}
     outcome = start(hypervisor, image, publish=(PortWish(None, 6379),))
     assert outcome.spec.metadata.ports[0].host % 2 == 0
 

@@ -296,7 +296,7 @@ def test_files_that_do_not_fit_while_frozen_make_criu_roll_back(
     criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def used_up() -> None:
-        monkeypatch.setattr("sevfork.agent.criu.memory._RESERVE_BYTES", 2**60)
+        monkeypatch.setattr("sevfork.agent.criu.memory.RESERVE_BYTES", 2**60)
         (container.upper / "file").write_bytes(bytes(9 * 2**20))
 
     criu.while_frozen = used_up

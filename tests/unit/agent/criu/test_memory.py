@@ -18,7 +18,7 @@ MIB = 2**20
 
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    monkeypatch.setattr(memory, "PROC", tmp_path)
     return tmp_path
 
 

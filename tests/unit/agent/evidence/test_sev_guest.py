@@ -49,11 +49,11 @@ class FakeDevice:
         if self.failures:
             number = self.failures.pop(0)
             raise OSError(number, os.strerror(number))
-        self._check_room(request_at, table_size)
+        self.check_room(request_at, table_size)
         ctypes.memmove(table_at, self.table, len(self.table))
         ctypes.memmove(response_at, self._response(report_data), 32 + REPORT_SIZE)
 
-    def _check_room(self, request_at: int, table_size: int) -> None:
+    def check_room(self, request_at: int, table_size: int) -> None:
         if table_size < self.wanted_table_size:
             ctypes.memmove(request_at + 104, struct.pack("<I", self.wanted_table_size), 4)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -105,9 +105,9 @@ def test_a_host_that_wants_absurd_room_is_refused(size: int) -> None:
 class GreedyDevice(FakeDevice):
     """Always a page more than there is."""
 
-    def _check_room(self, request_at: int, table_size: int) -> None:
+    def check_room(self, request_at: int, table_size: int) -> None:
         self.wanted_table_size = table_size + 4096
-        super()._check_room(request_at, table_size)
+        super().check_room(request_at, table_size)
 
 
 def test_a_host_that_always_wants_more_is_refused() -> None:

@@ -281,7 +281,7 @@ def test_a_kernel_without_configfs_tsm_says_so(tmp_path: Path) -> None:
 def test_configfs_comes_first(tmp_path: Path) -> None:
     chosen = hardware_provider(Technology.SEV_SNP, reports=tmp_path, device=Path("/dev/null"))
     assert isinstance(chosen, HardwareProvider)
-    assert isinstance(chosen._source, TsmSource)
+    assert isinstance(chosen.source, TsmSource)
 
 
 def test_an_older_kernel_has_the_device(tmp_path: Path) -> None:
