@@ -23,6 +23,7 @@ with atheris.instrument_imports(include=["sevfork"]):
     from sevfork.attest.x509 import Certificate, RevocationList, Scheme
     from sevfork.errors import AttestationFailed, UsageError
     from sevfork.technology import Technology
+    from sevfork.verifier.certificate_files import CertificateFile
     from sevfork.verifier.policies import default_policy
     from sevfork.verifier.pool import Pool
     from sevfork.verifier.recognise import recognise
@@ -51,7 +52,7 @@ def evidence(data: bytes) -> None:
 def file(data: bytes) -> None:
     """What ``sevfork verify`` does with a file; the second half is a certificate folder's."""
     half = len(data) // 2
-    Pool.read([data[half:]]).complete(recognise(data[:half]))
+    Pool.read([CertificateFile("file", data[half:])], AT).complete(recognise(data[:half]))
 
 
 PARSERS: dict[str, Callable[[bytes], object]] = {

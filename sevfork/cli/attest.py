@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from sevfork.cli.options import App, as_json, common, duration
-from sevfork.cli.verify import certificate_files, policy_from
+from sevfork.cli.verify import CERTIFICATES, policy_from
 
 if TYPE_CHECKING:
     from sevfork.verifier.attest import Attestation
@@ -30,11 +30,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option(
     "--certs",
-    "folders",
-    metavar="DIR",
-    type=_FOLDER,
+    "certificates",
+    metavar="PATH",
+    type=CERTIFICATES,
     multiple=True,
-    help="Certificates, revocation lists, TDX collateral; may be given again.",
+    help="A file or folder of certificates, revocation lists, TDX collateral; may be given again.",
 )
 @click.option(
     "--save",
@@ -53,7 +53,7 @@ def attest(
     vm: str,
     policy_file: BinaryIO | None,
     image_folder: Path | None,
-    folders: tuple[Path, ...],
+    certificates: tuple[Path, ...],
     save: Path | None,
     allow_simulated: bool,
     timeout: float,
@@ -68,6 +68,7 @@ def attest(
     from sevfork.image.image import Image
     from sevfork.lifecycle.find import running_vm
     from sevfork.verifier import attest, render
+    from sevfork.verifier.certificate_files import certificate_files
     from sevfork.verifier.pool import Pool
 
     hypervisor = app.hypervisor()
@@ -75,14 +76,15 @@ def attest(
     policy = policy_from(policy_file, allow_simulated)
     if image_folder:
         policy = attest.pin_image(policy, Image.load(image_folder), spec.vcpus)
+    at = datetime.now(UTC)
     attested = attest.attest(
         hypervisor,
         spec,
         policy,
-        datetime.now(UTC),
+        at,
         timeout_s=timeout,
         allow_simulated=allow_simulated,
-        complete=Pool.read(certificate_files(folders)).complete,
+        complete=Pool.read(certificate_files(certificates), at).complete,
     )
     if save:
         save.write_bytes(attested.evidence.encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -12,10 +11,12 @@ import click
 from sevfork.cli.options import App, as_json, common
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sevfork.attest.evidence import Evidence
     from sevfork.attest.policy import Policy
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+CERTIFICATES = click.Path(exists=True, path_type=Path)
 
 
 @click.command()
@@ -25,11 +26,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option(
     "--certs",
-    "folders",
-    metavar="DIR",
-    type=_FOLDER,
+    "certificates",
+    metavar="PATH",
+    type=CERTIFICATES,
     multiple=True,
-    help="Certificates, revocation lists, TDX collateral; may be given again.",
+    help="A file or folder of certificates, revocation lists, TDX collateral; may be given again.",
 )
 @click.option("--fetch", is_flag=True, help="Get what is missing from AMD's service, and keep it.")
 @click.option("--at", "at_text", metavar="TIME", help="The time to judge at.  [default: now]")
@@ -44,7 +45,7 @@ def verify(
     app: App,
     file: BinaryIO | None,
     policy_file: BinaryIO | None,
-    folders: tuple[Path, ...],
+    certificates: tuple[Path, ...],
     fetch: bool,
     at_text: str | None,
     report_data: str | None,
@@ -70,7 +71,7 @@ def verify(
     at = parse_time(at_text) if at_text else datetime.now(UTC)
     expected = parse_report_data(report_data) if report_data else None
     verdict = verdict_on(
-        _evidence(file, folders, fetch),
+        _evidence(file, certificates, at, fetch),
         policy_from(policy_file, allow_simulated),
         at,
         report_data=expected,
@@ -85,12 +86,15 @@ def verify(
         raise render.rejection(verdict)
 
 
-def _evidence(file: BinaryIO, folders: tuple[Path, ...], fetch: bool) -> Evidence:
+def _evidence(
+    file: BinaryIO, certificates: tuple[Path, ...], at: datetime, fetch: bool
+) -> Evidence:
+    from sevfork.verifier.certificate_files import certificate_files
     from sevfork.verifier.pool import Pool
     from sevfork.verifier.recognise import EVIDENCE_LIMIT_BYTES, recognise
 
     evidence = recognise(file.read(EVIDENCE_LIMIT_BYTES))
-    evidence = Pool.read(certificate_files(folders)).complete(evidence)
+    evidence = Pool.read(certificate_files(certificates), at).complete(evidence)
     return _fetched(evidence) if fetch else evidence
 
 
@@ -100,19 +104,6 @@ def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
     if file is not None:
         return decode_policy(file.read())
     return default_policy(_simulated_roots() if allow_simulated else ())
-
-
-def certificate_files(folders: tuple[Path, ...]) -> Iterator[bytes]:
-    """The files of the folders that are small enough to be certificates."""
-    from sevfork.errors import UsageError
-    from sevfork.verifier.pool import CERTIFICATE_LIMIT_BYTES
-
-    try:
-        for path in sorted(path for folder in folders for path in folder.iterdir()):
-            if path.is_file() and path.stat().st_size <= CERTIFICATE_LIMIT_BYTES:
-                yield path.read_bytes()
-    except OSError as exc:
-        raise UsageError(f"a folder of --certs cannot be read: {exc}") from exc
 
 
 def _fetched(evidence: Evidence) -> Evidence:

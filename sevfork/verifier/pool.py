@@ -1,111 +1,212 @@
-"""Certificates, revocation lists and collateral from files, to complete evidence with.
+"""Certificates, revocation lists and collateral that are at hand, to complete evidence with.
 
-Which of them are tried decides nothing, because the chain is checked afterwards.
+Which of them are tried decides nothing about trust, because all of them are checked afterwards. It
+decides what the verdict says: so the leaf that made the signature is taken and not its namesake,
+and of lists and documents the newest that there was at the time of the verification.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TypeVar
+
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.snp.certificates import CertificateTable, Endorsement
 from sevfork.attest.snp.report import SigningKey, SnpReport
-from sevfork.attest.tdx.collateral import Collateral
-from sevfork.attest.x509 import Certificate, RevocationList
-from sevfork.errors import AttestationFailed
+from sevfork.attest.snp.signer import is_signed_by
+from sevfork.attest.tdx.collateral import Collateral, SignedJson
+from sevfork.attest.tdx.examination import Subject
+from sevfork.attest.x509 import Certificate, Chain, RevocationList, Scheme
+from sevfork.errors import AttestationFailed, UsageError
 from sevfork.technology import Technology
+from sevfork.verifier.amd import amd_authorities
+from sevfork.verifier.certificate_files import CertificateFile
 
-CERTIFICATE_LIMIT_BYTES = 1 << 20
-_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
+_TCB_SIGNER = "Intel SGX TCB Signing"
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _Content = TypeVar("_Content")
 _T = TypeVar("_T")
 
 
-def split_pem(content: bytes) -> list[bytes]:
-    """The PEM blocks of a file, each by itself; the whole content where there is none (DER)."""
-    return [block[0] + b"\n" for block in _PEM_BLOCK.finditer(content)] or [content]
-
-
 @dataclass
 class Pool:
-    """Certificates, revocation lists and collateral that were found in files, in no order."""
+    """What was found in files, in no order; ``at`` is the time that it is to be judged at."""
 
+    at: datetime
     certificates: list[Certificate] = field(default_factory=list)
     lists: list[RevocationList] = field(default_factory=list)
-    collateral: list[bytes] = field(default_factory=list)
+    documents: list[SignedJson] = field(default_factory=list)
 
     @classmethod
-    def read(cls, contents: Iterable[bytes]) -> Pool:
-        """All that is any of these; whatever else a folder has is passed over."""
-        pool = cls()
-        for content in contents:
-            if content.lstrip().startswith(b"{"):
-                pool._add_collateral(content)
-            for part in split_pem(content):
-                pool._add(part)
+    def read(cls, files: Iterable[CertificateFile], at: datetime) -> Pool:
+        """All that the files hold; raise UsageError for one that cannot be read."""
+        pool = cls(at)
+        for file in files:
+            for item in file.items():
+                pool.add(item)
         return pool
 
-    def _add(self, content: bytes) -> None:
-        certificate = _readable(Certificate.decode, content)
-        if certificate is not None:
-            self.certificates.append(certificate)
-            return
-        revocations = _readable(RevocationList.decode, content)
-        if revocations is not None:
-            self.lists.append(revocations)
-
-    def _add_collateral(self, content: bytes) -> None:
-        if _readable(Collateral.decode, content) is not None:
-            self.collateral.append(content)
+    def add(self, item: Certificate | RevocationList | SignedJson) -> None:
+        if isinstance(item, Certificate):
+            self.certificates.append(item)
+        elif isinstance(item, RevocationList):
+            self.lists.append(item)
+        else:
+            self.documents.append(item)
 
     def complete(self, evidence: Evidence) -> Evidence:
-        """The evidence with what it lacks; what came with it stays."""
+        """The evidence with what it lacks; its own certificates stay.
+
+        Raise UsageError if there is some of Intel's collateral, but not all of it.
+        """
         if evidence.technology is Technology.TDX:
-            collateral = evidence.certificates or b"".join(self.collateral[:1])
-            return replace(evidence, certificates=collateral)
+            return self._with_collateral(evidence)
         report = _readable(SnpReport.decode, evidence.report)
         table = _readable(CertificateTable.decode, evidence.certificates)
         if report is None or table is None:
             return evidence
         return replace(evidence, certificates=self._table(table, report).encode())
 
+    # AMD
+
     def _table(self, table: CertificateTable, report: SnpReport) -> CertificateTable:
         slot = "vlek" if report.signing_key is SigningKey.VLEK else "vcek"
         leaf = getattr(table, slot) or self._leaf(f"SEV-{slot.upper()}", report)
         ask = table.ask or self._issuer_of(leaf)
         ark = table.ark or self._issuer_of(ask)
-        return replace(table, **{slot: leaf}, ask=ask, ark=ark, crl=table.crl or self._list_of(ark))
+        return replace(table, **{slot: leaf}, ask=ask, ark=ark, crl=self._list_of(ark, table.crl))
 
     def _leaf(self, name: str, report: SnpReport) -> bytes:
-        """Of several the one of this chip and TCB; if there is none, any: the check will say so."""
+        """The one whose key signed the report; else the one that is most like it, or any."""
         leaves = [leaf for leaf in self.certificates if leaf.common_name == name]
-        leaves.sort(key=lambda leaf: _likeness(leaf, report), reverse=True)
-        return leaves[0].der if leaves else b""
+        return max(leaves, key=lambda leaf: _likeness(leaf, report)).der if leaves else b""
 
     def _issuer_of(self, content: bytes) -> bytes:
+        """The issuer that signed it, of all that bear its name; what comes with sevfork is last."""
         certificate = _readable(Certificate.decode, content)
         if certificate is None:
             return b""
-        issuers = (one for one in self.certificates if one.subject == certificate.issuer)
-        return next((issuer.der for issuer in issuers), b"")
+        named = [
+            issuer
+            for issuer in (*self.certificates, *amd_authorities())
+            if issuer.subject == certificate.issuer
+        ]
+        signers = [issuer for issuer in named if certificate.issued_by(issuer, Scheme.AMD)]
+        return next((issuer.der for issuer in (*signers, *named)), b"")
 
-    def _list_of(self, content: bytes) -> bytes:
-        """The newest revocation list by the issuer's name."""
-        issuer = _readable(Certificate.decode, content)
-        mine = [one for one in self.lists if issuer and one.issuer == issuer.subject]
-        mine.sort(key=lambda one: one.validity.start)
-        return mine[-1].der if mine else b""
+    def _list_of(self, root: bytes, own: bytes) -> bytes:
+        """The evidence's own list counts as one of several: its host may have kept an old one."""
+        issuer = _readable(Certificate.decode, root)
+        mine = _readable(RevocationList.decode, own) if own else None
+        if issuer is None or (own and mine is None):
+            return own
+        lists = [crl for crl in self.lists if crl.issuer == issuer.subject]
+        newest = self._newest([*lists, *([mine] if mine else [])], lambda crl: crl.validity.start)
+        return newest.der if newest else own
+
+    # Intel
+
+    def _with_collateral(self, evidence: Evidence) -> Evidence:
+        subject = _readable(Subject.decode, evidence.report)
+        pool = self._and_own(evidence.certificates)
+        if subject is None or pool is None or len(subject.pck.certificates) != 3:
+            return evidence
+        collateral = pool.collateral(subject)
+        return replace(evidence, certificates=collateral.encode()) if collateral else evidence
+
+    def _and_own(self, certificates: bytes) -> Pool | None:
+        """With what the evidence came with; None if that cannot be read, which the verdict says."""
+        if not certificates:
+            return self
+        own = _readable(Collateral.decode, certificates)
+        lists = (own.root_ca_crl, own.pck_crl) if own else ()
+        decoded = [_readable(RevocationList.decode, der) for der in lists]
+        if own is None or None in decoded:
+            return None
+        documents = [*self.documents, own.tcb_info, own.qe_identity]
+        known = [crl for crl in decoded if crl is not None]
+        return replace(self, lists=[*self.lists, *known], documents=documents)
+
+    def collateral(self, subject: Subject) -> Collateral | None:
+        """For the quote's kind of platform; None if there is nothing of Intel's at all."""
+        _, intermediate, root = subject.pck.certificates
+        kind = subject.platform.fmspc.hex()
+        tcb_info = self._tcb_info(kind) or self._document("TCB info")
+        identity = self._qe_identity() or self._document("QE identity")
+        root_crl, pck_crl = (self._intel_list(issuer) for issuer in (root, intermediate))
+        parts = {
+            "TCB info": tcb_info,
+            "QE identity": identity,
+            f"revocation list of '{root.common_name}'": root_crl,
+            f"revocation list of '{intermediate.common_name}'": pck_crl,
+        }
+        if not any(parts.values()):
+            return None
+        if not (tcb_info and identity and root_crl and pck_crl):
+            missing = ", ".join(what for what, part in parts.items() if not part)
+            raise UsageError(f"Intel's collateral is not whole: there is no {missing}")
+        tcb_info, identity = self._with_chain(tcb_info, root), self._with_chain(identity, root)
+        return Collateral(tcb_info, identity, root_crl.der, pck_crl.der)
+
+    def _tcb_info(self, fmspc: str) -> SignedJson | None:
+        """Of this FMSPC; it is read before it is verified, but only to choose it."""
+        read = [(one, _readable(SignedJson.as_tcb_info, one)) for one in self.documents]
+        fitting = [(one, info) for one, info in read if info and info.platform_kind[0] == fmspc]
+        newest = self._newest(fitting, lambda pair: pair[1].issue_date)
+        return newest[0] if newest else None
+
+    def _qe_identity(self) -> SignedJson | None:
+        read = [(one, _readable(SignedJson.as_qe_identity, one)) for one in self.documents]
+        identities = [(one, identity) for one, identity in read if identity]
+        newest = self._newest(identities, lambda pair: pair[1].issue_date)
+        return newest[0] if newest else None
+
+    def _document(self, what: str) -> SignedJson | None:
+        """Any of that name, where none fits: the verdict will say what is wrong with it."""
+        return next((one for one in self.documents if one.what == what), None)
+
+    def _intel_list(self, issuer: Certificate) -> RevocationList | None:
+        lists = [crl for crl in self.lists if crl.issuer == issuer.subject]
+        return self._newest(lists, lambda crl: crl.validity.start)
+
+    def _with_chain(self, document: SignedJson, root: Certificate) -> SignedJson:
+        """A document that came without its signer's chain gets it from the certificates."""
+        if document.issuer_chain:
+            return document
+        signers = [one for one in self.certificates if one.common_name == _TCB_SIGNER]
+        newest = self._newest(signers, lambda signer: signer.validity.start)
+        if newest is None:
+            raise UsageError(
+                f"Intel's collateral is not whole: there is no certificate '{_TCB_SIGNER}'",
+                hint="it is in the headers of the answer; 'curl -i' keeps them",
+            )
+        return replace(document, issuer_chain=_pem(newest) + _pem(root))
+
+    def _newest(self, candidates: Iterable[_T], issued: Callable[[_T], datetime]) -> _T | None:
+        """The last that there was at the time of the verification; else the one that came next."""
+
+        def order(candidate: _T) -> tuple[bool, float]:
+            age_s = (self.at - issued(candidate)).total_seconds()
+            return age_s >= 0, -abs(age_s)
+
+        return max(candidates, key=order, default=None)
 
 
-def _likeness(leaf: Certificate, report: SnpReport) -> tuple[bool, bool]:
+def _pem(certificate: Certificate) -> bytes:
+    return certificate.parsed.public_bytes(Encoding.PEM)
+
+
+def _likeness(leaf: Certificate, report: SnpReport) -> tuple[bool, bool, bool]:
+    signed = is_signed_by(Chain("leaf", (leaf,)), report)
     chip = _readable(Endorsement.decode, leaf.extensions)
     if chip is None:
-        return False, False
+        return signed, False, False
     same_chip = (chip.hardware_id or b"").ljust(len(report.chip_id), b"\0") == report.chip_id
-    return same_chip, chip.tcb.encode() == report.reported_tcb
+    return signed, same_chip, chip.tcb.encode() == report.reported_tcb
 
 
 def _readable(decode: Callable[[_Content], _T], content: _Content) -> _T | None:

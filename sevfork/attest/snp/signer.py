@@ -12,7 +12,7 @@ from sevfork.attest.policy import Policy, SnpPolicy, version
 from sevfork.attest.snp.certificates import CertificateTable, ReportSigner
 from sevfork.attest.snp.report import CHIP_ID_SIZE, Cpuid, Product, SigningKey, SnpReport, Tcb
 from sevfork.attest.verdict import Findings
-from sevfork.attest.x509 import Scheme, ecdsa_verifies
+from sevfork.attest.x509 import Chain, Scheme, ecdsa_verifies
 from sevfork.errors import AttestationFailed
 from sevfork.technology import Technology
 
@@ -137,14 +137,15 @@ def _without_current_list(why: str, snp: SnpPolicy, findings: Findings) -> None:
 
 def _check_signature(signer: ReportSigner, report: SnpReport, findings: Findings) -> None:
     """(5) ECDSA P-384 with SHA-384 over the first 0x2A0 bytes, exactly as received."""
-    good = _signature_is_good(signer, report)
+    good = is_signed_by(signer.chain, report)
     got = "good" if good else "bad"
     findings.check("signature", f"good, by the {report.signing_key.name}", got, good)
 
 
-def _signature_is_good(signer: ReportSigner, report: SnpReport) -> bool:
+def is_signed_by(chain: Chain, report: SnpReport) -> bool:
+    """Whether the chain's leaf made the report's signature, whatever the chain is worth."""
     try:
-        key = signer.chain.leaf_key(ec.SECP384R1)
+        key = chain.leaf_key(ec.SECP384R1)
     except AttestationFailed:
         return False
     r, s = report.signature_r, report.signature_s

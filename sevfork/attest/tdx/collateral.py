@@ -118,27 +118,3 @@ class Collateral:
 def _signed(what: str, text: str, signature: str, chain: str) -> SignedJson:
     octets = unhex(f"{what}'s signature", signature, 64)
     return SignedJson(what, text.encode(), octets, chain.encode())
-
-
-class _TcbInfoResponse(msgspec.Struct, frozen=True, rename="camel"):
-    tcb_info: msgspec.Raw
-    signature: str
-
-
-class _QeIdentityResponse(msgspec.Struct, frozen=True, rename="camel"):
-    enclave_identity: msgspec.Raw
-    signature: str
-
-
-def tcb_info_from_response(response: bytes, issuer_chain: bytes) -> SignedJson:
-    """PCS's answer to ``/tdx/certification/v4/tcb``; the chain is from its header, URL-decoded."""
-    answer = decode_json("TCB info", response, _TcbInfoResponse)
-    signature = unhex("TCB info's signature", answer.signature, 64)
-    return SignedJson("TCB info", bytes(answer.tcb_info), signature, issuer_chain)
-
-
-def qe_identity_from_response(response: bytes, issuer_chain: bytes) -> SignedJson:
-    """PCS's answer to ``/tdx/certification/v4/qe/identity``, likewise."""
-    answer = decode_json("QE identity", response, _QeIdentityResponse)
-    signature = unhex("QE identity's signature", answer.signature, 64)
-    return SignedJson("QE identity", bytes(answer.enclave_identity), signature, issuer_chain)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import replace
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.verify import Expected, judge
+from sevfork.errors import UsageError
 from sevfork.technology import Technology
+from sevfork.verifier.certificate_files import CertificateFile
 from sevfork.verifier.pool import Pool
 from tests.support import fake_amd
 from tests.support.fake_amd import (
@@ -26,7 +30,13 @@ from tests.support.fake_amd import (
 
 @given(st.lists(st.binary(max_size=200) | st.just(b"{}"), max_size=4))
 def test_no_folder_ends_in_a_traceback(contents: list[bytes]) -> None:
-    Pool.read(contents).complete(Evidence(Technology.SEV_SNP, Part().report(), b""))
+    with contextlib.suppress(UsageError):
+        pool(contents).complete(Evidence(Technology.SEV_SNP, Part().report(), b""))
+
+
+def pool(contents: Iterable[bytes]) -> Pool:
+    files = (CertificateFile(f"{number}", content) for number, content in enumerate(contents))
+    return Pool.read(files, NOW)
 
 
 def pem(name: str, issuer: str | None = None) -> bytes:
@@ -52,7 +62,7 @@ def test_right_ones_of_many_certificates_are_found() -> None:
     ]
     bare = Evidence(Technology.SEV_SNP, part.report(), b"")
     for ordered in (contents, contents[::-1]):
-        complete = Pool.read(ordered).complete(bare)
+        complete = pool(ordered).complete(bare)
         policy = fake_amd.snp_policy(crl="required", minimum_crl_number=2)
         assert failed(judge(complete, policy, Expected(REPORT_DATA), NOW)) == []
 
@@ -60,21 +70,21 @@ def test_right_ones_of_many_certificates_are_found() -> None:
 def test_what_came_with_the_evidence_stays() -> None:
     evidence = Part().evidence()
     other = Part(chip_id=b"\xc2" * 64).certificates()
-    assert Pool.read([other.vcek, other.ask]).complete(evidence) == evidence
+    assert pool([other.vcek, other.ask]).complete(evidence) == evidence
 
 
 def test_wrong_leaf_is_taken_if_it_is_all_there_is_and_rejected() -> None:
     part, other = Part(), Part(chip_id=b"\xc2" * 64)
     table = other.certificates()
     bare = Evidence(Technology.SEV_SNP, part.report(), b"")
-    complete = Pool.read([table.vcek, table.ask, table.ark]).complete(bare)
+    complete = pool([table.vcek, table.ask, table.ark]).complete(bare)
     verdict = judge(complete, fake_amd.policy(), Expected(REPORT_DATA), NOW)
     assert failed(verdict) == ["hardware id of the certificate"]
 
 
 def test_malformed_table_is_left_for_the_verdict() -> None:
     evidence = Evidence(Technology.SEV_SNP, Part().report(), b"\1" * 30)
-    assert Pool.read([]).complete(evidence) == evidence
+    assert pool([]).complete(evidence) == evidence
     assert failed(judge(evidence, fake_amd.policy(), Expected(REPORT_DATA), NOW)) == [
         "certificates"
     ]

@@ -13,11 +13,11 @@ from sevfork.attest.tdx.chain import PCK_CHAIN, TCB_SIGNING_CHAIN
 from sevfork.attest.tdx.collateral import (
     Collateral,
     SignedJson,
-    tcb_info_from_response,
 )
 from sevfork.attest.tdx.tcb import TcbStatus, converge, since_launch
 from sevfork.attest.x509 import Certificate, Chain, RevocationList, Scheme
 from sevfork.errors import AttestationFailed
+from sevfork.verifier.pcs import document_from_answer
 from tests.support.fake_intel import NOW, PLATFORM_CA, FakeIntel, crl
 from tests.support.genuine import sample
 
@@ -135,13 +135,13 @@ def test_a_time_without_a_zone_is_rejected() -> None:
 
 def test_a_response_of_the_service_keeps_the_exact_text() -> None:
     text = b'{"tcbInfo": {"id" :"TDX",  "version":3 }, "signature":"' + b"ab" * 64 + b'"}'
-    assert tcb_info_from_response(text, b"").text == b'{"id" :"TDX",  "version":3 }'
+    assert document_from_answer(text, b"").text == b'{"id" :"TDX",  "version":3 }'
 
 
 def test_genuine_responses_are_signed_by_intel() -> None:
     chain = Collateral.decode(sample("dcap-qvl/tdx_quote_collateral.json")).tcb_info.issuer_chain
     for name in ("sample_tcbInfo_response", "sample_tcbinfo_response_v5"):
-        signed = tcb_info_from_response(sample(f"go-tdx-guest/{name}"), chain)
+        signed = document_from_answer(sample(f"go-tdx-guest/{name}"), chain)
         signed.verify()
         assert signed.as_tcb_info().id == "TDX"
 

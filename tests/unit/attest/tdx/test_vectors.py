@@ -7,16 +7,13 @@ from datetime import UTC, datetime
 import pytest
 
 from sevfork.attest.evidence import Evidence
-from sevfork.attest.tdx.collateral import (
-    Collateral,
-    qe_identity_from_response,
-    tcb_info_from_response,
-)
+from sevfork.attest.tdx.collateral import Collateral
 from sevfork.attest.tdx.quote import Quote
 from sevfork.attest.verdict import EvidenceRejected
 from sevfork.attest.verify import Expected, verify
 from sevfork.attest.x509 import Chain
 from sevfork.technology import Technology
+from sevfork.verifier.pcs import document_from_answer
 from tests.support import REPOSITORY
 from tests.support.genuine import sample
 from tests.support.tdx_samples import (
@@ -98,8 +95,8 @@ def test_without_collateral_no_genuine_quote_passes_a_policy_that_requires_it(na
 def test_the_collateral_of_2023_gives_the_debug_td_its_tcb_level() -> None:
     signers = Collateral.decode(sample("dcap-qvl/tdx_quote_collateral.json")).tcb_info.issuer_chain
     collateral = Collateral(
-        tcb_info_from_response(sample("go-tdx-guest/sample_tcbInfo_response"), signers),
-        qe_identity_from_response(sample("go-tdx-guest/sample_qeIdentity_response"), signers),
+        document_from_answer(sample("go-tdx-guest/sample_tcbInfo_response"), signers),
+        document_from_answer(sample("go-tdx-guest/sample_qeIdentity_response"), signers),
         sample("go-tdx-guest/rootcrl.der"),
         sample("go-tdx-guest/pckcrl"),
     )
@@ -115,7 +112,7 @@ def test_the_collateral_of_2023_gives_the_debug_td_its_tcb_level() -> None:
 def test_the_tcb_info_of_another_fmspc_does_not_do() -> None:
     theirs = Collateral.decode(complete().certificates)
     response = sample("go-tdx-guest/sample_tcbinfo_response_v5")
-    ours = replace(theirs, tcb_info=tcb_info_from_response(response, theirs.tcb_info.issuer_chain))
+    ours = replace(theirs, tcb_info=document_from_answer(response, theirs.tcb_info.issuer_chain))
     failed = rejected(replace(complete(), certificates=ours.encode()), POLICY, FEBRUARY_2026)
     assert failed["FMSPC and PCE id of the TCB info"] == "90c06f000000, 0000"
 
