@@ -20,7 +20,7 @@ from sevfork.errors import AttestationFailed
 from sevfork.process import run
 from tests.support import fake_amd
 from tests.support import snp_samples as samples
-from tests.support.genuine import folder
+from tests.support.genuine import find
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed"),
@@ -98,7 +98,7 @@ def test_openssl_accepts_what_the_fake_amd_signs(part: fake_amd.Part, tmp_path: 
 
 
 def genuine(name: str) -> Evidence:
-    evidence: Evidence = getattr(samples, name)(folder())
+    evidence: Evidence = getattr(samples, name)(find("."))
     return evidence
 
 

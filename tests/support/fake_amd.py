@@ -7,7 +7,7 @@ that field and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -44,6 +44,7 @@ VALID = (datetime(2025, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC))
 EXPIRED = (datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
 REPORT_DATA = bytes(range(64))
 CPUIDS = {"Milan": (0x19, 1, 1), "Genoa": (0x19, 0x11, 1), "Turin": (0x1A, 2, 1)}
+ANY_KEY: dict[str, Any] = {"signing_keys": ("vcek", "vlek")}
 TCBS = {
     "Milan": Tcb(4, 0, 24, 219),
     "Genoa": Tcb(9, 0, 23, 84),
@@ -203,3 +204,14 @@ def snp_policy(**changes: Any) -> Policy:
 
 def failed(verdict: Verdict) -> list[str]:
     return [check.name for check in verdict.failures]
+
+
+def with_leaf(part: Part, leaf: bytes) -> Evidence:
+    """The part's evidence with another leaf certificate."""
+    table = replace(part.certificates(), vcek=leaf)
+    return Evidence(part.technology, part.report(), table.encode())
+
+
+def judged(evidence: Evidence) -> list[str]:
+    """The checks that fail under the policy that good parts pass."""
+    return failed(judge(evidence, policy(), Expected(REPORT_DATA), NOW))

@@ -55,6 +55,11 @@ def inside(session: ParentSession | ChildSession) -> Any:
     return session._state
 
 
+def flip(data: bytes, position: int) -> bytes:
+    """One bit of it changed."""
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
 class Processor:
     """Signs a guest's launch and report data; verifies what it or another has signed."""
 

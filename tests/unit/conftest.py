@@ -51,7 +51,7 @@ def _nothing_leaves_the_process(
 @pytest.fixture(scope="session")
 def vectors() -> Path:
     """The folder of genuine samples, which is not part of the project."""
-    return genuine.folder()
+    return genuine.find(".")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from sevfork.attest.guest_policy import guest_policy_toml
 from sevfork.cli.main import run
 from sevfork.cli.options import App
 from sevfork.technology import Technology
+from tests.support import genuine
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ Verify = Callable[..., Done]
 
 
 @pytest.fixture
-def verify(vectors: Path, capsys: pytest.CaptureFixture[str]) -> Verify:
+def verify(capsys: pytest.CaptureFixture[str]) -> Verify:
     """Relative paths are below the folder."""
-    folder = vectors / "found-2026-11"
+    folder = genuine.find("found-2026-11")
 
     def call(*arguments: str) -> Done:
         paths = [str(folder / a) if (folder / a).exists() else a for a in arguments]

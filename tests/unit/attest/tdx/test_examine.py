@@ -4,21 +4,21 @@ Each negative test is named after the attack or the mistake, and says which chec
 no others.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from sevfork.attest.bits import Bits
-from sevfork.attest.defaults import policy_toml
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
-from sevfork.attest.policy import Policy
-from sevfork.attest.tdx.collateral import Collateral, SignedJson
+from sevfork.attest.tdx.collateral import Collateral
 from sevfork.attest.verdict import EvidenceRejected
 from sevfork.attest.verify import Expected, judge, verify
-from sevfork.errors import AttestationFailed, UsageError
+from sevfork.errors import AttestationFailed
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.own import OwnLaunch
 from sevfork.technology import Technology
@@ -27,29 +27,11 @@ from tests.support.fake_intel import (
     PCK,
     PLATFORM_CA,
     ROOT,
-    TCB_SIGNER,
     Certificate,
     FakeIntel,
-    level,
-    platform_level,
 )
+from tests.support.tdx_examined import DAY, INTEL, INTEL_5, POLICY, failures
 from tests.support.tdx_samples import BUILT, accepted, rejected, tdx_policy
-
-INTEL = FakeIntel()
-INTEL_5 = FakeIntel(version=5, body_type=3)
-POLICY = tdx_policy(INTEL.root_sha256)
-DAY = timedelta(days=1)
-
-
-def evidence(intel: FakeIntel, **collateral: Any) -> Evidence:
-    """Evidence of an Intel, with fields of its collateral replaced."""
-    changed = replace(intel.collateral(), **collateral)
-    return Evidence(Technology.TDX, intel.quote(), changed.encode())
-
-
-def failures(intel: FakeIntel, at: datetime = NOW, **policy: Any) -> dict[str, str]:
-    return rejected(intel.evidence(), tdx_policy(INTEL.root_sha256, **policy), at)
-
 
 # what is right
 
@@ -223,264 +205,6 @@ def test_a_pck_certificate_of_the_future_is_rejected() -> None:
 
 def test_a_time_before_the_policys_floor_is_rejected() -> None:
     assert "time" in failures(INTEL, at=datetime(2022, 1, 1, tzinfo=UTC))
-
-
-# collateral
-
-
-def test_no_collateral_is_rejected_where_the_policy_requires_it() -> None:
-    bare = Evidence(Technology.TDX, INTEL.quote(), b"")
-    assert set(rejected(bare, POLICY, NOW)) == {"collateral"}
-
-
-def test_no_collateral_where_it_is_optional_is_named_as_not_checked() -> None:
-    bare = Evidence(Technology.TDX, INTEL.quote(), b"")
-    report = accepted(bare, tdx_policy(INTEL.root_sha256, collateral="optional"), NOW)
-    assert any("TCB level" in what for what in report.verdict.not_checked)
-    assert any("TCB level" in what for what in report.verdict.warnings)
-
-
-def test_bad_collateral_is_rejected_even_where_it_is_optional() -> None:
-    bad = Evidence(Technology.TDX, INTEL.quote(), b"{}")
-    policy = tdx_policy(INTEL.root_sha256, collateral="optional")
-    assert set(rejected(bad, policy, NOW)) == {"collateral"}
-
-
-def test_expired_collateral_is_rejected() -> None:
-    late = datetime(2026, 4, 1, tzinfo=UTC)
-    assert set(failures(INTEL, at=late)) == {
-        "validity of the TCB info",
-        "validity of the QE identity",
-        "validity of the root revocation list",
-        "validity of the PCK revocation list",
-    }
-
-
-def test_collateral_of_the_future_is_rejected() -> None:
-    early = INTEL.but(tcb={"issueDate": "2026-03-02T00:00:00Z"})
-    assert set(failures(early)) == {"validity of the TCB info"}
-
-
-def _respaced(document: SignedJson) -> SignedJson:
-    return replace(document, text=document.text.replace(b",", b", ", 1))
-
-
-def test_collateral_with_changed_whitespace_is_rejected() -> None:
-    collateral = INTEL.collateral()
-    for name in ("tcb_info", "qe_identity"):
-        respaced = evidence(INTEL, **{name: _respaced(getattr(collateral, name))})
-        failed = rejected(respaced, POLICY, NOW)
-        assert len(failed) == 1
-        assert "was changed" in next(iter(failed.values()))
-
-
-def test_a_document_that_a_pck_key_signed_is_rejected() -> None:
-    as_pck = replace(INTEL.collateral().tcb_info, issuer_chain=INTEL.pck_chain())
-    assert set(rejected(evidence(INTEL, tcb_info=as_pck), POLICY, NOW)) == {"TCB info"}
-
-
-def test_collateral_under_an_attackers_own_intel_root_is_rejected() -> None:
-    """All signed, named and current, down from a root that calls itself Intel's and is not."""
-    root = Certificate("attacker", "attacker", ca=True, common_name=ROOT, issuer_name=ROOT)
-    signer = Certificate(TCB_SIGNER, "attacker", ca=False, serial=79, issuer_name=ROOT)
-    forged = INTEL.but(collateral_root=root, signer=signer)
-    wanted = "root of the TCB info's signing chain", "root of the QE identity's signing chain"
-    assert set(failures(forged)) == set(wanted)
-
-
-def test_a_tcb_signing_key_on_another_curve_is_rejected() -> None:
-    other = f"{TCB_SIGNER} on K1"
-    signer = Certificate(other, ROOT, ca=False, serial=79, common_name=TCB_SIGNER)
-    failed = failures(INTEL.but(signer=signer))
-    assert set(failed) == {"TCB info", "QE identity"}
-    assert all("not on secp256r1" in why for why in failed.values())
-
-
-def test_a_tcb_info_in_place_of_the_qe_identity_is_rejected() -> None:
-    tcb_info = replace(INTEL.collateral().tcb_info, what="QE identity")
-    assert set(rejected(evidence(INTEL, qe_identity=tcb_info), POLICY, NOW)) == {
-        "kind of the QE identity"
-    }
-
-
-def test_tcb_info_of_another_fmspc_is_rejected() -> None:
-    foreign = INTEL.but(tcb={"fmspc": "50806F000000"})
-    assert failures(foreign) == {"FMSPC and PCE id of the TCB info": "50806f000000, 0000"}
-
-
-def test_tcb_info_for_sgx_is_rejected() -> None:
-    assert set(failures(INTEL.but(tcb={"id": "SGX"}))) == {"kind of the TCB info"}
-
-
-def test_the_qe_identity_for_sgx_is_rejected() -> None:
-    failed = failures(INTEL.but(qe={"id": "QE"}))
-    assert failed == {
-        "kind of the QE identity": "QE identity is 'QE' version 2, not 'TD_QE' version 2"
-    }
-
-
-def test_an_older_tcb_evaluation_number_than_the_policys_floor_is_rejected() -> None:
-    failed = failures(INTEL, minimum_tcb_evaluation_number=19)
-    assert set(failed.values()) == {"18"}
-
-
-def test_a_quoting_enclave_that_is_not_the_identitys_is_rejected() -> None:
-    failed = failures(INTEL.but(qe={"attributes": "15000000000000000000000000000000",
-                                    "attributesMask": "FF" * 16}))  # fmt: skip
-    assert set(failed) == {"TCB of the QE"}
-
-
-# revocation
-
-
-def test_a_revoked_pck_certificate_is_rejected() -> None:
-    failed = failures(INTEL.but(revoked_by_ca=(76, 77)))
-    assert failed == {"revocation of the PCK certificate": "revoked: serial 4d"}
-
-
-def test_a_revoked_platform_ca_is_rejected() -> None:
-    assert set(failures(INTEL.but(revoked_by_root=(78,)))) == {"revocation of the PCK issuer"}
-
-
-def test_a_revoked_tcb_signer_is_rejected() -> None:
-    assert set(failures(INTEL.but(revoked_by_root=(79,)))) == {
-        "revocation of the TCB info's signing chain",
-        "revocation of the QE identity's signing chain",
-    }
-
-
-def test_a_revocation_list_of_another_issuer_is_rejected() -> None:
-    collateral = INTEL.collateral()
-    failed = rejected(evidence(INTEL, pck_crl=collateral.root_ca_crl), POLICY, NOW)
-    assert set(failed) == {"PCK revocation list", "revocation of the PCK certificate"}
-
-
-def test_an_expired_revocation_list_is_rejected() -> None:
-    assert set(failures(INTEL.but(crl_until=NOW - DAY))) == {
-        "validity of the root revocation list",
-        "validity of the PCK revocation list",
-    }
-
-
-def test_a_revocation_list_below_the_policys_number_is_rejected() -> None:
-    failed = failures(INTEL, minimum_crl_number=2)
-    assert set(failed.values()) == {"1"}
-
-
-def test_a_revocation_list_that_does_not_parse_is_rejected() -> None:
-    failed = rejected(evidence(INTEL, root_ca_crl=b"\x30\x00"), POLICY, NOW)
-    assert "revocation of the PCK issuer" in failed
-
-
-# TCB levels
-
-
-def test_a_tcb_status_that_the_policy_does_not_accept_is_rejected() -> None:
-    old = INTEL.but(pce_svn=5)
-    assert failures(old) == {"TCB status": "OutOfDate"}
-    lenient = tdx_policy(INTEL.root_sha256, tcb_statuses=("UpToDate", "OutOfDate"))
-    assert accepted(old.evidence(), lenient, NOW).verdict.passed
-
-
-def test_a_policy_with_a_status_that_intel_does_not_have_is_no_policy() -> None:
-    text = policy_toml([Technology.TDX], [INTEL.root_sha256], BUILT)
-    with pytest.raises(UsageError, match="no status 'UpTodate'"):
-        Policy.decode(text.replace("UpToDate", "UpTodate").encode())
-
-
-def test_an_empty_list_of_statuses_accepts_nothing() -> None:
-    assert set(failures(INTEL, tcb_statuses=())) == {"TCB status"}
-
-
-@pytest.mark.parametrize(
-    ("change", "status"),
-    [
-        ({"td": {"tee_tcb_svn": bytes([3, 1, 3]) + bytes(13)}}, "OutOfDate"),
-        ({"qe_svn": 3}, "OutOfDate"),
-        ({"tcb": {"tcbLevels": [platform_level("ConfigurationNeeded")]}, "qe_svn": 3},
-         "OutOfDateConfigurationNeeded"),
-        ({"tcb": {"tcbLevels": [platform_level("Revoked")]}}, "Revoked"),
-    ],
-    ids=["old-module", "old-qe", "configuration-and-old-qe", "revoked"],
-)  # fmt: skip
-def test_the_worst_of_platform_module_and_qe_counts(change: dict[str, Any], status: str) -> None:
-    assert failures(INTEL.but(**change))["TCB status"] == status
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"svns": (2,) * 7 + (1,) + (2,) * 8},
-        {"pce_svn": 4},
-        {"td": {"tee_tcb_svn": bytes([6, 1, 1]) + bytes(13)}},
-    ],
-    ids=["one-component", "pce", "tdx-component"],
-)
-def test_a_platform_below_every_level_is_rejected(change: dict[str, Any]) -> None:
-    assert set(failures(INTEL.but(**change))) == {"TCB of the platform at launch"}
-
-
-def test_a_module_of_version_1_is_not_compared_with_the_components_of_version_0() -> None:
-    levels = [platform_level("UpToDate", tdx=(9, 0, 2))]
-    assert accepted(INTEL.but(tcb={"tcbLevels": levels}).evidence(), POLICY, NOW).verdict.passed
-
-
-def test_a_module_of_version_0_is_compared_in_all_components() -> None:
-    td = {"tee_tcb_svn": bytes([4, 0, 3]) + bytes(13)}
-    assert set(failures(INTEL.but(td=td))) == {"TCB of the platform at launch"}
-    td = {"tee_tcb_svn": bytes([5, 0, 3]) + bytes(13)}
-    assert accepted(INTEL.but(td=td).evidence(), POLICY, NOW).verdict.passed
-
-
-def test_a_module_that_intel_does_not_list_is_rejected() -> None:
-    td = {"tee_tcb_svn": bytes([6, 2, 3]) + bytes(13)}
-    assert failures(INTEL.but(td=td)) == {
-        "TCB of the TDX module at launch": "TCB info has no TDX module 'TDX_02'"
-    }
-
-
-def test_a_module_that_intel_did_not_sign_is_rejected() -> None:
-    failed = failures(INTEL.but(td={"mrsignerseam": b"\x01" * 48}))
-    assert set(failed) == {"TCB of the TDX module at launch", "MRSIGNERSEAM"}
-
-
-def test_seam_attributes_are_checked_by_the_policy_and_by_intels_mask() -> None:
-    failed = failures(INTEL.but(td={"seam_attributes": b"\x01" + bytes(7)}))
-    assert set(failed) == {"TCB of the TDX module at launch", "SEAM attributes"}
-
-
-def _svn(*svns: int) -> bytes:
-    return bytes(svns) + bytes(16 - len(svns))
-
-
-def test_a_td_that_was_launched_under_an_old_module_has_to_be_launched_again() -> None:
-    updated = INTEL_5.but(td={"tee_tcb_svn": _svn(3, 1, 3), "tee_tcb_svn2": _svn(6, 1, 3)})
-    assert failures(updated) == {"TCB status": "TDRelaunchAdvised"}
-
-
-def test_a_platform_that_is_below_every_level_now_is_rejected() -> None:
-    fallen = INTEL_5.but(td={"tee_tcb_svn": _svn(6, 1, 3), "tee_tcb_svn2": _svn(6, 1, 1)})
-    assert set(failures(fallen)) == {"TCB of the platform now"}
-
-
-def test_advisories_are_listed_and_may_be_refused() -> None:
-    levels = [platform_level("UpToDate", "INTEL-SA-01036", "INTEL-SA-00837")]
-    intel = INTEL.but(tcb={"tcbLevels": levels})
-    facts = dict(accepted(intel.evidence(), POLICY, NOW).verdict.facts)
-    assert facts["advisories"] == "INTEL-SA-00837, INTEL-SA-01036"
-    assert failures(intel, advisories=("INTEL-SA-00837",)) == {"advisory": "INTEL-SA-01036"}
-
-
-def test_a_level_says_how_old_it_is() -> None:
-    facts = dict(accepted(INTEL.evidence(), POLICY, NOW).verdict.facts)
-    assert facts["TCB date"] == "2025-05-14"
-
-
-def test_no_levels_at_all_is_rejected() -> None:
-    assert set(failures(INTEL.but(tcb={"tcbLevels": []}))) == {"TCB of the platform at launch"}
-    assert set(failures(INTEL.but(qe={"tcbLevels": [level("UpToDate", isvsvn=9)]}))) == {
-        "TCB of the QE"
-    }
 
 
 # the TD
