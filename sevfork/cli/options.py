@@ -37,10 +37,10 @@ class App:
 
     def hypervisor(self, *, change_nothing: bool = False) -> Hypervisor:
         """Connect, after which nothing of killed commands is left; closed when the verb ends."""
-        from sevfork.host import private_libvirtd
+        from sevfork.host import connection_choice
         from sevfork.lifecycle.reap import reap
 
-        hypervisor = private_libvirtd.connect(self.connect, self.output.note)
+        hypervisor = connection_choice.connect(self.connect, self.output.note)
         self._opened.append(hypervisor)
         if not change_nothing:
             reap(hypervisor, self.output.note)

@@ -1,8 +1,5 @@
-"""Which libvirt to talk to, and a private libvirtd where there is none.
+"""A private libvirtd, for root where no libvirt answers.
 
-In this order: what was asked for (``-c``, SEVFORK_CONNECT, LIBVIRT_DEFAULT_URI); for users,
-libvirt's own session daemon, which libvirt starts by itself; for root, a private libvirtd that
-sevfork started earlier, the system's libvirtd if one answers, else a new private one.
 ``docs/private-libvirtd.md`` says why it is a daemon, and how it keeps out of the way of one that an
 admin installs later.
 """
@@ -16,22 +13,20 @@ import pwd
 import shutil
 import signal
 import socket
-import time
 import uuid as uuids
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sevfork import process
+from sevfork.deadline import Deadline
 from sevfork.errors import HostCannot, SevforkError, TimedOut, UsageError
 from sevfork.host import maker
-from sevfork.host.hypervisor import Hypervisor
 
-SYSTEM_URI = "qemu:///system"
-SESSION_URI = "qemu:///session"
 # Measured: it answers after 0.1 s. Drivers are then still coming up; the first connection waits.
 _START_TIMEOUT_S = 30
 _STOP_TIMEOUT_S = 20
+_POLL_S = 0.05
 # sun_path holds 107 characters; the longest below our directory is a guest's channel:
 # lib/qemu/channel/target/domain-NN-<20 characters>/org.sevfork.agent.0
 _LONGEST_STATE_DIR = 40
@@ -120,64 +115,6 @@ class Layout:
         }
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """A connection URI, where its storage pool would go, and why it is this one."""
-
-    uri: str
-    pool: Path | None
-    reason: str
-    private: bool = False
-
-
-def connect(asked: str | None, note: Callable[[str], None]) -> Hypervisor:
-    """The hypervisor to use; ``note`` hears of anything that takes long.
-
-    Raises HypervisorUnreachable, and HostCannot where no libvirtd can be started.
-    """
-    # Only here: all else in this module is of use, and is tested, where libvirt-python is absent.
-    from sevfork.host import libvirt
-
-    environ, layout = os.environ, Layout.of(os.environ)
-    endpoint = choose(asked, environ, layout, root=os.geteuid() == 0, answers=answers)
-    if endpoint.private:
-        ensure_running(layout, note)
-    return libvirt.connect(endpoint.uri, pool_path=str(endpoint.pool) if endpoint.pool else None)
-
-
-def choose(
-    asked: str | None,
-    environ: Mapping[str, str],
-    layout: Layout,
-    *,
-    root: bool,
-    answers: Callable[[Path], bool],
-) -> Endpoint:
-    """Decide, without starting anything; ``answers`` says whether a socket does."""
-    for uri, reason in (
-        (asked, "--connect"),
-        (environ.get("SEVFORK_CONNECT"), "SEVFORK_CONNECT"),
-        (environ.get("LIBVIRT_DEFAULT_URI"), "LIBVIRT_DEFAULT_URI"),
-    ):
-        if uri:
-            return Endpoint(uri, _pool_for(uri, environ), reason)
-    if not root:
-        return Endpoint(SESSION_URI, _pool_for(SESSION_URI, environ), "libvirt's session daemon")
-    if answers(layout.socket):
-        return Endpoint(layout.uri, layout.pool, "sevfork's private libvirtd", private=True)
-    if any(answers(Path(f"/run/libvirt/{name}-sock")) for name in ("libvirt", "virtqemud")):
-        return Endpoint(SYSTEM_URI, None, "the system's libvirtd")
-    return Endpoint(layout.uri, layout.pool, "a private libvirtd, started now", private=True)
-
-
-def _pool_for(uri: str, environ: Mapping[str, str]) -> Path | None:
-    """The session daemon of this machine keeps volumes in the user's own data directory."""
-    if uri.partition("?")[0] != SESSION_URI:
-        return None
-    data = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME", "/")) / ".local/share"
-    return Path(data) / "sevfork" / "volumes"
-
-
 def answers(path: Path) -> bool:
     """Whether something accepts connections at a Unix socket."""
     with socket.socket(socket.AF_UNIX) as probe:
@@ -210,11 +147,10 @@ def stop(layout: Layout) -> bool:
     with _locked(layout):
         pid = int(layout.pid_file.read_text())
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while maker.start_time(pid) is not None:
-            if time.monotonic() >= deadline:
-                raise TimedOut(f"libvirtd ({pid}) did not end in {_STOP_TIMEOUT_S} s")
-            time.sleep(0.05)
+        stays = f"libvirtd ({pid}) did not end in {_STOP_TIMEOUT_S} s"
+        for _ in Deadline.after(_STOP_TIMEOUT_S).poll(_POLL_S, stays):
+            if maker.start_time(pid) is None:
+                break
     return True
 
 
@@ -303,11 +239,12 @@ def _user_files(layout: Layout) -> dict[Path, str]:
 
 
 def _await_socket(layout: Layout) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while not answers(layout.socket):
-        if time.monotonic() >= deadline:
-            raise _cannot_start(layout, "it does not answer")
-        time.sleep(0.05)
+    try:
+        for _ in Deadline.after(_START_TIMEOUT_S).poll(_POLL_S, "it does not answer"):
+            if answers(layout.socket):
+                return
+    except TimedOut as exc:
+        raise _cannot_start(layout, exc.message) from exc
 
 
 def _cannot_start(layout: Layout, output: str) -> SevforkError:

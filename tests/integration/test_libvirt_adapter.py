@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,10 +15,11 @@ from sevfork.domain.metadata import Metadata, Phase, ProcessorState
 from sevfork.domain.metadata_xml import FORMER_NAMESPACE, NAMESPACE
 from sevfork.domain.spec import Accelerator, Boot, GuestSpec, random_mac
 from sevfork.domain.xml import domain_xml, spec_from_xml
-from sevfork.errors import HostCannot, HypervisorUnreachable, NameTaken, WrongState
+from sevfork.errors import HostCannot, HypervisorUnreachable, NameTaken, SevforkError, WrongState
 from sevfork.handshake.launch import Role
-from sevfork.host import libvirt as adapter
 from sevfork.host.hypervisor import DomainState, VolumeExists
+from sevfork.host.libvirt import hypervisor as adapter
+from sevfork.host.libvirt.connection import is_local
 from sevfork.lifecycle import inventory
 from sevfork.lifecycle.remove import remove_domain
 from sevfork.technology import Technology
@@ -152,6 +154,25 @@ def test_a_spec_survives_what_libvirt_makes_of_the_xml(
     assert spec_from_xml(text) == guest
 
 
+def test_every_call_leaves_one_line_under_debug(
+    hypervisor: adapter.LibvirtHypervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    guest = spec()
+    with caplog.at_level(logging.DEBUG):
+        hypervisor.define(for_test_driver(guest))
+        hypervisor.start(guest.uuid)
+        with pytest.raises(SevforkError):
+            hypervisor.open_channel(guest.uuid)
+        for transfer in (
+            hypervisor.storage.download("x", 1),
+            hypervisor.storage.upload("x", [], 1),
+        ):
+            with pytest.raises(SevforkError):
+                list(transfer)
+    said = [each.getMessage().split()[0] for each in caplog.records]
+    assert said == ["define", "start", "open_channel", "connect", "download", "upload"]
+
+
 def test_somebody_elses_domain_has_no_metadata(hypervisor: adapter.LibvirtHypervisor) -> None:
     assert hypervisor.find("test").metadata_xml is None
 
@@ -206,4 +227,4 @@ def test_what_a_driver_cannot_do_is_told(hypervisor: adapter.LibvirtHypervisor) 
     ],
 )
 def test_whether_a_connection_is_to_this_machine(uri: str, local: bool) -> None:
-    assert adapter.is_local(uri) is local
+    assert is_local(uri) is local

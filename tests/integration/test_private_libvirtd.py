@@ -25,9 +25,10 @@ from sevfork.domain.spec import Accelerator, Boot, GuestSpec, random_mac
 from sevfork.domain.xml import domain_xml, spec_from_xml
 from sevfork.errors import HostCannot, TimedOut, WrongState
 from sevfork.handshake.launch import Role
-from sevfork.host import libvirt, private_libvirtd
+from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, Hypervisor, PortTaken
 from sevfork.host.kvm_probe import least_kernel
+from sevfork.host.libvirt.hypervisor import connect
 from sevfork.technology import Technology
 
 pytestmark = [
@@ -49,7 +50,7 @@ class Private:
 
     def connect(self) -> Hypervisor:
         private_libvirtd.ensure_running(self.layout, lambda _text: None)
-        return libvirt.connect(self.layout.uri, pool_path=str(self.layout.pool))
+        return connect(self.layout.uri, pool_path=str(self.layout.pool))
 
     def pids(self) -> list[str]:
         """The libvirtd processes that have this pid file on their command line."""

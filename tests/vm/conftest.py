@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.host import private_libvirtd
+from sevfork.host import connection_choice
 from sevfork.host.hypervisor import Hypervisor
 from tests.vm.lab import Lab, Vm
 
@@ -46,7 +46,7 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def hypervisor() -> Iterator[Hypervisor]:
     """For tests that play a host of their own."""
-    connection = private_libvirtd.connect(None, print)
+    connection = connection_choice.connect(None, print)
     yield connection
     connection.close()
 

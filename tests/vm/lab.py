@@ -22,7 +22,7 @@ from typing import Any
 import redis
 
 from sevfork.domain.xml import spec_from_xml
-from sevfork.host import private_libvirtd
+from sevfork.host import connection_choice
 from sevfork.host.hypervisor import Hypervisor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -174,7 +174,7 @@ class Lab:
 
 @contextmanager
 def _hypervisor() -> Iterator[Hypervisor]:
-    connection = private_libvirtd.connect(None, lambda _: None)
+    connection = connection_choice.connect(None, lambda _: None)
     try:
         yield connection
     finally:

@@ -14,7 +14,7 @@ from sevfork import errors
 from sevfork.cli import main as command
 from sevfork.cli.options import App, duration, memory_size, port_pair
 from sevfork.cli.output import Output
-from sevfork.host import private_libvirtd
+from sevfork.host import connection_choice
 from sevfork.host.hypervisor import ChannelBusy, HostFacts, PortTaken
 from tests.support.fake_hypervisor import FakeHypervisor
 from tests.support.image_factory import write_image
@@ -29,7 +29,7 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def hypervisor(monkeypatch: pytest.MonkeyPatch) -> FakeHypervisor:
     fake = FakeHypervisor()
-    monkeypatch.setattr(private_libvirtd, "connect", lambda _uri, _note: fake)
+    monkeypatch.setattr(connection_choice, "connect", lambda _uri, _note: fake)
     return fake
 
 
@@ -125,7 +125,7 @@ def test_each_way_to_end_has_its_exit_code(
     def connect(_uri: str | None, _note: object) -> None:
         raise raised
 
-    monkeypatch.setattr(private_libvirtd, "connect", connect)
+    monkeypatch.setattr(connection_choice, "connect", connect)
     assert sevfork("ls") == code
 
 
@@ -138,7 +138,7 @@ def test_the_connection_may_stand_before_or_after_the_verb(
         asked.append(uri)
         return FakeHypervisor()
 
-    monkeypatch.setattr(private_libvirtd, "connect", connect)
+    monkeypatch.setattr(connection_choice, "connect", connect)
     sevfork("-c", "before:///", "ls")
     sevfork("ls", "-c", "after:///")
     sevfork("ls")
@@ -226,7 +226,7 @@ def test_doctor_reports_a_libvirt_that_does_not_answer(
     def connect(_uri: str | None, _note: object) -> None:
         raise errors.HypervisorUnreachable("no libvirt at 'x:///'", hint="start it")
 
-    monkeypatch.setattr(private_libvirtd, "connect", connect)
+    monkeypatch.setattr(connection_choice, "connect", connect)
     assert sevfork("doctor", "--json") == 13
     report = json.loads(capsys.readouterr().out)
     assert report["findings"][-1] == {

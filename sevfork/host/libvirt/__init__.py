@@ -1,0 +1,1 @@
+"""The hypervisor through libvirt: the one room that imports it. Nothing of its objects leaves."""

@@ -1,0 +1,184 @@
+"""The storage pool, and what is written to its volumes and read from them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import libvirt
+
+from sevfork.deadline import Deadline
+from sevfork.domain.elements import E, parse, to_text
+from sevfork.errors import HostCannot
+from sevfork.host import hypervisor as hv
+from sevfork.host.libvirt.errors import asking, asks, has_code, ignoring
+from sevfork.host.libvirt.stream import abort
+
+POOL = "sevfork"
+_REFRESH_TIMEOUT_S = 30
+_REFRESH_POLL_S = 0.05
+_STREAM_PIECE = 256 * 1024
+
+
+class LibvirtStorage:
+    """``hypervisor.Storage`` on the pool "sevfork", which is made on first use.
+
+    A pool of that name that an admin has defined (NFS, for instance) is used as it is.
+    """
+
+    def __init__(self, connection: Any, pool_path: str | None) -> None:
+        self._connection = connection
+        self._pool_path = pool_path
+
+    @asks
+    def volumes(self) -> tuple[hv.Volume, ...]:
+        pool = self._existing_pool()
+        if pool is None:
+            return ()
+        _refresh(pool)
+        found = (_volume(each) for each in pool.listAllVolumes(0))
+        return tuple(each for each in found if each is not None)
+
+    @asks
+    def find(self, name: str) -> hv.Volume | None:
+        return next((each for each in self.volumes() if each.name == name), None)
+
+    @asks
+    def create(self, name: str, size_bytes: int) -> hv.Volume:
+        xml = E.volume(
+            E.name(name),
+            E.capacity(str(size_bytes), unit="bytes"),
+            E.allocation("0", unit="bytes"),
+            E.target(E.format(type="raw")),
+        )
+        try:
+            made = self._pool().createXML(to_text(xml), 0)
+        except libvirt.libvirtError as exc:
+            if has_code(exc, libvirt.VIR_ERR_STORAGE_VOL_EXIST) or "already exists" in str(exc):
+                raise hv.VolumeExists(f"the storage volume '{name}' exists") from exc
+            raise
+        return hv.Volume(name, made.path(), size_bytes)
+
+    def upload(self, name: str, pieces: Iterable[bytes], size_bytes: int) -> Iterator[int]:
+        with self._stream(name, size_bytes, upload=True) as stream:
+            written = 0
+            for piece in pieces:
+                written += _send_all(stream, piece)
+                yield written
+
+    def download(self, name: str, size_bytes: int) -> Iterator[bytes]:
+        with self._stream(name, size_bytes, upload=False) as stream:
+            while piece := _received(stream):
+                yield piece
+
+    @asks
+    def delete(self, name: str) -> None:
+        # A file that QEMU made (a serial log) is a volume only after a refresh.
+        if self.find(name) is not None:
+            with ignoring(libvirt.VIR_ERR_NO_STORAGE_VOL):
+                self._pool().storageVolLookupByName(name).delete(0)
+
+    @asks
+    def path_of(self, name: str) -> str:
+        pool = self._existing_pool()
+        if pool is None:  # a dry run makes no pool
+            return f"{self._required_path()}/{name}"
+        return f"{parse(pool.XMLDesc(0)).findtext('target/path')}/{name}"
+
+    @asks
+    def free_bytes(self) -> int:
+        pool = self._pool()
+        _refresh(pool)
+        return int(pool.info()[3])
+
+    @contextlib.contextmanager
+    def _stream(self, name: str, size_bytes: int, *, upload: bool) -> Iterator[Any]:
+        with asking("upload" if upload else "download", name, size_bytes):
+            volume = self._pool().storageVolLookupByName(name)
+            stream = self._connection.newStream(0)
+            try:
+                (volume.upload if upload else volume.download)(stream, 0, size_bytes, 0)
+                yield stream
+                stream.finish()
+            except BaseException:
+                abort(stream)
+                raise
+
+    def _pool(self) -> Any:
+        return self._existing_pool() or self._make_pool()
+
+    def _existing_pool(self) -> Any:
+        """The pool, started; None if there is none."""
+        try:
+            pool = self._connection.storagePoolLookupByName(POOL)
+        except libvirt.libvirtError as exc:
+            if has_code(exc, libvirt.VIR_ERR_NO_STORAGE_POOL):
+                return None
+            raise
+        if not pool.isActive():
+            with ignoring(libvirt.VIR_ERR_OPERATION_INVALID):  # another command was faster
+                pool.create(0)
+        return pool
+
+    def _required_path(self) -> str:
+        if self._pool_path is None:
+            raise HostCannot(
+                f"the libvirt host has no storage pool '{POOL}'",
+                hint="make one there: virsh pool-define-as sevfork dir --target DIRECTORY",
+            )
+        return self._pool_path
+
+    def _make_pool(self) -> Any:
+        xml = E.pool(E.name(POOL), E.target(E.path(self._required_path())), type="dir")
+        try:
+            pool = self._connection.storagePoolDefineXML(to_text(xml), 0)
+            pool.build(0)
+            pool.create(0)
+            pool.setAutostart(1)
+        except libvirt.libvirtError:
+            # Two first commands at once: the other one has made it.
+            pool = self._existing_pool()
+            if pool is None or not pool.isActive():
+                raise
+        return pool
+
+
+def _refresh(pool: Any) -> None:
+    """Look at the pool's directory again; waits for another command that makes a volume."""
+    busy = f"the storage pool '{POOL}' was busy for {_REFRESH_TIMEOUT_S} s"
+    for _ in Deadline.after(_REFRESH_TIMEOUT_S).poll(_REFRESH_POLL_S, busy):
+        try:
+            pool.refresh(0)
+            return
+        except libvirt.libvirtError as exc:
+            if "asynchronous jobs running" not in str(exc):
+                raise
+
+
+def default_pool_path(uri: str) -> str | None:
+    """A sensible directory for the pool, None where only the libvirt host's admin knows one."""
+    if re.search(r"/session(\?|$)", uri):
+        return None
+    return "/var/lib/libvirt/images/sevfork"
+
+
+def _volume(volume: Any) -> hv.Volume | None:
+    try:
+        return hv.Volume(volume.name(), volume.path(), volume.info()[1])
+    except libvirt.libvirtError as exc:
+        if has_code(exc, libvirt.VIR_ERR_NO_STORAGE_VOL):
+            return None
+        raise
+
+
+def _send_all(stream: Any, data: bytes) -> int:
+    view = memoryview(data)
+    while view:
+        view = view[stream.send(bytes(view)) :]
+    return len(data)
+
+
+def _received(stream: Any) -> bytes:
+    return bytes(stream.recv(_STREAM_PIECE))
