@@ -6,9 +6,11 @@ Every field is spelled out, because a policy that leaves one out is not valid.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from sevfork.attest.policy import Revocation
 from sevfork.attest.snp.certificates import AMD_ROOTS
 from sevfork.attest.snp.report import Product, Tcb
 from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256
@@ -50,6 +52,27 @@ HARDWARE_ROOTS = {
 # Intel signed the TDX module: MRSIGNERSEAM is zero for its own.
 _INTEL_MODULE = "00" * 48
 
+
+@dataclass(frozen=True)
+class Floors:
+    """Floors in time, against a host that keeps what was true once: lists, collateral, firmware.
+
+    ``crl``: whether AMD's list has to be there and current. ``crl_numbers``: by product, what no
+    list may be older than. ``alias_check``: the firmware looked for aliased memory (BadRAM,
+    AMD-SB-3015).
+    """
+
+    crl: Revocation = "optional"
+    crl_numbers: Mapping[Product, int] = field(default_factory=dict)
+    intel_crl_number: int = 0
+    tcb_evaluation_number: int = 0
+    alias_check: bool = False
+
+
+NO_FLOORS = Floors()
+# TCB evaluation 18 is of 2025, and what Intel hands out in 2026; all of its lists say number 1.
+HARDWARE_FLOORS = Floors(intel_crl_number=1, tcb_evaluation_number=18, alias_check=True)
+
 SNP_SECTION = """
 [{section}.snp]
 minimum_report_version = 2
@@ -70,8 +93,8 @@ id_keys = "any"
 author_keys = "any"
 chips = "any"
 denied_chips = []
-crl = "optional"
-minimum_crl_number = 0
+crl = "{crl}"
+minimum_crl_number = {crl_number}
 
 [{section}.snp.guest_policy]
 allowed = {policy_bits}
@@ -79,7 +102,7 @@ required = []
 
 [{section}.snp.platform]
 allowed = "any"
-required = []
+required = {platform_bits}
 """
 
 TDX_SECTION = """
@@ -106,8 +129,8 @@ minimum_qe_svn = 0
 collateral = "{collateral}"
 tcb_statuses = ["UpToDate", "SWHardeningNeeded"]
 advisories = "any"
-minimum_tcb_evaluation_number = 0
-minimum_crl_number = 0
+minimum_tcb_evaluation_number = {tcb_evaluation_number}
+minimum_crl_number = {crl_number}
 
 [{section}.tdx.attributes]
 allowed = ["sept-ve-disable", "lass", "pks", "key-locker"]
@@ -124,6 +147,7 @@ def policy_toml(
     minimum_microcode: Mapping[Product, Mapping[str, int]] = MappingProxyType({}),
     signing_keys: Sequence[str] = ("vcek",),
     collateral: str = "required",
+    floors: Floors = NO_FLOORS,
     section: str = "",
     for_peers: bool = False,
 ) -> str:
@@ -139,14 +163,14 @@ def policy_toml(
         f"not_before = {not_before.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
     ]
     if {Technology.SIMULATED, Technology.SEV_SNP} & set(technologies):
-        text.append(_snp_section(section, signing_keys))
+        text.append(_snp_section(section, signing_keys, floors))
         text.append(f"[{section}.snp.minimum_tcb]")
         text += [
             _minimum(section, product, tcb, minimum_microcode.get(product, {}))
             for product, tcb in minimum_tcb.items()
         ]
     if Technology.TDX in technologies:
-        text.append(_tdx_section(section, collateral, for_peers))
+        text.append(_tdx_section(section, collateral, for_peers, floors))
     joined = "\n".join(text)
     return joined if section else joined.replace("[.", "[")
 
@@ -155,12 +179,23 @@ def toml_list(values: Iterable[str]) -> str:
     return "[" + ", ".join(f'"{value}"' for value in values) + "]"
 
 
-def _snp_section(section: str, signing_keys: Sequence[str]) -> str:
-    keys, bits = toml_list(signing_keys), toml_list(_HARMLESS_POLICY_BITS)
-    return SNP_SECTION.format(section=section, signing_keys=keys, policy_bits=bits)
+def _snp_section(section: str, signing_keys: Sequence[str], floors: Floors) -> str:
+    return SNP_SECTION.format(
+        section=section,
+        signing_keys=toml_list(signing_keys),
+        policy_bits=toml_list(_HARMLESS_POLICY_BITS),
+        platform_bits=toml_list(["alias-check-complete"] if floors.alias_check else []),
+        crl=floors.crl,
+        crl_number=_crl_numbers(floors.crl_numbers),
+    )
 
 
-def _tdx_section(section: str, collateral: str, for_peers: bool) -> str:
+def _crl_numbers(numbers: Mapping[Product, int]) -> str:
+    each = ", ".join(f"{product.value} = {number}" for product, number in numbers.items())
+    return f"{{ {each} }}" if each else "0"
+
+
+def _tdx_section(section: str, collateral: str, for_peers: bool, floors: Floors) -> str:
     """Our guests never extend RTMR3; SEPT_VE_DISABLE: no #VE when the host takes a page away."""
     return TDX_SECTION.format(
         section=section,
@@ -168,6 +203,8 @@ def _tdx_section(section: str, collateral: str, for_peers: bool) -> str:
         collateral=collateral,
         rtmr3=toml_list(["00" * 48]) if for_peers else '"any"',
         attributes=toml_list(["sept-ve-disable"] if for_peers else []),
+        tcb_evaluation_number=floors.tcb_evaluation_number,
+        crl_number=floors.intel_crl_number,
     )
 
 

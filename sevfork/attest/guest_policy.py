@@ -17,8 +17,11 @@ import msgspec
 from sevfork.attest.defaults import (
     BULLETIN_MICROCODE,
     BULLETIN_MINIMUM,
+    HARDWARE_FLOORS,
     HARDWARE_ROOTS,
+    NO_FLOORS,
     SIMULATED_MINIMUM,
+    Floors,
     policy_toml,
 )
 from sevfork.attest.policy import Policy, decode_toml
@@ -87,14 +90,20 @@ def _with_chips(attest: Policy, chip: str | tuple[str, ...]) -> Policy:
 
 
 def guest_policy_toml(
-    technology: Technology, fork: Fork, roots: Sequence[str], build_time: datetime
+    technology: Technology,
+    fork: Fork,
+    roots: Sequence[str],
+    build_time: datetime,
+    floors: Floors | None = None,
 ) -> str:
     """The policy for an image: its own technology, these roots (hex SHA-256), one chip.
 
-    Hardware's published roots stand in for an empty list; the simulator's have to be given.
+    Hardware's published roots stand in for an empty list; the simulator's have to be given. Floors
+    are hardware's usual ones; the simulated processor has no list, collateral or memory to check.
     """
     roots = roots or HARDWARE_ROOTS.get(technology, ())
     simulated = technology is Technology.SIMULATED
+    floors = NO_FLOORS if simulated else floors or HARDWARE_FLOORS
     head = [
         f"# sevfork's policy in a guest image for: {technology.label}",
         "schema = 1",
@@ -113,6 +122,7 @@ def guest_policy_toml(
         build_time,
         minimum_tcb=minimum,
         minimum_microcode=BULLETIN_MICROCODE,
+        floors=floors,
         section="attest",
         for_peers=True,
     )

@@ -28,6 +28,7 @@ from sevfork.technology import Technology
 Unsigned = Annotated[int, msgspec.Meta(ge=0)]
 Svn = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Revocation = Literal["required", "optional"]
+ProductName = Literal["Milan", "Genoa", "Turin", "Simulated"]
 _T = TypeVar("_T")
 
 
@@ -71,7 +72,7 @@ class SnpPolicy(Strict, frozen=True):
     allow_masked_chip_id: bool
     minimum_guest_svn: Unsigned
     required_mitigations: Unsigned
-    minimum_tcb: dict[Literal["Milan", "Genoa", "Turin", "Simulated"], MinimumTcb]
+    minimum_tcb: dict[ProductName, MinimumTcb]
     measurements: Rule
     host_data: Rule
     family_ids: Rule
@@ -81,7 +82,7 @@ class SnpPolicy(Strict, frozen=True):
     chips: Rule
     denied_chips: tuple[str, ...]
     crl: Revocation
-    minimum_crl_number: Unsigned
+    minimum_crl_number: Unsigned | dict[ProductName, Unsigned]
 
     def __post_init__(self) -> None:
         _hex_lists(self, measurements=48, host_data=32, family_ids=16, image_ids=16)

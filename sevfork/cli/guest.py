@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from sevfork.cli.options import App, as_json, common
+
+if TYPE_CHECKING:
+    from sevfork.attest.defaults import Floors
+    from sevfork.attest.policy import Revocation
+    from sevfork.image.build import Order
+    from sevfork.technology import Technology
 
 TECHNOLOGIES = ("simulated", "sev-snp", "tdx")
 
@@ -36,6 +44,23 @@ def guest() -> None:
     type=click.Choice(["owner", "anyone"]),
     help="Who may fork its guests.  [default: anyone when simulated, else owner]",
 )
+@click.option(
+    "--floors",
+    metavar="PATH",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    help="Today's AMD revocation lists, or Intel collateral: its guests accept nothing older.",
+)
+@click.option(
+    "--crl",
+    type=click.Choice(["required", "optional"]),
+    help="Whether SNP evidence needs AMD's revocation list.  [default: required with --floors]",
+)
+@click.option(
+    "--alias-check/--no-alias-check",
+    default=None,
+    help="Whether SNP firmware must have looked for aliased memory (BadRAM).  [default: yes]",
+)
 @click.option("--locked", is_flag=True, help="Stop when a locked package version cannot be had.")
 @click.option("--update-lock", is_flag=True, help="Take the newest packages and lock those.")
 @click.option("--refresh", is_flag=True, help="Ask the mirror even when a cached stage would do.")
@@ -48,6 +73,9 @@ def build(
     workload: Path,
     technology: str,
     fork: str | None,
+    floors: tuple[Path, ...],
+    crl: Revocation | None,
+    alias_check: bool | None,
     locked: bool,
     update_lock: bool,
     refresh: bool,
@@ -57,36 +85,53 @@ def build(
     """Build the image that a workload's guests boot into DIR; nothing to do when it is there."""
     from sevfork.errors import UsageError
     from sevfork.image import build as building
-    from sevfork.image.paths import cache_directory
-    from sevfork.image.paths import mirror as default_mirror
+    from sevfork.image import paths
     from sevfork.image.recipe import recipe_directory
     from sevfork.simulated.paths import simulator_directory
     from sevfork.technology import Technology
 
     if locked and update_lock:
         raise UsageError("'--locked' and '--update-lock' exclude each other")
+    chosen = Technology(technology)
     order = building.Order(
         output=output,
         workload=workload,
-        technology=Technology(technology),
-        fork=building.default_fork(Technology(technology), fork),
+        technology=chosen,
+        fork=building.default_fork(chosen, fork),
         firmware=recipe_directory(),
-        cache=cache_directory(os.environ),
-        mirror=mirror or default_mirror(os.environ),
+        cache=paths.cache_directory(os.environ),
+        mirror=mirror or paths.mirror(os.environ),
         simulator=simulator_directory(os.environ),
+        floors=_floors(chosen, floors, crl, alias_check),
         locked=locked,
         update_lock=update_lock,
         refresh=refresh,
     )
+    _build(app, order, as_json)
+
+
+def _floors(
+    technology: Technology, paths: tuple[Path, ...], crl: Revocation | None, alias: bool | None
+) -> Floors | None:
+    from sevfork.verifier.certificate_files import certificate_files
+    from sevfork.verifier.floors import floors_for
+
+    files, now = certificate_files(paths), datetime.now(UTC)
+    return floors_for(technology, files, now, crl=crl, alias_check=alias)
+
+
+def _build(app: App, order: Order, as_json: bool) -> None:
+    from sevfork.image import build as building
+
     started = time.monotonic()
 
     def say(text: str) -> None:
         app.output.note(f"[{time.monotonic() - started:5.1f} s] {text}")
 
     built = building.build(order, say)
-    say(f"built '{output}'" if built else f"'{output}' is up to date")
+    say(f"built '{order.output}'" if built else f"'{order.output}' is up to date")
     if as_json:
-        app.output.json(_summary(output, built))
+        app.output.json(_summary(order.output, built))
 
 
 def _summary(output: Path, built: bool) -> dict[str, object]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sevfork
 from sevfork.agent.workload import Workload
-from sevfork.attest.defaults import HARDWARE_ROOTS
+from sevfork.attest.defaults import HARDWARE_ROOTS, Floors
 from sevfork.attest.guest_policy import POLICY_PATH, Fork, guest_policy_toml
 from sevfork.errors import UsageError
 from sevfork.image import contents, cpio, fork_id, initramfs, manifest, verity
@@ -46,7 +46,10 @@ for module in list(sys.modules.values()):
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be built, and from where. ``simulator``: the simulated processor's directory."""
+    """What is to be built, and from where. ``simulator``: the simulated processor's directory.
+
+    ``floors``: None stands for the technology's usual ones.
+    """
 
     output: Path
     workload: Path
@@ -56,6 +59,7 @@ class Order:
     cache: Path
     mirror: str
     simulator: Path
+    floors: Floors | None = None
     locked: bool = False
     update_lock: bool = False
     refresh: bool = False
@@ -181,7 +185,8 @@ def _policy(order: Order, epoch_s: int) -> bytes:
     else:
         roots = HARDWARE_ROOTS[order.technology]
     built = datetime.fromtimestamp(epoch_s, UTC)
-    return guest_policy_toml(order.technology, order.fork, roots, built).encode()
+    text = guest_policy_toml(order.technology, order.fork, roots, built, order.floors)
+    return text.encode()
 
 
 def _make(order: Order, source: Source, tree: Path, image: Path, progress: Progress) -> None:
