@@ -19,7 +19,10 @@ from sevfork.errors import UsageError
 
 GUEST_PATH = "/etc/sevfork/workload.toml"
 # Directories of the guest that no workload may put files into.
-RESERVED = ("/etc/sevfork", "/etc/criu", "/usr/lib/sevfork", "/usr/lib/modules")
+RESERVED = (
+    *("/etc/sevfork", "/etc/criu", "/etc/ld.so.preload"),
+    *("/usr/lib/sevfork", "/usr/lib/modules"),
+)
 # Mounted by the guest itself, so that a file of the image would be hidden there.
 MOUNTED_OVER = ("/dev", "/proc", "/run", "/sys", "/tmp")  # noqa: S108
 

@@ -25,9 +25,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from sevfork.agent.container import tree
 from sevfork.errors import HostCannot, TimedOut, UsageError
 from sevfork.image import fork_id
 from sevfork.image.apt import PrivateApt, Unresolvable
+from sevfork.image.guest_root import GuestRoot
 from sevfork.image.lock import Lock
 from sevfork.image.packages import Package, is_kernel, local_index, names
 from sevfork.image.progress import Progress
@@ -193,22 +195,23 @@ class BaseCache:
         fetched: Path,
         info: BaseInfo,
     ) -> None:
-        base, tree = work / "base", work / "tree"
+        base, root = work / "base", GuestRoot(work / "tree")
         base.mkdir()
         self._progress("installing the packages")
         (kernel,) = (package for package in packages if is_kernel(package))
         run(["dpkg-deb", "-x", fetched / kernel.file_name, base / "kernel"], timeout_s=120)
         installed = [package for package in packages if package is not kernel]
-        _bootstrap(work / "repository", fetched, installed, tree, info.epoch_s)
-        _take_programs(tree, base / "initramfs")
-        fork_id.install(tree, request.fork_id)
-        _prune(tree, request.recipe.root.prune)
+        _bootstrap(work / "repository", fetched, installed, root.directory, info.epoch_s)
+        _take_programs(root, base / "initramfs")
+        fork_id.install(root, request.fork_id)
+        _prune(root, request.recipe.root.prune)
         self._progress("adding the agent's libraries and compiling Python")
-        _install_wheels(request.wheels, work / "wheels", tree / PYTHON_DIRECTORY)
-        compile_python(tree, _COMPILED)
-        _settle(tree)
+        _install_wheels(request.wheels, work / "wheels", root)
+        compile_python(root, _COMPILED)
+        _settle(root)
         run(
-            ["tar", "--sort=name", "--numeric-owner", "-C", tree, "-cf", base / "root.tar", "."],
+            ["tar", "--sort=name", "--numeric-owner", "-C", str(root.directory)]
+            + ["-cf", str(base / "root.tar"), "."],
             timeout_s=300,
         )
         (base / "base.json").write_bytes(msgspec.json.encode(info))
@@ -298,18 +301,18 @@ def _bootstrap(
     )
 
 
-def _take_programs(tree: Path, target: Path) -> None:
+def _take_programs(root: GuestRoot, target: Path) -> None:
     """Copy the initramfs's programs, and the libraries that the loader would give them."""
     for program in _INITRAMFS_PROGRAMS:
-        for path in [program, *_libraries(tree, program)]:
+        for path in [program, *_libraries(root, program)]:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(tree / path, target / path)
+            shutil.copy(root.real(path), target / path)
 
 
-def _libraries(tree: Path, program: str) -> list[str]:
+def _libraries(root: GuestRoot, program: str) -> list[str]:
     """The shared libraries of a program, as paths in the tree; none for a static one."""
     try:
-        listing = run(["chroot", tree, "ldd", f"/{program}"], timeout_s=60).stdout
+        listing = run(["chroot", root.directory, "ldd", f"/{program}"], timeout_s=60).stdout
     except CommandFailed as exc:
         if "not a dynamic executable" in exc.output:
             return []
@@ -318,16 +321,13 @@ def _libraries(tree: Path, program: str) -> list[str]:
     return [word.lstrip("/") for word in words if word.startswith("/")]
 
 
-def _prune(tree: Path, patterns: Sequence[str]) -> None:
+def _prune(root: GuestRoot, patterns: Sequence[str]) -> None:
     for pattern in patterns:
-        for path in tree.glob(pattern):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        for path in root.matching(pattern):
+            root.remove(path)
 
 
-def _install_wheels(requirements: str, downloads: Path, target: Path) -> None:
+def _install_wheels(requirements: str, downloads: Path, root: GuestRoot) -> None:
     """Fetch the pinned wheels and unpack them; nothing of them is run here."""
     downloads.mkdir()
     (downloads / "requirements.txt").write_text(requirements)
@@ -340,30 +340,31 @@ def _install_wheels(requirements: str, downloads: Path, target: Path) -> None:
     )
     for wheel in sorted(downloads.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(target)
+            for member in archive.infolist():
+                if not member.is_dir():
+                    root.write(f"{PYTHON_DIRECTORY}/{member.filename}", archive.read(member))
 
 
-def compile_python(tree: Path, directories: Sequence[str]) -> None:
+def compile_python(root: GuestRoot, directories: Sequence[str]) -> None:
     """Byte-compile with the guest's own Python. Unchecked: the root file system never changes."""
     run(
-        ["chroot", str(tree), "/usr/bin/python3", "-I", "-m", "compileall", "-q", "-f"]
+        ["chroot", str(root.directory), "/usr/bin/python3", "-I", "-m", "compileall", "-q", "-f"]
         + ["--invalidation-mode=unchecked-hash", *directories],
         timeout_s=600,
         env={"PYTHONHASHSEED": "0"},
     )
 
 
-def _settle(tree: Path) -> None:
+def _settle(root: GuestRoot) -> None:
     """What a read-only root needs: its mount points, its fixed names, no set-uid program."""
     for name in ("dev", "proc", "run", "sys", "tmp", "var/tmp"):
-        (tree / name).mkdir(parents=True, exist_ok=True)
-    (tree / "dev/shm").chmod(0o1777)
-    (tree / "etc/machine-id").write_text("")  # init binds this boot's over it
-    (tree / "etc/hostname").write_text("sevfork\n")
-    (tree / "etc/hosts").write_text("127.0.0.1 localhost\n")
-    (tree / "etc/resolv.conf").unlink(missing_ok=True)
-    (tree / "etc/resolv.conf").write_text("nameserver 10.0.2.3\n")
-    for path in tree.rglob("*"):
-        mode = path.lstat().st_mode
+        root.make_directory(name)
+    root.real("dev/shm").chmod(0o1777)
+    root.write("etc/machine-id", b"")  # init binds this boot's over it
+    root.write("etc/hostname", b"sevfork\n")
+    root.write("etc/hosts", b"127.0.0.1 localhost\n")
+    root.write("etc/resolv.conf", b"nameserver 10.0.2.3\n")
+    for node in tree.walk(root.directory):
+        mode = node.status.st_mode
         if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
-            path.chmod(stat.S_IMODE(mode) & 0o777)
+            Path(node.real_path).chmod(stat.S_IMODE(mode) & 0o777)

@@ -26,6 +26,7 @@ from sevfork.image.base import (
     require_root,
 )
 from sevfork.image.contents import File, Files
+from sevfork.image.guest_root import GuestRoot
 from sevfork.image.lock import Lock
 from sevfork.image.modules import KernelModules
 from sevfork.image.progress import Progress
@@ -123,7 +124,7 @@ def build(order: Order, progress: Progress) -> bool:
     with tempfile.TemporaryDirectory(prefix=".sevfork-image-", dir=order.output.parent) as work:
         image = Path(work) / "image"
         image.mkdir()
-        _make(order, source, Path(work) / "tree", image, progress)
+        _make(order, source, GuestRoot(Path(work) / "tree"), image, progress)
         _publish(image, order.output, Path(work) / "old")
     return True
 
@@ -189,44 +190,46 @@ def _policy(order: Order, epoch_s: int) -> bytes:
     return text.encode()
 
 
-def _make(order: Order, source: Source, tree: Path, image: Path, progress: Progress) -> None:
+def _make(order: Order, source: Source, root: GuestRoot, image: Path, progress: Progress) -> None:
     """Fill ``image`` with the four files."""
     base, modules = source.base, KernelModules(source.base.kernel)
     progress("filling the root file system")
-    _fill(tree, source, modules, order.technology)
+    _fill(root, source, modules, order.technology)
     progress("writing the root file system and its hash tree")
     epoch_s = base.info.epoch_s
-    root = verity.make_root(tree, image / "root.img", epoch_s)
+    hashed = verity.make_root(root.directory, image / "root.img", epoch_s)
     early = modules.ordered(source.recipe.modules["initramfs"])
     entries = initramfs.entries(initramfs.programs(base.initramfs), early, source.init)
     (image / "initrd.img").write_bytes(cpio.archive(entries, epoch_s))
     (vmlinuz,) = (base.kernel / "boot").glob("vmlinuz-*")
     shutil.copyfile(vmlinuz, image / "vmlinuz")
-    manifest.write(image, _built(order, source, root))
+    manifest.write(image, _built(order, source, hashed))
 
 
-def _fill(tree: Path, source: Source, modules: KernelModules, technology: Technology) -> None:
-    tree.mkdir()
-    run(["tar", "--numeric-owner", "-C", tree, "-xpf", source.base.root_archive], timeout_s=300)
+def _fill(root: GuestRoot, source: Source, modules: KernelModules, technology: Technology) -> None:
+    root.directory.mkdir()
+    archive = source.base.root_archive
+    run(["tar", "--numeric-owner", "-C", root.directory, "-xpf", archive], timeout_s=300)
+    contents.require_own_places(root, source.workload)
     wanted = source.recipe.modules
     early = modules.ordered(wanted["initramfs"])
     late = modules.ordered([*wanted["root"], *wanted[technology.value]])
-    contents.write(tree, source.files)
-    contents.write(tree, contents.module_files({n: m for n, m in late.items() if n not in early}))
-    contents.make_writable(tree, source.workload)
-    contents.require_programs(tree, source.workload)
-    compile_python(tree, [f"/{contents.PACKAGE}"])
-    contents.write(tree, contents.preload_file(agent_imports(tree)))
+    contents.write(root, source.files)
+    contents.write(root, contents.module_files({n: m for n, m in late.items() if n not in early}))
+    contents.make_writable(root, source.workload)
+    contents.require_programs(root, source.workload)
+    compile_python(root, [f"/{contents.PACKAGE}"])
+    contents.write(root, contents.preload_file(agent_imports(root)))
 
 
-def agent_imports(tree: Path) -> list[str]:
+def agent_imports(root: GuestRoot) -> list[str]:
     """The files that the agent imports, found by importing it in the guest's own Python.
 
     So an agent that lacks a module fails the build, not the first boot.
     """
-    command = ["chroot", str(tree), "/usr/bin/python3", "-S", "-s", "-P", "-c", _LIST_IMPORTS]
+    command = ["/usr/bin/python3", "-S", "-s", "-P", "-c", _LIST_IMPORTS]
     env = {"PYTHONPATH": f"/{PYTHON_DIRECTORY}", "PYTHONDONTWRITEBYTECODE": "1"}
-    return run(command, timeout_s=120, env=env).stdout.split()
+    return run(["chroot", root.directory, *command], timeout_s=120, env=env).stdout.split()
 
 
 def _built(order: Order, source: Source, root: verity.Verity) -> manifest.Built:

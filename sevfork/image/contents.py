@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sevfork.agent.workload import GUEST_PATH, Workload
+from sevfork.agent.workload import GUEST_PATH, MOUNTED_OVER, RESERVED, Workload
 from sevfork.errors import UsageError
 from sevfork.image.base import PYTHON_DIRECTORY
+from sevfork.image.guest_root import GuestRoot
 from sevfork.technology import Technology
 
 PACKAGE = f"{PYTHON_DIRECTORY}/sevfork"
@@ -82,23 +83,36 @@ def preload_file(imports: Iterable[str]) -> Files:
     return {"usr/lib/sevfork/preload": File("".join(f".{path}\n" for path in paths).encode())}
 
 
-def write(tree: Path, files: Mapping[str, File]) -> None:
+def write(root: GuestRoot, files: Mapping[str, File]) -> None:
     for name, file in files.items():
-        path = tree / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.write_bytes(file.data)
-        path.chmod(file.mode)
+        root.write(name, file.data, file.mode)
 
 
-def make_writable(tree: Path, workload: Workload) -> None:
+def require_own_places(root: GuestRoot, workload: Workload) -> None:
+    """Raise UsageError when a path of the workload file leads to what is not the workload's.
+
+    Compared after resolving: ``/lib/sevfork/init`` is the agent's ``/usr/lib/sevfork/init``.
+    """
+    for target in workload.files:
+        _require_outside(root.place(target), target, (*RESERVED, *MOUNTED_OVER))
+    for directory in workload.writable:
+        _require_outside(root.resolve(directory), directory, RESERVED)
+
+
+def _require_outside(place: str, named: str, reserved: Iterable[str]) -> None:
+    for directory in reserved:
+        if PurePosixPath("/", place).is_relative_to(directory):
+            raise UsageError(
+                f"workload file: '{named}' is in '{directory}', which is not the workload's"
+            )
+
+
+def make_writable(root: GuestRoot, workload: Workload) -> None:
     """Make the workload's directories, its user's. Raise UsageError when there is no such user."""
-    user, group = _owner((tree / "etc/passwd").read_text(), workload.user)
-    for name in workload.writable:
-        path = tree / name.lstrip("/")
-        if not path.exists():
-            path.mkdir(parents=True)
-            os.chown(path, user, group)
+    user, group = _owner(root.real("etc/passwd").read_text(), workload.user)
+    for directory in workload.writable:
+        if not root.exists(directory):
+            root.make_directory(directory, user, group)
 
 
 def _owner(passwd: str, user: str) -> tuple[int, int]:
@@ -109,25 +123,12 @@ def _owner(passwd: str, user: str) -> tuple[int, int]:
     raise UsageError(f"workload file: the image has no user '{user}'; which package makes it?")
 
 
-def require_programs(tree: Path, workload: Workload) -> None:
+def require_programs(root: GuestRoot, workload: Workload) -> None:
     """Raise UsageError when a program that the workload file names is not in the image."""
     commands = [workload.command, *(hook.command for hook in workload.after_fork)]
     for command in [*commands, *([workload.ready.command] if workload.ready.command else [])]:
-        if not _exists(tree, command[0]):
+        if not root.exists(command[0]):
             raise UsageError(
                 f"workload file: '{command[0]}' is not in the image",
                 hint="name the Debian package that has it in 'packages'",
             )
-
-
-def _exists(tree: Path, path: str, depth: int = 40) -> bool:
-    """Whether a path exists in a tree whose absolute links are the tree's own."""
-    here = tree
-    parts = PurePosixPath(path).parts[1:]
-    for index, part in enumerate(parts):
-        here = here / part
-        if here.is_symlink():
-            parent = "/" + here.parent.relative_to(tree).as_posix()
-            target = os.path.normpath(Path(parent, here.readlink(), *parts[index + 1 :]))
-            return depth > 0 and _exists(tree, target, depth - 1)
-    return here.exists()

@@ -6,8 +6,7 @@ the same recipe gives the same bytes, and the same launch digest, on every machi
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from sevfork.image.guest_root import GuestRoot
 from sevfork.process import run
 
 SOURCE_NAME = "fork-id.c"
@@ -15,13 +14,12 @@ LIBRARY = "usr/lib/sevfork/fork-id.so"
 _PRELOAD = "etc/ld.so.preload"
 
 
-def install(tree: Path, source: str) -> None:
+def install(root: GuestRoot, source: str) -> None:
     """Compile into the tree and have its loader preload the library everywhere."""
-    code = tree / "fork-id.c"
-    code.write_text(source)
-    (tree / LIBRARY).parent.mkdir(parents=True, exist_ok=True)
-    command = ["/usr/bin/tcc", "-shared", "-nostdlib", "-o", f"/{LIBRARY}", "/fork-id.c"]
-    run(["chroot", tree, *command], timeout_s=60)
-    code.unlink()
-    (tree / LIBRARY).chmod(0o755)
-    (tree / _PRELOAD).write_text(f"/{LIBRARY}\n")
+    root.write(SOURCE_NAME, source.encode())
+    root.make_directory(LIBRARY.rpartition("/")[0])
+    command = ["/usr/bin/tcc", "-shared", "-nostdlib", "-o", f"/{LIBRARY}", f"/{SOURCE_NAME}"]
+    run(["chroot", root.directory, *command], timeout_s=60)
+    root.remove(SOURCE_NAME)
+    root.real(LIBRARY).chmod(0o755)
+    root.write(_PRELOAD, f"/{LIBRARY}\n".encode())

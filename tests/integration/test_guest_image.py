@@ -216,6 +216,41 @@ def test_a_failed_build_leaves_the_old_image_and_nothing_else(
     assert manifest(output) == manifest(image)
 
 
+def with_workload(order: Order, place: Path, more: str) -> Order:
+    place.mkdir()
+    text = REDIS.read_text()
+    old = 'writable = ["/var/lib/redis"]\n'
+    assert old in text
+    (place / "redis.toml").write_text(text.replace(old, more))
+    (place / "file").write_text("of the workload")
+    return dataclasses.replace(order, workload=place / "redis.toml", output=place / "image")
+
+
+def test_what_a_package_links_elsewhere_is_made_in_the_image_and_not_on_this_machine(
+    order: Order, tmp_path: Path
+) -> None:
+    """``/var/run`` is an absolute link of Debian's base-files, ``/lib`` a relative one."""
+    name = f"sevfork-test-{os.getpid()}"
+    writable = f'writable = ["/var/run/{name}", "/var/lib/redis"]\n'
+    files = f'files = {{ "/usr/share/{name}" = "file", "/lib/{name}/x" = "file" }}\n'
+    made = with_workload(order, tmp_path / "work", writable + files)
+    build(made, silent)
+    root = extracted(made.output / "root.img", tmp_path / "root")
+    assert (root / "run" / name).is_dir()
+    assert (root / "usr/lib" / name / "x").read_text() == "of the workload"
+    assert not Path("/run", name).exists()
+    assert not Path("/usr/lib", name).exists()
+
+
+def test_a_workload_cannot_replace_the_agent_by_another_of_its_paths(
+    order: Order, tmp_path: Path
+) -> None:
+    made = with_workload(order, tmp_path / "work", 'files = { "/lib/sevfork/init" = "file" }\n')
+    with pytest.raises(UsageError, match="'/lib/sevfork/init' is in '/usr/lib/sevfork'"):
+        build(made, silent)
+    assert not made.output.exists()
+
+
 def test_an_unreachable_mirror_is_said_so(order: Order, tmp_path: Path) -> None:
     far = dataclasses.replace(
         order,

@@ -21,7 +21,7 @@ from sevfork import process
 from sevfork.agent.container import bundle
 from sevfork.agent.container.layer import inodes_of, shared_mappings
 from sevfork.agent.container.mounts import mount_overlay, unmount
-from sevfork.agent.container.tree import make_directory, write_file
+from sevfork.agent.container.tree import make_directory, resolve, write_file
 from sevfork.agent.engine import Generation
 from sevfork.agent.workload import Workload
 from sevfork.deadline import Deadline
@@ -89,7 +89,7 @@ class Container:
         self.identify(generation or Generation(0, secrets.token_bytes(16)))
         user = bundle.User.find(self.workload.user)
         for path in self.workload.writable:
-            make_directory(self.root, path.removeprefix("/"), user.uid, user.gid)
+            make_directory(self.root, resolve(self.root, path), user.uid, user.gid)
         self.runc_detached("run", "--bundle", self.bundle)
 
     def prepare(self) -> None:

@@ -3,7 +3,8 @@
 A workload owns what lies in its container's root. It could put a symbolic link where the agent
 expects a directory, at any moment, and make the agent read or write a file of the guest instead.
 So nothing here resolves a path: every step opens one name in an open directory, never through a
-link.
+link. ``resolve`` says beforehand where the links of packages (``/var/run -> /run``) lead inside the
+tree; an image is filled on the build host by the same functions (``sevfork/image/guest_root.py``).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sevfork.errors import RefusedByGuest
 
 _NO_DIRECTORY = (errno.ELOOP, errno.ENOTDIR, errno.ENOENT)
+_MAX_LINKS = 40  # as many as the kernel follows
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -86,6 +88,32 @@ def _walk_into(node: Node) -> Iterator[Node]:
         yield from _walk(child, node.path + "/")
     finally:
         os.close(child)
+
+
+def resolve(root: Path, path: str) -> str:
+    """Where ``path`` leads for those whose root directory is ``root``: relative to it, link-free.
+
+    What does not exist is taken as it is written. Only an answer: what is opened is opened by the
+    functions below, which refuse a link that somebody has put there since.
+    Raises RefusedByGuest for links that go round.
+    """
+    done: list[str] = []
+    left = list(reversed(PurePosixPath("/", path).parts[1:]))
+    links = 0
+    while left:
+        part = left.pop()
+        if part == "..":
+            done = done[:-1]
+        elif (here := root.joinpath(*done, part)).is_symlink():
+            links += 1
+            if links > _MAX_LINKS:
+                raise RefusedByGuest(f"'{path}' leads through more than {_MAX_LINKS} links")
+            target = PurePosixPath(here.readlink())
+            done = [] if target.is_absolute() else done
+            left += reversed([part for part in target.parts if not part.startswith("/")])
+        else:
+            done.append(part)
+    return "/".join(done)
 
 
 @contextmanager

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import sevfork
-from sevfork.agent.workload import Workload
+from sevfork.agent.workload import Ready, Workload
 from sevfork.errors import UsageError
 from sevfork.image import contents
 from sevfork.image.base import PYTHON_DIRECTORY
+from sevfork.image.guest_root import GuestRoot
 from sevfork.technology import Technology
 
 SOURCE = Path(sevfork.__file__).parent
@@ -98,17 +101,70 @@ def test_a_missing_workload_file_is_named(tmp_path: Path) -> None:
 def test_files_replace_what_the_packages_brought(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/link").symlink_to("/outside")
-    contents.write(tmp_path, {"etc/link": contents.File(b"new", 0o600)})
+    contents.write(GuestRoot(tmp_path), {"etc/link": contents.File(b"new", 0o600)})
     assert (tmp_path / "etc/link").read_bytes() == b"new"
     assert not (tmp_path / "etc/link").is_symlink()
     assert (tmp_path / "etc/link").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_directory_of_the_image_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "etc/ssl").mkdir(parents=True)
+    with pytest.raises(UsageError, match="'/etc/ssl' is a directory"):
+        contents.write(GuestRoot(tmp_path), {"etc/ssl": contents.File(b"")})
+    assert (tmp_path / "etc/ssl").is_dir()
+
+
+def with_paths(**paths: object) -> Workload:
+    ready = Ready(tcp=80)
+    return msgspec.structs.replace(Workload(name="web", command=("/x",), ready=ready), **paths)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> GuestRoot:
+    """A tree with the links that Debian has, and one that a package brought."""
+    for name in ("etc/sevfork", "run", "usr/lib/sevfork", "usr/lib/modules", "var", "srv"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    links = {"var/run": "/run", "lib": "usr/lib", "srv/of-a-package": "../lib/../lib/sevfork"}
+    for name, target in links.items():
+        (tmp_path / "root" / name).symlink_to(target)
+    (tmp_path / "root/etc/passwd").write_text(f"root:x:{os.getuid()}:{os.getgid()}::/:/bin/sh\n")
+    return GuestRoot(tmp_path / "root")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/lib/sevfork/init", "/srv/of-a-package/init", "/lib/modules/load", "/var/run/hidden"],
+)
+def test_reserved_places_are_compared_after_resolving(root: GuestRoot, target: str) -> None:
+    with pytest.raises(UsageError, match="which is not the workload's"):
+        contents.require_own_places(root, with_paths(files={target: "x"}))
+
+
+@pytest.mark.parametrize("directory", ["/lib/sevfork", "/srv/of-a-package/python", "/etc/sevfork"])
+def test_a_reserved_directory_is_not_given_to_the_workload(root: GuestRoot, directory: str) -> None:
+    with pytest.raises(UsageError, match="which is not the workload's"):
+        contents.require_own_places(root, with_paths(writable=(directory,)))
+
+
+def test_a_link_in_a_reserved_places_way_that_is_replaced_is_the_workloads(root: GuestRoot) -> None:
+    """Written there, a file takes the place of the link and leaves alone what it led to."""
+    contents.require_own_places(root, with_paths(files={"/srv/of-a-package": "x"}))
+
+
+def test_a_writable_directory_is_made_where_the_guest_will_look(root: GuestRoot) -> None:
+    workload = with_paths(writable=("/var/run/redis", "/var/lib/deep/er"))
+    contents.require_own_places(root, workload)
+    contents.make_writable(root, workload)
+    assert (root.directory / "run/redis").is_dir()
+    assert (root.directory / "var/lib/deep/er").is_dir()
+    assert not Path("/run/redis").exists()
 
 
 def test_an_unknown_user_is_refused(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
     with pytest.raises(UsageError, match="no user 'web'"):
-        contents.make_writable(tmp_path, Workload.load(WORKLOAD.encode()))
+        contents.make_writable(GuestRoot(tmp_path), Workload.load(WORKLOAD.encode()))
 
 
 def test_a_program_is_found_through_the_links_of_its_own_tree(tmp_path: Path) -> None:
@@ -117,20 +173,20 @@ def test_a_program_is_found_through_the_links_of_its_own_tree(tmp_path: Path) ->
     (tmp_path / "etc/alternatives").mkdir(parents=True)
     (tmp_path / "opt/bin").mkdir(parents=True)
     with pytest.raises(UsageError, match="'/usr/bin/server' is not in the image"):
-        contents.require_programs(tmp_path, workload)
+        contents.require_programs(GuestRoot(tmp_path), workload)
     (tmp_path / "usr/bin/server").symlink_to("/etc/alternatives/server")
     (tmp_path / "etc/alternatives/server").symlink_to("../../opt/bin/real")
     with pytest.raises(UsageError, match="is not in the image"):
-        contents.require_programs(tmp_path, workload)
+        contents.require_programs(GuestRoot(tmp_path), workload)
     (tmp_path / "opt/bin/real").write_text("")
-    contents.require_programs(tmp_path, workload)
+    contents.require_programs(GuestRoot(tmp_path), workload)
 
 
 def test_links_that_go_round_are_not_followed_for_ever(tmp_path: Path) -> None:
     (tmp_path / "usr/bin").mkdir(parents=True)
     (tmp_path / "usr/bin/server").symlink_to("server")
     with pytest.raises(UsageError, match="is not in the image"):
-        contents.require_programs(tmp_path, Workload.load(WORKLOAD.encode()))
+        contents.require_programs(GuestRoot(tmp_path), Workload.load(WORKLOAD.encode()))
 
 
 def test_modules_are_listed_in_load_order() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sevfork.image import fork_id
+from sevfork.image.guest_root import GuestRoot
 from sevfork.image.recipe import DEFAULT_DIRECTORY, Recipe
 
 
@@ -27,6 +28,6 @@ def test_every_program_of_the_guest_preloads_it(
         (tmp_path / fork_id.LIBRARY).write_bytes(b"\x7fELF")
 
     monkeypatch.setattr(fork_id, "run", compiled)
-    fork_id.install(tmp_path, "source")
+    fork_id.install(GuestRoot(tmp_path), "source")
     assert (tmp_path / "etc/ld.so.preload").read_text() == f"/{fork_id.LIBRARY}\n"
     assert not (tmp_path / "fork-id.c").exists()

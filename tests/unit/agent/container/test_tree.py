@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.agent.container.tree import make_directory, parent_of, remove, walk, write_file
+from sevfork.agent.container.tree import (
+    make_directory,
+    parent_of,
+    remove,
+    resolve,
+    walk,
+    write_file,
+)
 from sevfork.errors import RefusedByGuest
 
 
@@ -22,6 +29,35 @@ def test_a_directory_comes_before_what_it_holds(root: Path) -> None:
     (root / "a" / "b" / "file").write_text("x")
     (root / "z").symlink_to("/")
     assert [node.path for node in walk(root)] == [".", "a", "a/b", "a/b/file", "z"]
+
+
+@pytest.mark.parametrize(
+    ("path", "leads_to"),
+    [
+        ("/var/run/redis", "run/redis"),
+        ("var/run", "run"),
+        ("/lib/x", "usr/lib/x"),
+        ("/var/lock/x", "run/lock/x"),
+        ("/not/there", "not/there"),
+        ("/../../etc", "etc"),
+        ("/", ""),
+    ],
+)
+def test_links_lead_where_they_lead_for_those_in_the_tree(
+    root: Path, path: str, leads_to: str
+) -> None:
+    (root / "var").mkdir()
+    (root / "var/run").symlink_to("/run")
+    (root / "var/lock").symlink_to("/var/run/lock")
+    (root / "lib").symlink_to("usr/lib")
+    assert resolve(root, path) == leads_to
+
+
+def test_links_that_go_round_lead_nowhere(root: Path) -> None:
+    (root / "a").symlink_to("b")
+    (root / "b").symlink_to("a")
+    with pytest.raises(RefusedByGuest, match="40 links"):
+        resolve(root, "a/file")
 
 
 def test_a_link_to_a_directory_is_not_walked_into(root: Path, tmp_path: Path) -> None:
