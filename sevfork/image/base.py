@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from sevfork.agent.container import tree
+from sevfork.agent.criu import version as criu_version
 from sevfork.errors import HostCannot, TimedOut, UsageError
 from sevfork.image import fork_id
 from sevfork.image.apt import PrivateApt, Unresolvable
@@ -132,6 +133,7 @@ class BaseCache:
                 os.utime(place)
                 base = Base(place, read_info(place))
                 require_locked(base.info.moved, locked)
+                require_criu(base.info.packages)
                 return base
             return self._make(request, place, locked)
 
@@ -167,24 +169,22 @@ class BaseCache:
     def resolve(self, apt: PrivateApt, request: BaseRequest, locked: bool) -> list[Package]:
         """All packages, the kernel image included.
 
-        The locked versions first. When those do not go together any more: the newest ones. When
-        the newer suite's no longer install on the older one: none from there.
+        The locked versions first; when those do not go together any more, the newest ones.
         """
         debian = request.recipe.debian
-        attempts = [(debian, request.lock, "choosing packages")]
+        attempts = [(request.lock, "choosing packages")]
         if not locked:
-            older = msgspec.structs.replace(debian, newer_packages=())
-            attempts += [
-                (debian, Lock(), "the locked packages do not go together: trying the newest"),
-                (older, Lock(), f"trying without those of '{debian.newer_suite}'"),
-            ]
-        for attempt, pins, what in attempts:
+            attempts += [(Lock(), "the locked packages do not go together: trying the newest")]
+        for pins, what in attempts:
             self._progress(what)
-            apt.set_up(attempt, self._mirror, pins)
+            apt.set_up(debian, self._mirror, pins)
             try:
-                return sorted([*apt.resolve(request.wanted), apt.resolve_kernel(debian.kernel)])
+                packages = [*apt.resolve(request.wanted), apt.resolve_kernel(debian.kernel)]
             except Unresolvable as exc:
                 failure = exc
+            else:
+                require_criu(packages)
+                return sorted(packages)
         raise failure
 
     def _build(
@@ -224,6 +224,18 @@ def require_locked(moved: Sequence[str], locked: bool) -> None:
             hint="leave out --locked, update it with --update-lock, or name a snapshot "
             "(http://snapshot.debian.org/archive/debian/DATE) in SEVFORK_DEBIAN_MIRROR",
         )
+
+
+def require_criu(packages: Iterable[Package | PackageVersion]) -> None:
+    """Raise HostCannot rather than build an image whose children would share random numbers."""
+    for package in packages:
+        if package.name == "criu" and not criu_version.is_new_enough(package.version):
+            oldest = ".".join(map(str, criu_version.OLDEST))
+            raise HostCannot(
+                f"an image needs CRIU {oldest} or newer, and the mirror gives {package.version}",
+                hint="older ones give children the same random numbers; name a mirror that has "
+                "the recipe's newer suite in SEVFORK_DEBIAN_MIRROR",
+            )
 
 
 def require_root() -> None:
