@@ -65,9 +65,11 @@ def attest(
     """
     from datetime import UTC, datetime
 
+    from sevfork.deadline import Deadline
     from sevfork.image.image import Image
     from sevfork.lifecycle.find import running_vm
-    from sevfork.verifier import attest, render
+    from sevfork.lifecycle.job import Job
+    from sevfork.verifier import attest
     from sevfork.verifier.certificate_files import certificate_files
     from sevfork.verifier.pool import Pool
 
@@ -78,19 +80,25 @@ def attest(
         policy = attest.pin_image(policy, Image.load(image_folder), spec.vcpus)
     at = datetime.now(UTC)
     attested = attest.attest(
-        hypervisor,
+        Job(hypervisor, Deadline.after(timeout)),
         spec,
         policy,
         at,
-        timeout_s=timeout,
         allow_simulated=allow_simulated,
         complete=Pool.read(certificate_files(certificates), at).complete,
     )
     if save:
         save.write_bytes(attested.evidence.encode())
+    _tell(app, attested, as_json)
+
+
+def _tell(app: App, attested: Attestation, as_json: bool) -> None:
+    """Print the verdict, and raise one that is not good."""
+    from sevfork.verifier.render import rejection
+
     _print(app, attested, as_json)
     if not attested.verdict.passed:
-        raise render.rejection(attested.verdict)
+        raise rejection(attested.verdict)
 
 
 def _print(app: App, attested: Attestation, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import uuid as uuids
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,8 +61,10 @@ def fork(
     as_json: bool,
 ) -> None:
     """Fork the running VM (a name, id or UUID) into COUNT children, which run on by themselves."""
+    from sevfork.deadline import Deadline
     from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
-    from sevfork.lifecycle.up import PortWish
+    from sevfork.lifecycle.job import Job
+    from sevfork.lifecycle.ports import PortWish
 
     request = ForkRequest(
         parent=vm,
@@ -72,7 +73,6 @@ def fork(
         replace=replace,
         publish=tuple(PortWish(*pair) for pair in publish) or None,
         token=token.read_bytes() if token else None,
-        timeout_s=timeout,
     )
     hypervisor = app.hypervisor(change_nothing=dry_run or print_xml)
     plan = plan_fork(hypervisor, request)
@@ -82,7 +82,7 @@ def fork(
         _print_plan(app, plan, as_json)
     else:
         with app.output.watching() as watch:
-            outcome = run_fork(hypervisor, plan, watch, threading.Event())
+            outcome = run_fork(Job(hypervisor, Deadline.after(timeout), watch), plan)
         _print_outcome(app, hypervisor, outcome, as_json)
         _fail_for(outcome)
 

@@ -67,7 +67,8 @@ def up(
     from sevfork.domain.spec import Accelerator
     from sevfork.domain.xml import domain_xml
     from sevfork.image.image import Image
-    from sevfork.lifecycle.up import PortWish, UpRequest, plan_up, run_up
+    from sevfork.lifecycle.ports import PortWish
+    from sevfork.lifecycle.up import UpRequest, plan_up
 
     request = UpRequest(
         name=name,
@@ -77,7 +78,6 @@ def up(
         publish=tuple(PortWish(host, guest) for host, guest in publish),
         replace=replace,
         accelerator=None if virt_type == "auto" else Accelerator(virt_type),
-        timeout_s=timeout,
     )
     hypervisor = app.hypervisor(change_nothing=dry_run or print_xml)
     plan = plan_up(hypervisor, request)
@@ -86,9 +86,17 @@ def up(
     elif dry_run:
         _print_plan(app, plan, as_json)
     else:
-        with app.output.watching() as watch:
-            outcome = run_up(hypervisor, plan, watch)
-        _print_outcome(app, hypervisor, outcome, as_json)
+        _run(app, hypervisor, plan, timeout, as_json)
+
+
+def _run(app: App, hypervisor: Hypervisor, plan: UpPlan, timeout_s: float, as_json: bool) -> None:
+    from sevfork.deadline import Deadline
+    from sevfork.lifecycle.job import Job
+    from sevfork.lifecycle.up import run_up
+
+    with app.output.watching() as watch:
+        outcome = run_up(Job(hypervisor, Deadline.after(timeout_s), watch), plan)
+    _print_outcome(app, hypervisor, outcome, as_json)
 
 
 def _print_plan(app: App, plan: UpPlan, as_json: bool) -> None:

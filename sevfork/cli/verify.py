@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sevfork.attest.evidence import Evidence
     from sevfork.attest.policy import Policy
+    from sevfork.attest.verdict import Verdict
 
 CERTIFICATES = click.Path(exists=True, path_type=Path)
 
@@ -59,14 +60,10 @@ def verify(
     """
     from datetime import UTC, datetime
 
-    from sevfork.errors import UsageError
-    from sevfork.verifier import render
     from sevfork.verifier.verify import parse_report_data, parse_time, verdict_on
 
     if file is None:
-        if not explain:
-            raise UsageError("want a FILE with evidence, or --explain")
-        app.output.data(render.EXPLANATION)
+        _explain(app, explain)
         return
     at = parse_time(at_text) if at_text else datetime.now(UTC)
     expected = parse_report_data(report_data) if report_data else None
@@ -77,6 +74,22 @@ def verify(
         report_data=expected,
         allow_simulated=allow_simulated,
     )
+    _tell(app, verdict, explain, as_json)
+
+
+def _explain(app: App, explain: bool) -> None:
+    from sevfork.errors import UsageError
+    from sevfork.verifier.render import EXPLANATION
+
+    if not explain:
+        raise UsageError("want a FILE with evidence, or --explain")
+    app.output.data(EXPLANATION)
+
+
+def _tell(app: App, verdict: Verdict, explain: bool, as_json: bool) -> None:
+    """Print the verdict, and raise one that is not good."""
+    from sevfork.verifier import render
+
     if as_json:
         app.output.json(render.verdict_as_json(verdict))
     else:

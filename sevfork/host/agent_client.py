@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from sevfork import errors
+from sevfork.closing import Closing
+from sevfork.deadline import Deadline
+from sevfork.host.hypervisor import Channel
 from sevfork.simulated.launch import SimulatedReport
 from sevfork.wire import protocol
 from sevfork.wire.lines import ID_SIZE, Frame, Kind, LineDecoder
@@ -23,27 +25,18 @@ from sevfork.wire.simulated import SIMULATED_EVIDENCE
 _POLL_S = 0.25
 # A booting guest drops what arrives before its agent has opened the port: ask again this often.
 _RETRY_S = 1.0
+# How often a workload that is starting is asked whether it is ready.
+_READY_POLL_S = 0.5
 
 _Reply = TypeVar("_Reply", bound=protocol.Message)
 OnProgress = Callable[[protocol.Progress], None]
-
-
-class Pipe(Protocol):
-    """A byte pipe to the agent's port."""
-
-    def send(self, data: bytes) -> None: ...
-
-    def receive(self, timeout_s: float) -> bytes:
-        """Bytes that arrived, b"" if none did in time; raises when the pipe is broken."""
-
-    def close(self) -> None: ...
 
 
 class Cancelled(errors.SevforkError):
     """Another part of the same command failed or was interrupted."""
 
 
-class AgentClient:
+class AgentClient(Closing):
     """Asks one agent; ``simulated_report`` turns 64 bytes of report data into evidence, or is None.
 
     Safe to use from several threads: requests wait for each other.
@@ -51,11 +44,11 @@ class AgentClient:
 
     def __init__(
         self,
-        pipe: Pipe,
+        channel: Channel,
         simulated_report: SimulatedReport | None,
         cancelled: threading.Event | None = None,
     ) -> None:
-        self.pipe = pipe
+        self.channel = channel
         self._simulated_report = simulated_report
         self._cancelled = cancelled or threading.Event()
         self._decoder = LineDecoder()
@@ -66,33 +59,32 @@ class AgentClient:
         request: protocol.Message,
         reply_type: type[_Reply],
         *,
-        deadline: float,
+        deadline: Deadline,
         on_progress: OnProgress | None = None,
     ) -> _Reply:
         """The reply to a request; raises the agent's error, TimedOut, or NotAuthentic."""
         frame = Frame(Kind.REQUEST, os.urandom(ID_SIZE), protocol.encode(request))
         with self._lock:
-            self.pipe.send(frame.encode_line())
+            self.channel.send(frame.encode_line())
             reply = self._await_reply(frame.request_id, deadline, on_progress)
         if not isinstance(reply, reply_type):
             raise errors.NotAuthentic("the agent answered with another kind of message")
         return reply
 
-    def wait_for_agent(self, deadline: float) -> protocol.Status:
+    def wait_for_agent(self, deadline: Deadline) -> protocol.Status:
         """The first status of an agent that may still be booting."""
         while True:
             try:
-                attempt = min(deadline, time.monotonic() + _RETRY_S)
+                attempt = deadline.within(_RETRY_S)
                 return self.ask(protocol.GetStatus(), protocol.Status, deadline=attempt)
             except errors.TimedOut:
-                if time.monotonic() >= deadline:
-                    raise errors.TimedOut(
-                        "no agent answered in the VM",
-                        hint="is it a guest built by 'sevfork guest build'? see its serial log",
-                    ) from None
+                deadline.check(
+                    "no agent answered in the VM",
+                    hint="is it a guest built by 'sevfork guest build'? see its serial log",
+                )
 
     def wait_until_ready(
-        self, deadline: float, on_phase: Callable[[protocol.Status], None] | None = None
+        self, deadline: Deadline, on_phase: Callable[[protocol.Status], None] | None = None
     ) -> protocol.Status:
         """Poll the status until the workload is ready; raises when it failed."""
         while True:
@@ -104,13 +96,13 @@ class AgentClient:
             if status.phase is protocol.WorkloadPhase.FAILED:
                 raise errors.RefusedByGuest(f"the workload failed: {protocol.clean(status.detail)}")
             self._check(deadline, f"the workload was still '{status.phase}'")
-            time.sleep(0.5)
+            self._cancelled.wait(min(_READY_POLL_S, deadline.left_s))
 
     def close(self) -> None:
-        self.pipe.close()
+        self.channel.close()
 
     def _await_reply(
-        self, request_id: bytes, deadline: float, on_progress: OnProgress | None
+        self, request_id: bytes, deadline: Deadline, on_progress: OnProgress | None
     ) -> protocol.Reply:
         while True:
             for frame in self._frames(deadline):
@@ -125,17 +117,15 @@ class AgentClient:
                 elif frame.kind == Kind.PROGRESS and on_progress:
                     on_progress(protocol.decode_progress(frame.payload))
 
-    def _frames(self, deadline: float) -> list[Frame]:
+    def _frames(self, deadline: Deadline) -> list[Frame]:
         self._check(deadline, "the agent did not answer in time")
-        wait_s = max(0.0, min(_POLL_S, deadline - time.monotonic()))
-        return self._decoder.feed(self.pipe.receive(wait_s))
+        return self._decoder.feed(self.channel.receive(min(_POLL_S, deadline.left_s)))
 
-    def _check(self, deadline: float, message: str) -> None:
+    def _check(self, deadline: Deadline, message: str) -> None:
         if self._cancelled.is_set():
             raise Cancelled("interrupted")
-        if time.monotonic() >= deadline:
-            raise errors.TimedOut(message)
+        deadline.check(message)
 
     def _answer_evidence(self, frame: Frame, simulated_report: SimulatedReport) -> None:
         evidence = simulated_report(frame.payload)
-        self.pipe.send(Frame(SIMULATED_EVIDENCE, frame.request_id, evidence).encode_line())
+        self.channel.send(Frame(SIMULATED_EVIDENCE, frame.request_id, evidence).encode_line())

@@ -9,8 +9,7 @@ from sevfork.domain import metadata_xml
 from sevfork.domain.metadata import Metadata, Phase
 from sevfork.errors import WrongState
 from sevfork.host.hypervisor import Domain
-
-LOOPBACK = "127.0.0.1"
+from sevfork.lifecycle.ports import LOOPBACK
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,15 @@ command finds by the metadata (``sevfork.lifecycle.reap``).
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
-import random
-import socket
 import time
 import uuid as uuids
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from sevfork.domain import metadata_xml
 from sevfork.domain.launch_security import hardware_launch
-from sevfork.domain.metadata import Metadata, Phase, ProcessorState, PublishedPort
+from sevfork.domain.metadata import Metadata, Phase, PublishedPort
 from sevfork.domain.spec import Accelerator, GuestSpec, HardwareLaunch, console_log_name, random_mac
 from sevfork.domain.xml import domain_xml
 from sevfork.errors import (
@@ -27,36 +23,24 @@ from sevfork.errors import (
     NameTaken,
     NotAuthentic,
     SevforkError,
-    TimedOut,
     UsageError,
 )
-from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
+from sevfork.handshake.launch import Role, launch_config_hash
 from sevfork.host import image_volumes, kvm_probe, maker, serial_log
-from sevfork.host.agent_client import AgentClient
-from sevfork.host.hypervisor import Channel, ChannelBusy, Domain, Hypervisor, PortTaken
+from sevfork.host.hypervisor import Domain, Hypervisor
 from sevfork.image.image import Image
-from sevfork.lifecycle.inventory import LOOPBACK
+from sevfork.lifecycle import ports
+from sevfork.lifecycle.agents import open_agent
+from sevfork.lifecycle.job import Job
+from sevfork.lifecycle.launching import launched_as, root_config
 from sevfork.lifecycle.naming import check_name
-from sevfork.lifecycle.progress import Watcher, unwatched
+from sevfork.lifecycle.ports import PortWish
 from sevfork.lifecycle.remove import remove_domain, remove_made
-from sevfork.simulated.launch import launched, simulated_report
+from sevfork.lifecycle.undo import Undo
 from sevfork.technology import Technology
 from sevfork.wire import protocol
 
 log = logging.getLogger(__name__)
-
-# Where a host port is chosen by sevfork: above the usual services, below Linux's ephemeral range.
-CHOSEN_PORTS = range(20000, 32000)
-_PORT_TRIES = 100
-_BUSY_POLL_S = 0.3
-
-
-@dataclass(frozen=True)
-class PortWish:
-    """A guest's TCP port to publish; ``host`` None lets sevfork choose."""
-
-    host: int | None
-    guest: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +55,6 @@ class UpRequest:
     publish: tuple[PortWish, ...] = ()
     replace: bool = False
     accelerator: Accelerator | None = None
-    timeout_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -93,12 +76,8 @@ class UpOutcome:
     ready_s: float
 
 
-class Configure(Protocol):
-    """The conversation that makes a started guest a ready one; returns the boot time in s."""
-
-    def __call__(
-        self, hypervisor: Hypervisor, spec: GuestSpec, deadline: float, watch: Watcher
-    ) -> float: ...
+Configure = Callable[[Job, GuestSpec], float]
+"""The conversation that makes a started guest a ready one; returns the boot time in s."""
 
 
 def plan_up(hypervisor: Hypervisor, request: UpRequest) -> UpPlan:
@@ -113,7 +92,7 @@ def plan_up(hypervisor: Hypervisor, request: UpRequest) -> UpPlan:
         raise InsecureRefused(f"'{name}' was not made by sevfork: it is not replaced")
     _require_memory(hypervisor, request, replaced)
     if hypervisor.local:
-        _require_free_ports(request, replaced)
+        ports.require_free(request.publish, _ports_of(replaced))
     return UpPlan(request, _spec(hypervisor, request), replaced)
 
 
@@ -128,17 +107,9 @@ def _require_memory(hypervisor: Hypervisor, request: UpRequest, replaced: Domain
         )
 
 
-def _require_free_ports(request: UpRequest, replaced: Domain | None) -> None:
-    """Tell now what QEMU would tell when the guest has booted; a replaced VM gives its ports up."""
-    own = metadata_xml.read(replaced.metadata_xml or "").ports if replaced else ()
-    for wish in request.publish:
-        if wish.host and wish.host not in {port.host for port in own}:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((LOOPBACK, wish.host))
-                except OSError as exc:
-                    raise PortTaken.of(wish.host) from exc
+def _ports_of(replaced: Domain | None) -> tuple[PublishedPort, ...]:
+    """The ports that a VM gives up when it is replaced."""
+    return metadata_xml.read(replaced.metadata_xml or "").ports if replaced else ()
 
 
 def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
@@ -180,28 +151,21 @@ def _hardware(hypervisor: Hypervisor, technology: Technology) -> HardwareLaunch 
     return hardware_launch(technology, capabilities, config_hash)
 
 
-def run_up(
-    hypervisor: Hypervisor,
-    plan: UpPlan,
-    watch: Watcher = unwatched,
-    configure: Configure | None = None,
-) -> UpOutcome:
+def run_up(job: Job, plan: UpPlan, configure: Configure | None = None) -> UpOutcome:
     """Do it all; if anything fails, or is interrupted, nothing of the new VM is left."""
-    deadline = time.monotonic() + plan.request.timeout_s
-    with contextlib.ExitStack() as undo:
-        undo.callback(_forget_images, hypervisor)
-        spec = _launch(hypervisor, plan, undo, watch)
+    with Undo() as undo:
+        undo.on_failure(_forget_images, job.hypervisor)
+        spec = _launch(job, plan, undo)
         started = time.monotonic()
         try:
-            boot_s = (configure or converse)(hypervisor, spec, deadline, watch)
+            boot_s = (configure or converse)(job, spec)
         except SevforkError as exc:
-            serial_log.add_to(exc, hypervisor, spec)
+            serial_log.add_to(exc, job.hypervisor, spec)
             raise
         ready_s = time.monotonic() - started
-        spec = _publish_all(hypervisor, spec, plan.request.publish)
-        hypervisor.set_metadata(spec.uuid, metadata_xml.write(spec.metadata))
-        undo.pop_all()
-    watch(spec.name, "ready")
+        spec = _publish_all(job.hypervisor, spec, plan.request.publish)
+        job.hypervisor.set_metadata(spec.uuid, metadata_xml.write(spec.metadata))
+    job.watch(spec.name, "ready")
     return UpOutcome(spec, boot_s, ready_s)
 
 
@@ -213,107 +177,67 @@ def _forget_images(hypervisor: Hypervisor) -> None:
         log.debug("unused images may be left: %s", exc.message)
 
 
-def _launch(
-    hypervisor: Hypervisor, plan: UpPlan, undo: contextlib.ExitStack, watch: Watcher
-) -> GuestSpec:
-    request, name = plan.request, plan.spec.name
+def _launch(job: Job, plan: UpPlan, undo: Undo) -> GuestSpec:
+    hypervisor, name = job.hypervisor, plan.spec.name
     with image_volumes.in_use():
-        watch(name, "image")
+        job.watch(name, "image")
         image_volumes.ensure(
             hypervisor.storage,
-            request.image,
-            lambda done, total: watch(name, "image", done, total),
+            plan.request.image,
+            lambda done, total: job.watch(name, "image", done, total),
         )
-        spec = _completed(hypervisor, plan, watch)
+        spec = _completed(job, plan)
         if plan.replaced:
             remove_domain(hypervisor, plan.replaced)
-        watch(name, "launch")
-        undo.callback(remove_made, hypervisor, spec)
+        job.watch(name, "launch")
+        undo.on_failure(remove_made, hypervisor, spec)
         hypervisor.define(domain_xml(spec))
     hypervisor.start(spec.uuid)
     return spec
 
 
-def _completed(hypervisor: Hypervisor, plan: UpPlan, watch: Watcher) -> GuestSpec:
+def _completed(job: Job, plan: UpPlan) -> GuestSpec:
     """The spec with the accelerator that works, and the launch as the processor measures it."""
     request, spec = plan.request, plan.spec
     if spec.hardware:
         return spec  # the processor itself measures it
-    watch(spec.name, "looking for KVM")
-    chosen = kvm_probe.choose(hypervisor, spec.boot, request.accelerator)
+    job.watch(spec.name, "looking for KVM")
+    chosen = kvm_probe.choose(job.hypervisor, spec.boot, request.accelerator)
     vcpus = request.vcpus or chosen.default_vcpus
-    state = launched(
-        functools.partial(image_volumes.sha384, hypervisor.storage),
-        spec.boot,
-        vcpus=vcpus,
-        cpu_model=spec.metadata.cpu_model,
-        config=root_config(),
-    )
-    _require_expected(request.image, vcpus, state)
-    metadata = replace(spec.metadata, processor=state)
-    return replace(spec, accelerator=chosen, vcpus=vcpus, metadata=metadata)
+    spec = replace(spec, accelerator=chosen, vcpus=vcpus)
+    spec = launched_as(job.hypervisor.storage, spec, root_config())
+    _require_expected(request.image, spec)
+    return spec
 
 
-def _require_expected(image: Image, vcpus: int, state: ProcessorState) -> None:
+def _require_expected(image: Image, spec: GuestSpec) -> None:
     """What is going to be launched is what the image's manifest promises, where it says so."""
-    wanted = image.launch_digests.get(vcpus)
-    if wanted is not None and wanted != state.measurement.hex():
+    promised, state = image.launch_digests.get(spec.vcpus), spec.metadata.processor
+    if promised is not None and state is not None and promised != state.measurement.hex():
         raise NotAuthentic(
-            f"launch digest '{state.measurement.hex()[:16]}...', wanted '{wanted[:16]}...'",
+            f"launch digest '{state.measurement.hex()[:16]}...', wanted '{promised[:16]}...'",
             hint="build the image again with 'sevfork guest build'",
         )
 
 
-def root_config() -> LaunchConfig:
-    """The launch configuration of a VM without an owner's key."""
-    return LaunchConfig(Role.ROOT)
-
-
-def converse(hypervisor: Hypervisor, spec: GuestSpec, deadline: float, watch: Watcher) -> float:
+def converse(job: Job, spec: GuestSpec) -> float:
     """Wait for the agent, hand it its launch configuration, wait for the workload."""
     started = time.monotonic()
-    watch(spec.name, "boot")
-    with contextlib.ExitStack() as opened:
-        channel = open_channel(hypervisor, spec, deadline)
-        opened.callback(channel.close)
-        agent = AgentClient(channel, simulated_report(spec.metadata))
-        agent.wait_for_agent(deadline)
+    job.watch(spec.name, "boot")
+    with open_agent(job, spec) as agent:
+        agent.wait_for_agent(job.deadline)
         boot_s = time.monotonic() - started
-        watch(spec.name, "workload")
+        job.watch(spec.name, "workload")
         config = protocol.Configure(root_config().encode())
-        agent.ask(config, protocol.Status, deadline=deadline)
-        agent.wait_until_ready(deadline)
+        agent.ask(config, protocol.Status, deadline=job.deadline)
+        agent.wait_until_ready(job.deadline)
     return boot_s
-
-
-def open_channel(hypervisor: Hypervisor, spec: GuestSpec, deadline: float) -> Channel:
-    """The agent's channel, as soon as no other command holds it; raises TimedOut."""
-    while True:
-        try:
-            return hypervisor.open_channel(spec.uuid)
-        except ChannelBusy as exc:
-            if time.monotonic() >= deadline:
-                raise TimedOut(f"another command keeps the agent of '{spec.name}'") from exc
-        time.sleep(_BUSY_POLL_S)
 
 
 def _publish_all(
     hypervisor: Hypervisor, spec: GuestSpec, wishes: tuple[PortWish, ...]
 ) -> GuestSpec:
     """The spec as it is when all is done: ports published, no maker any more."""
-    ports = tuple(publish(hypervisor, spec.uuid, wish) for wish in wishes)
-    metadata = replace(spec.metadata, phase=Phase.READY, maker=None, ports=ports)
+    published = tuple(ports.publish(hypervisor, spec.uuid, wish) for wish in wishes)
+    metadata = replace(spec.metadata, phase=Phase.READY, maker=None, ports=published)
     return replace(spec, metadata=metadata)
-
-
-def publish(hypervisor: Hypervisor, uuid: str, wish: PortWish) -> PublishedPort:
-    """Publish one port: on the host port that was asked for, or on a free one."""
-    if wish.host is not None:
-        hypervisor.publish(uuid, wish.host, wish.guest)
-        return PublishedPort(wish.host, wish.guest)
-    # Whether a port is free is known on the libvirt host only: try.
-    for host_port in random.sample(CHOSEN_PORTS, _PORT_TRIES):  # noqa: S311 - no secret
-        with contextlib.suppress(PortTaken):
-            hypervisor.publish(uuid, host_port, wish.guest)
-            return PublishedPort(host_port, wish.guest)
-    raise HostCannot(f"no free port found on the libvirt host for the guest's port {wish.guest}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +15,9 @@ from sevfork.attest.verdict import Verdict
 from sevfork.domain.spec import GuestSpec
 from sevfork.errors import UsageError
 from sevfork.handshake import attest_report_data
-from sevfork.host.agent_client import AgentClient
-from sevfork.host.hypervisor import Hypervisor
 from sevfork.image.image import Image
-from sevfork.lifecycle.up import open_channel
-from sevfork.simulated.launch import simulated_report
+from sevfork.lifecycle.agents import open_agent
+from sevfork.lifecycle.job import Job
 from sevfork.verifier.verify import verdict_on
 from sevfork.wire import protocol
 
@@ -44,12 +40,11 @@ class Attestation:
 
 
 def attest(
-    hypervisor: Hypervisor,
+    job: Job,
     spec: GuestSpec,
     policy: Policy,
     at: datetime,
     *,
-    timeout_s: float,
     allow_simulated: bool = False,
     complete: Callable[[Evidence], Evidence] = lambda evidence: evidence,
 ) -> Attestation:
@@ -57,10 +52,9 @@ def attest(
 
     Raises WrongState, TimedOut, AttestationFailed for what is no evidence, InsecureRefused.
     """
-    nonce, deadline = secrets.token_bytes(_NONCE_SIZE), time.monotonic() + timeout_s
-    with contextlib.closing(open_channel(hypervisor, spec, deadline)) as channel:
-        client = AgentClient(channel, simulated_report(spec.metadata))
-        attested = client.ask(protocol.Attest(nonce), protocol.Attested, deadline=deadline)
+    nonce = secrets.token_bytes(_NONCE_SIZE)
+    with open_agent(job, spec) as agent:
+        attested = agent.ask(protocol.Attest(nonce), protocol.Attested, deadline=job.deadline)
     evidence = complete(Evidence.decode(attested.evidence))
     report_data = attest_report_data(nonce, attested.claims)
     verdict = verdict_on(

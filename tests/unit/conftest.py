@@ -11,13 +11,15 @@ import hypothesis
 import pytest
 
 from sevfork.image.image import Image
-from sevfork.lifecycle.up import PortWish, UpRequest, plan_up, run_up
+from sevfork.lifecycle.ports import PortWish
+from sevfork.lifecycle.up import UpRequest, plan_up, run_up
 from sevfork.simulated.paths import simulator_directory
 from sevfork.simulated.processor import SimulatedProcessor
 from tests.conftest import EXHAUSTIVE
 from tests.support import genuine
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
 from tests.support.image_factory import write_image
+from tests.support.jobs import job_on
 
 # No test is timed: a busy machine must not fail one.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -75,7 +77,7 @@ def house(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, simulator: Path) -> F
 def parent(house: FakeHouse, tmp_path: Path) -> FakeGuest:
     image = Image.load(write_image(tmp_path / "image"))
     request = UpRequest("web", image, publish=(PortWish(None, 6379),))
-    made = run_up(house, plan_up(house, request))
+    made = run_up(job_on(house), plan_up(house, request))
     guest = house.guests[made.spec.uuid]
     guest.state = STATE
     return guest

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
-import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from sevfork.domain.spec import GuestSpec
 from sevfork.domain.xml import spec_from_xml
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.lifecycle.fork import Fork, ForkedChild, ForkRequest, plan_fork
+from sevfork.lifecycle.fork import ForkedChild, ForkRequest, plan_fork
+from sevfork.lifecycle.fork.capture import captured
+from sevfork.lifecycle.fork.child import Choices, make_child
+from sevfork.lifecycle.undo import Undo
+from tests.support.jobs import job_on
 from tests.vm.lab import Lab, Vm
 
 HOOK_S = 4
@@ -23,33 +26,33 @@ HOOK_S = 4
 COARSE_S = 1.5
 
 
-class Eager(Fork):
-    """A host that plugs the child's network cable in from the start, and listens to it."""
+class Listening:
+    """A host that listens to the network of each guest from its start."""
 
-    dump: Path
+    def __init__(self, hypervisor: Hypervisor, dump: Path) -> None:
+        self._hypervisor, self._dump = hypervisor, dump
 
-    def child(self, index: int) -> GuestSpec:
-        return replace(super().child(index), link_up=True)
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._hypervisor, name)
 
-    def _launch(self, index: int, undo: object) -> GuestSpec:
-        spec = super()._launch(index, undo)  # type: ignore[arg-type]
+    def start(self, uuid: str) -> None:
+        self._hypervisor.start(uuid)
         filter_dump = {
             "execute": "object-add",
             "arguments": {
                 "qom-type": "filter-dump",
                 "id": "listener",
                 "netdev": "hostnet0",
-                "file": str(self.dump),
+                "file": str(self._dump),
             },
         }
         subprocess.run(
-            ["virsh", "-c", self._hypervisor.uri, "qemu-monitor-command", spec.uuid]
+            ["virsh", "-c", self._hypervisor.uri, "qemu-monitor-command", uuid]
             + [json.dumps(filter_dump)],
             check=True,
             capture_output=True,
             timeout=60,
         )
-        return spec
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,14 @@ def forked(lab: Lab, hypervisor: Hypervisor, tmp_path_factory: pytest.TempPathFa
             began.append(time.time())
 
     plan = plan_fork(hypervisor, ForkRequest(parent.name))
-    with Eager(hypervisor, plan, watch, threading.Event()) as fork:
-        fork.dump = tmp_path_factory.mktemp("net") / "packets"
-        fork.capture()
-        made = fork.make_child(0)
+    dump = tmp_path_factory.mktemp("net") / "packets"
+    job = job_on(cast("Hypervisor", Listening(hypervisor, dump)), seconds=300, watch=watch)
+    plugged_in = Choices(domain=lambda spec: replace(spec, link_up=True))
+    with Undo() as undo, captured(job, plan) as capture:
+        made = make_child(job, capture, 0, undo, plugged_in)
     time.sleep(3)
     child = Vm(made.name, made.uuid, ("127.0.0.1", made.ports[0].host))
-    times = packet_times(fork.dump.read_bytes())
+    times = packet_times(dump.read_bytes())
     return Forked(parent, child, made, before, began[0], times)
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import threading
 from pathlib import Path
+from typing import cast
 
 from sevfork.domain.xml import spec_from_xml
 from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import Channel, Hypervisor
-from sevfork.lifecycle.fork import Fork, ForkRequest, plan_fork
-from sevfork.lifecycle.progress import unwatched
+from sevfork.lifecycle.fork import ForkRequest, plan_fork
+from sevfork.lifecycle.fork.capture import captured
+from sevfork.lifecycle.fork.child import make_child
+from sevfork.lifecycle.undo import Undo
 from sevfork.wire.lines import decode_line
+from tests.support.jobs import job_on
 from tests.vm.lab import Lab, Vm
 
 PIECE_BYTES = 24
@@ -91,10 +94,10 @@ def test_a_secret_leaves_the_guest_nowhere(
     parent = lab.up("canary")
     tapped = Tapped(hypervisor)
     plan = plan_fork(hypervisor, ForkRequest(parent.name))
-    with Fork(tapped, plan, unwatched, threading.Event()) as fork:  # type: ignore[arg-type]
-        captured = fork.capture()
-        sealed = Path(fork.volume.path).read_bytes()[: captured.sealed_bytes + 4096]
-        made = fork.make_child(0)
+    job = job_on(cast("Hypervisor", tapped), seconds=300)
+    with Undo() as undo, captured(job, plan) as capture:
+        sealed = Path(capture.volume.path).read_bytes()[: capture.sealed_bytes + 4096]
+        made = make_child(job, capture, 0, undo)
     consoles = [
         Path(spec_from_xml(hypervisor.xml(uuid)).console_log).read_bytes()
         for uuid in (parent.uuid, made.uuid)

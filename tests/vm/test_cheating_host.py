@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -28,33 +26,38 @@ from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore, Offer
 from sevfork.handshake.transcript import child_report_data, transcript_1
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.lifecycle.fork import Fork, ForkRequest, child_config, plan_fork
-from sevfork.lifecycle.progress import unwatched
+from sevfork.lifecycle.fork import ForkedChild, ForkRequest, plan_fork
+from sevfork.lifecycle.fork.capture import Capture, captured
+from sevfork.lifecycle.fork.child import HONEST, Choices, make_child
+from sevfork.lifecycle.fork.sealed_volume import make_volume, plugged
+from sevfork.lifecycle.job import Job
+from sevfork.lifecycle.launching import child_config
+from sevfork.lifecycle.undo import Undo
 from sevfork.simulated.paths import simulator_directory
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 from sevfork.wire import protocol
 from sevfork.wire.volume_serial import new_serial
+from tests.support.jobs import job_on
 from tests.vm.lab import Lab, Vm
 
 CHILDREN = 24
 
 
-class Cheat(Fork):
-    """A fork whose host decides for itself what a child boots."""
+@dataclass(frozen=True)
+class Fork:
+    """A capture, and whatever its host decides to make of it."""
 
-    boot_instead: str | None = None
+    job: Job
+    capture: Capture
 
-    def child(self, index: int) -> GuestSpec:
-        spec = super().child(index)
-        if self.boot_instead is None:
-            return spec
-        boot = replace(spec.boot, cmdline=spec.boot.cmdline + self.boot_instead)
-        return self.launched_as(replace(spec, boot=boot), child_config(self.captured.offers[index]))
+    def make_child(self, index: int, choices: Choices = HONEST) -> ForkedChild:
+        with Undo() as undo:
+            return make_child(self.job, self.capture, index, undo, choices)
 
 
 @pytest.fixture(scope="module")
-def fork(lab: Lab, hypervisor: Hypervisor, redis_parent: Vm) -> Iterator[Cheat]:
+def fork(lab: Lab, hypervisor: Hypervisor, redis_parent: Vm) -> Iterator[Fork]:
     """One capture with an OFFER for every trick."""
     # Some MiB, so that the sealed image has a first, a middle and a last chunk.
     redis_parent.redis().set("bulk", secrets.token_bytes(8 * 2**20))
@@ -62,12 +65,12 @@ def fork(lab: Lab, hypervisor: Hypervisor, redis_parent: Vm) -> Iterator[Cheat]:
     # Two at most run at a time, whatever the number of OFFERs.
     plan = replace(
         plan_fork(hypervisor, replace(request, count=2)),
-        request=replace(request, timeout_s=1500),
+        request=request,
         names=tuple(f"{redis_parent.name}-cheat{index}" for index in range(CHILDREN)),
     )
-    with Cheat(hypervisor, plan, unwatched, threading.Event()) as cheat:
-        cheat.capture()
-        yield cheat
+    job = job_on(hypervisor, seconds=1500)
+    with captured(job, plan) as capture:
+        yield Fork(job, capture)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +91,12 @@ def parent_serves_on_and_no_child_is_left(lab: Lab, redis_parent: Vm) -> Iterato
 class FakeChild:
     """A child made of thin air, with evidence for whatever launch it claims."""
 
-    def __init__(self, fork: Cheat, index: int) -> None:
+    def __init__(self, fork: Fork, index: int) -> None:
         self.fork, self.index = fork, index
-        self.offer = fork.captured.offers[index]
+        self.offer = fork.capture.offers[index]
         self.config = child_config(self.offer)
         self.processor = SimulatedProcessor.load_or_create(simulator_directory(os.environ))
-        parent = fork.plan.spec.metadata.processor
+        parent = fork.capture.plan.spec.metadata.processor
         assert parent is not None
         host_data = launch_config_hash(Technology.SIMULATED, self.config.encode())
         self.state = ProcessorState(parent.measurement, host_data, secrets.token_bytes(32))
@@ -139,9 +142,8 @@ class FakeChild:
         )
 
     def ask(self, join: bytes) -> bytes:
-        request = protocol.Join(self.fork.captured.fork_id, self.index, join)
-        deadline = time.monotonic() + 60
-        return self.fork.parent.ask(request, protocol.Granted, deadline=deadline).grant
+        request = protocol.Join(self.fork.capture.fork_id, self.index, join)
+        return self.fork.capture.parent.ask(request, protocol.Granted).grant
 
 
 def _no_verifier(evidence: bytes, expected: object) -> object:
@@ -149,7 +151,7 @@ def _no_verifier(evidence: bytes, expected: object) -> object:
 
 
 @pytest.fixture
-def child(fork: Cheat, next_offer: Iterator[int]) -> FakeChild:
+def child(fork: Fork, next_offer: Iterator[int]) -> FakeChild:
     return FakeChild(fork, next(next_offer))
 
 
@@ -198,7 +200,7 @@ def test_another_image(child: FakeChild) -> None:
 
 
 def test_the_parents_own_report_id(child: FakeChild) -> None:
-    parent = child.fork.plan.spec.metadata.processor
+    parent = child.fork.capture.plan.spec.metadata.processor
     assert parent is not None
     child.state = replace(child.state, report_id=parent.report_id)
     with pytest.raises(errors.AttestationFailed, match="report id"):
@@ -230,9 +232,7 @@ def test_attest_is_no_signing_oracle_for_a_childs_report_data(child: FakeChild) 
     join = child.join()
     t1 = transcript_1(child.offer, join[: JoinCore.SIZE])
     wanted = child_report_data(t1)
-    attest = protocol.Attest(wanted)
-    deadline = time.monotonic() + 60
-    attested = child.fork.parent.ask(attest, protocol.Attested, deadline=deadline)
+    attested = child.fork.capture.parent.ask(protocol.Attest(wanted), protocol.Attested)
     evidence = Evidence.decode(attested.evidence)
     assert evidence.report[0x50:0x90] != wanted
     core = join[: JoinCore.SIZE]
@@ -244,8 +244,8 @@ def test_attest_is_no_signing_oracle_for_a_childs_report_data(child: FakeChild) 
 def test_garbage_on_the_channel_and_a_host_that_leaves_in_the_middle_of_a_frame(
     child: FakeChild,
 ) -> None:
-    pipe = child.fork.parent.pipe
-    pipe.send(secrets.token_bytes(3000) + b"\n" + b"QUJD" * 1000)
+    channel = child.fork.capture.parent.agent.channel
+    channel.send(secrets.token_bytes(3000) + b"\n" + b"QUJD" * 1000)
     child.ask(child.join())
 
 
@@ -253,9 +253,9 @@ def test_garbage_on_the_channel_and_a_host_that_leaves_in_the_middle_of_a_frame(
 
 
 @contextmanager
-def tampered(fork: Cheat, offset: int, data: bytes) -> Iterator[None]:
+def tampered(fork: Fork, offset: int, data: bytes) -> Iterator[None]:
     """The sealed volume with other bytes at an offset, and put back as it was."""
-    with Path(fork.volume.path).open("r+b") as medium:
+    with Path(fork.capture.volume.path).open("r+b") as medium:
         medium.seek(offset)
         before = medium.read(len(data))
         assert before != data
@@ -267,8 +267,8 @@ def tampered(fork: Cheat, offset: int, data: bytes) -> Iterator[None]:
         medium.write(before)
 
 
-def flipped(fork: Cheat, offset: int) -> bytes:
-    with Path(fork.volume.path).open("rb") as medium:
+def flipped(fork: Fork, offset: int) -> bytes:
+    with Path(fork.capture.volume.path).open("rb") as medium:
         medium.seek(offset)
         return bytes([medium.read(1)[0] ^ 0x40])
 
@@ -279,9 +279,9 @@ PLACES = ["header", "first chunk", "middle chunk", "last chunk"]
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_flipped_byte_in_the_sealed_volume(
-    fork: Cheat, next_offer: Iterator[int], place: str
+    fork: Fork, next_offer: Iterator[int], place: str
 ) -> None:
-    chunks = fork.captured.sealed_bytes // CHUNK
+    chunks = fork.capture.sealed_bytes // CHUNK
     at = {
         "header": 100,
         "first chunk": 4096 + 5,
@@ -292,11 +292,11 @@ def test_a_flipped_byte_in_the_sealed_volume(
         fork.make_child(next(next_offer))
 
 
-def test_a_truncated_volume(fork: Cheat, next_offer: Iterator[int], tmp_path: Path) -> None:
-    path = Path(fork.volume.path)
+def test_a_truncated_volume(fork: Fork, next_offer: Iterator[int], tmp_path: Path) -> None:
+    path = Path(fork.capture.volume.path)
     size = path.stat().st_size
     kept = tmp_path / "rest"
-    end = fork.captured.sealed_bytes - CHUNK
+    end = fork.capture.sealed_bytes - CHUNK
     with path.open("r+b") as medium:
         medium.seek(end)
         kept.write_bytes(medium.read(2 * CHUNK))
@@ -311,57 +311,39 @@ def test_a_truncated_volume(fork: Cheat, next_offer: Iterator[int], tmp_path: Pa
             medium.truncate(size)
 
 
-def test_another_images_volume(fork: Cheat, next_offer: Iterator[int]) -> None:
+def test_another_images_volume(fork: Fork, next_offer: Iterator[int]) -> None:
     """The whole volume of another capture of the very same parent."""
-    second = Cheat(fork._hypervisor, replace_plan(fork), unwatched, threading.Event())
-    second.parent = fork.parent
-    volume = second._make_volume()
-    with second._plugged(fork.plan.spec.uuid, volume, readonly=False):
-        request = protocol.Capture(1, second.plan.serial)
-        deadline = time.monotonic() + 200
-        fork.parent.ask(request, protocol.Captured, deadline=deadline)
-    genuine, fork.volume = fork.volume, volume
-    serial, fork.plan = fork.plan, second.plan
-    try:
+    job, capture, serial = fork.job, fork.capture, new_serial()
+    plan = replace(capture.plan, serial=serial, volume_name=f"{serial}.sealed")
+    with Undo() as undo:
+        volume = make_volume(job.hypervisor, plan, undo)
+        with plugged(job.hypervisor, plan.spec.uuid, volume, serial, readonly=False):
+            capture.parent.ask(protocol.Capture(1, serial), protocol.Captured)
+        swapped = Fork(job, replace(capture, volume=volume, serial=serial))
         with pytest.raises(errors.NotAuthentic):
-            fork.make_child(next(next_offer))
-    finally:
-        fork.volume, fork.plan = genuine, serial
-        fork._hypervisor.storage.delete(volume.name)
+            swapped.make_child(next(next_offer))
 
 
-def replace_plan(fork: Cheat) -> object:
-    serial = new_serial()
-    return replace(fork.plan, serial=serial, volume_name=f"{serial}.sealed")
+def test_a_child_booted_with_another_command_line(fork: Fork, next_offer: Iterator[int]) -> None:
+    def boot_something_else(spec: GuestSpec) -> GuestSpec:
+        cmdline = f"{spec.boot.cmdline} sevfork.cheat=1"
+        return replace(spec, boot=replace(spec.boot, cmdline=cmdline))
 
-
-def test_a_child_booted_with_another_command_line(fork: Cheat, next_offer: Iterator[int]) -> None:
-    fork.boot_instead = " sevfork.cheat=1"
-    try:
-        with pytest.raises(errors.AttestationFailed, match="launch identity"):
-            fork.make_child(next(next_offer))
-    finally:
-        fork.boot_instead = None
+    with pytest.raises(errors.AttestationFailed, match="launch identity"):
+        fork.make_child(next(next_offer), Choices(domain=boot_something_else))
 
 
 def test_a_host_that_hands_a_child_another_launch_configuration(
-    fork: Cheat, next_offer: Iterator[int]
+    fork: Fork, next_offer: Iterator[int]
 ) -> None:
     """A child that is told it is a root would start its workload; the hardware says otherwise."""
-    index = next(next_offer)
-
-    class Liar(Cheat):
-        def configuration(self, spec: GuestSpec) -> LaunchConfig:
-            return LaunchConfig(Role.ROOT)
-
-    liar = Liar(fork._hypervisor, fork.plan, unwatched, threading.Event())
-    liar.parent, liar.captured, liar.volume = fork.parent, fork.captured, fork.volume
+    liar = Choices(told=lambda _offer: LaunchConfig(Role.ROOT))
     with pytest.raises(errors.AttestationFailed, match="launch configuration"):
-        liar.make_child(index)
+        fork.make_child(next(next_offer), liar)
 
 
 def test_and_an_honest_child_of_the_same_capture_still_works(
-    fork: Cheat, next_offer: Iterator[int], lab: Lab
+    fork: Fork, next_offer: Iterator[int], lab: Lab
 ) -> None:
     """So none of the refusals above came from something that was broken anyway."""
     made = fork.make_child(next(next_offer))

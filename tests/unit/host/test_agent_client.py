@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sevfork import errors
+from sevfork.deadline import Deadline
 from sevfork.host.agent_client import AgentClient, Cancelled
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
@@ -16,7 +17,7 @@ DONE = protocol.encode(protocol.Done())
 
 
 class FakeAgent:
-    """A pipe with an agent at its other end: ``answer`` maps each frame to the bytes it causes."""
+    """A channel with an agent at its end: ``answer`` maps each frame to the bytes it causes."""
 
     def __init__(self, answer: Callable[[Frame], bytes]) -> None:
         self._answer = answer
@@ -25,7 +26,7 @@ class FakeAgent:
         self.heard: list[Frame] = []
         self.closed = False
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, timeout_s: float = 30.0) -> None:
         for frame in self._decoder.feed(data):
             self.heard.append(frame)
             self._arrived.append(self._answer(frame))
@@ -40,8 +41,8 @@ class FakeAgent:
         self.closed = True
 
 
-def soon() -> float:
-    return time.monotonic() + 0.3
+def soon() -> Deadline:
+    return Deadline.after(0.3)
 
 
 def reply(frame: Frame, payload: bytes = DONE, kind: int = Kind.REPLY) -> bytes:
@@ -100,7 +101,7 @@ def test_cancelling_ends_a_wait() -> None:
     client = AgentClient(FakeAgent(lambda _: b""), None, cancelled)
     threading.Timer(0.05, cancelled.set).start()
     with pytest.raises(Cancelled):
-        client.ask(protocol.GetStatus(), protocol.Status, deadline=time.monotonic() + 30)
+        client.ask(protocol.GetStatus(), protocol.Status, deadline=Deadline.after(30))
 
 
 def test_the_simulated_processor_is_asked_and_its_answer_goes_back() -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from sevfork import errors
 from sevfork.agent.agent import Agent
 from sevfork.handshake import InstanceKey
 from sevfork.handshake.launch import LaunchConfig, Role
-from sevfork.lifecycle.fork import Fork, ForkRequest, child_config, plan_fork
-from sevfork.lifecycle.progress import unwatched
+from sevfork.lifecycle.fork import ForkRequest, plan_fork
+from sevfork.lifecycle.fork.capture import captured
+from sevfork.lifecycle.fork.child import child_domain
+from sevfork.lifecycle.launching import child_config
 from sevfork.wire import protocol
 from tests.support.fake_guests import FakeGuest, FakeHouse
+from tests.support.jobs import job_on
 
 GRANT = protocol.Restore(b"grant", "sf-0123456789abcdef")
 
@@ -25,13 +26,13 @@ def ask(guest: FakeGuest, request: protocol.Request) -> protocol.Reply:
 @pytest.fixture
 def child(house: FakeHouse, parent: FakeGuest) -> FakeGuest:
     """Launched and configured for an OFFER, without a GRANT."""
-    with Fork(house, plan_fork(house, ForkRequest("web")), unwatched, threading.Event()) as fork:
-        fork.capture()
-        spec = fork.child(0)
+    job = job_on(house)
+    with captured(job, plan_fork(house, ForkRequest("web"))) as capture:
+        spec = child_domain(job, capture, 0)
         house.define(_xml(spec))
         house.start(spec.uuid)
     guest = house.guests[spec.uuid]
-    ask(guest, protocol.Configure(child_config(fork.captured.offers[0]).encode()))
+    ask(guest, protocol.Configure(child_config(capture.offers[0]).encode()))
     return guest
 
 

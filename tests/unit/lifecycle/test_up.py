@@ -27,16 +27,18 @@ from sevfork.errors import (
 )
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.host import image_volumes, maker
-from sevfork.host.hypervisor import Hypervisor, PortTaken
+from sevfork.host.hypervisor import PortTaken
 from sevfork.image.image import Image
-from sevfork.lifecycle import up as up_module
-from sevfork.lifecycle.progress import Watcher
+from sevfork.lifecycle import ports
+from sevfork.lifecycle.job import Job
+from sevfork.lifecycle.ports import PortWish
 from sevfork.lifecycle.reap import reap
 from sevfork.lifecycle.remove import plan_remove, remove
-from sevfork.lifecycle.up import PortWish, UpOutcome, UpRequest, plan_up, run_up
+from sevfork.lifecycle.up import UpOutcome, UpRequest, plan_up, run_up
 from sevfork.technology import Technology
 from tests.support.fake_hypervisor import SNP_CAPABILITIES, FakeHypervisor
 from tests.support.image_factory import CONTENTS, manifest, write_image
+from tests.support.jobs import job_on
 
 
 @pytest.fixture(autouse=True)
@@ -54,15 +56,13 @@ def hypervisor() -> FakeHypervisor:
     return FakeHypervisor()
 
 
-def answers(hypervisor: Hypervisor, spec: GuestSpec, deadline: float, watch: Watcher) -> float:
+def answers(job: Job, spec: GuestSpec) -> float:
     """The agent's conversation goes well."""
     return 1.5
 
 
 def failing(error: BaseException) -> Callable[..., float]:
-    def configure(
-        hypervisor: Hypervisor, spec: GuestSpec, deadline: float, watch: Watcher
-    ) -> float:
+    def configure(job: Job, spec: GuestSpec) -> float:
         raise error
 
     return configure
@@ -72,7 +72,7 @@ def start(
     hypervisor: FakeHypervisor, image: Image, name: str = "web", **wishes: object
 ) -> UpOutcome:
     request = replace(UpRequest(name, image), **wishes)  # type: ignore[arg-type]
-    return run_up(hypervisor, plan_up(hypervisor, request), configure=answers)
+    return run_up(job_on(hypervisor), plan_up(hypervisor, request), configure=answers)
 
 
 def metadata_of(hypervisor: FakeHypervisor, name: str) -> Metadata:
@@ -94,7 +94,7 @@ def test_up_starts_a_vm_that_is_ready_and_knows_what_it_is(
 
 
 def test_a_port_of_sevforks_choice_is_a_free_one(hypervisor: FakeHypervisor, image: Image) -> None:
-    hypervisor.published = {port: "x" for port in up_module.CHOSEN_PORTS if port % 2}
+    hypervisor.published = {port: "x" for port in ports.CHOSEN_PORTS if port % 2}
     outcome = start(hypervisor, image, publish=(PortWish(None, 6379),))
     assert outcome.spec.metadata.ports[0].host % 2 == 0
 
@@ -133,7 +133,7 @@ def test_whatever_fails_nothing_is_left(
 ) -> None:
     plan = plan_up(hypervisor, UpRequest("web", image))
     with pytest.raises(type(error)):
-        run_up(hypervisor, plan, configure=failing(error))
+        run_up(job_on(hypervisor), plan, configure=failing(error))
     assert not hypervisor.defined
     assert not hypervisor.storage.files
 
@@ -144,7 +144,7 @@ def test_a_guest_that_failed_leaves_its_serial_log(
     plan = plan_up(hypervisor, UpRequest("web", image))
     hypervisor.storage.files[plan.spec.metadata.volumes[0]] = bytearray(b"Kernel panic")
     with pytest.raises(RefusedByGuest) as caught:
-        run_up(hypervisor, plan, configure=failing(RefusedByGuest("no", hint="look")))
+        run_up(job_on(hypervisor), plan, configure=failing(RefusedByGuest("no", hint="look")))
     log = tmp_path / "cache/sevfork/failed/web.log"
     assert caught.value.hint == f"look; the guest's serial log: '{log}'"
     assert log.read_bytes() == b"Kernel panic"
@@ -161,7 +161,7 @@ def test_what_cannot_be_removed_again_is_told(
     monkeypatch.setattr(image_volumes, "delete_unused", cannot)
     plan = plan_up(hypervisor, UpRequest("web", image))
     with pytest.raises(ChildLeftBehind, match="stuck") as caught:
-        run_up(hypervisor, plan, configure=failing(RefusedByGuest("no")))
+        run_up(job_on(hypervisor), plan, configure=failing(RefusedByGuest("no")))
     assert caught.value.hint == "sevfork rm 'web'"
 
 

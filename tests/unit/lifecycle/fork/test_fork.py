@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -14,24 +15,24 @@ from sevfork.domain.disks import disk_xml
 from sevfork.domain.launch_security import SnpLaunch
 from sevfork.domain.metadata import Phase
 from sevfork.handshake.launch import launch_config_hash
-from sevfork.lifecycle.fork import (
-    Fork,
-    ForkOutcome,
-    ForkRequest,
-    child_config,
-    plan_fork,
-    run_fork,
-)
-from sevfork.lifecycle.progress import unwatched
+from sevfork.lifecycle.fork import ForkedChild, ForkOutcome, ForkRequest, plan_fork, run_fork
+from sevfork.lifecycle.fork.capture import captured
+from sevfork.lifecycle.fork.child import make_child
+from sevfork.lifecycle.fork.run import results
+from sevfork.lifecycle.fork.sealed_volume import make_volume
+from sevfork.lifecycle.job import Job
+from sevfork.lifecycle.launching import child_config, launched_as
+from sevfork.lifecycle.ports import PortWish
 from sevfork.lifecycle.reap import reap
-from sevfork.lifecycle.up import PortWish
+from sevfork.lifecycle.undo import Undo
 from sevfork.technology import Technology
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
+from tests.support.jobs import job_on
 
 
-def forked(house: FakeHouse, **wishes: object) -> ForkOutcome:
-    request = replace(ForkRequest("web", timeout_s=60), **wishes)  # type: ignore[arg-type]
-    return run_fork(house, plan_fork(house, request), unwatched, threading.Event())
+def forked(house: FakeHouse, *, seconds: float = 60, **wishes: object) -> ForkOutcome:
+    request = replace(ForkRequest("web"), **wishes)  # type: ignore[arg-type]
+    return run_fork(job_on(house, seconds=seconds), plan_fork(house, request))
 
 
 def names(house: FakeHouse) -> list[str]:
@@ -103,12 +104,6 @@ def test_a_restore_that_fails_leaves_nothing(
     assert_only_the_parent_is_left(house, parent)
 
 
-def fork_once(fork: Fork) -> None:
-    with fork:
-        fork.capture()
-        fork.make_child(0)
-
-
 def interrupting(phase: str, error: type[BaseException]) -> Callable[..., None]:
     def watch(who: str, now: str, done: int = 0, total: int = 0) -> None:
         if now == phase:
@@ -120,8 +115,9 @@ def interrupting(phase: str, error: type[BaseException]) -> Callable[..., None]:
 @pytest.mark.parametrize("phase", ["connect", "copy", "launch", "boot", "handshake"])
 def test_an_interrupt_leaves_nothing(house: FakeHouse, parent: FakeGuest, phase: str) -> None:
     plan = plan_fork(house, ForkRequest("web"))
+    watch = interrupting(phase, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        fork_once(Fork(house, plan, interrupting(phase, KeyboardInterrupt)))
+        run_fork(job_on(house, watch=watch), plan)
     assert_only_the_parent_is_left(house, parent)
 
 
@@ -130,14 +126,13 @@ def test_an_interrupt_takes_children_that_were_ready_already(
 ) -> None:
     plan = plan_fork(house, ForkRequest("web", count=2))
 
-    def two_children(fork: Fork) -> None:
-        with fork:
-            fork.capture()
-            fork.make_child(0)
+    def interrupted_after_the_first(job: Job) -> None:
+        with Undo() as undo, captured(job, plan) as capture:
+            make_child(job, capture, 0, undo)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        two_children(Fork(house, plan, unwatched))
+        interrupted_after_the_first(job_on(house))
     assert_only_the_parent_is_left(house, parent)
 
 
@@ -169,7 +164,7 @@ def test_two_forks_that_planned_the_same_default_name(house: FakeHouse, parent: 
     plans = [plan_fork(house, ForkRequest("web")) for _ in range(2)]
     assert plans[0].names == plans[1].names
     for plan in plans:
-        run_fork(house, plan, unwatched, threading.Event())
+        run_fork(job_on(house), plan)
     assert names(house) == ["web", "web-fork", "web-fork1"]
 
 
@@ -221,15 +216,14 @@ def test_waiting_for_a_busy_parent_has_an_end(house: FakeHouse, parent: FakeGues
     (domain,) = house.domains()
     house.open_channel(domain.uuid)
     with pytest.raises(errors.TimedOut):
-        forked(house, timeout_s=0.5)
+        forked(house, seconds=0.5)
 
 
 def test_a_volume_that_a_killed_fork_left_in_the_parent_is_taken_out(
     house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_fork(house, ForkRequest("web"))
-    fork = Fork(house, plan, unwatched)
-    volume = fork._make_volume()
+    volume = make_volume(house, plan, Undo())
     disk = disk_xml(volume.path, plan.serial, "vdb", readonly=False)
     house.attach_device(plan.spec.uuid, disk)
     assert volume.path in house.xml(plan.spec.uuid)
@@ -243,7 +237,7 @@ def test_a_parent_that_does_not_let_go_keeps_nobody_from_anything(
     house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_fork(house, ForkRequest("web"))
-    volume = Fork(house, plan, unwatched)._make_volume()
+    volume = make_volume(house, plan, Undo())
     disk = disk_xml(volume.path, plan.serial, "vdb", readonly=False)
     house.attach_device(plan.spec.uuid, disk)
 
@@ -282,17 +276,26 @@ def test_a_hardware_child_is_launched_with_the_hash_of_its_own_configuration(
     house: FakeHouse, parent: FakeGuest
 ) -> None:
     plan = plan_fork(house, ForkRequest("web"))
-    with Fork(house, plan, unwatched) as fork:
-        offer = fork.capture().offers[0]
-        config = child_config(offer)
-        snp = Technology.SEV_SNP
-        metadata = replace(plan.spec.metadata, technology=snp, processor=None)
-        hardware = SnpLaunch("/usr/share/ovmf/OVMF.amdsev.fd", 51, 1, bytes(32))
-        spec = fork.launched_as(replace(plan.spec, metadata=metadata, hardware=hardware), config)
+    with captured(job_on(house), plan) as capture:
+        config = child_config(capture.offers[0])
+    snp = Technology.SEV_SNP
+    metadata = replace(plan.spec.metadata, technology=snp, processor=None)
+    hardware = SnpLaunch("/usr/share/ovmf/OVMF.amdsev.fd", 51, 1, bytes(32))
+    parent_spec = replace(plan.spec, metadata=metadata, hardware=hardware)
+    spec = launched_as(house.storage, parent_spec, config)
     assert spec.hardware is not None
     assert isinstance(spec.hardware, SnpLaunch)
     assert spec.hardware.host_data == launch_config_hash(snp, config.encode())
     assert spec.metadata.processor is None
+
+
+def test_what_a_childs_thread_raised_ends_the_wait_at_once() -> None:
+    # A TimeoutError above all: it is also what a wait that took too long raises.
+    failed: Future[ForkedChild] = Future()
+    failed.set_exception(TimeoutError("the thread's own"))
+    never_done: Future[ForkedChild] = Future()
+    with pytest.raises(TimeoutError, match="the thread's own"):
+        results([never_done, failed])
 
 
 @pytest.fixture(autouse=True)
