@@ -83,8 +83,13 @@ class Child:
         base = NO_BASE
         with BlockDevice(find_volume(serial)) as device:
             for layer in released.manifest.layers:
-                named = (layer.image_key, layer.header_digest, layer.chunk_count)
-                with SealReader(device, *named, base) as reader:
+                with SealReader(
+                    device,
+                    image_key=layer.image_key,
+                    header_digest=layer.header_digest,
+                    chunk_count=layer.chunk_count,
+                    base_digest=base,
+                ) as reader:
                     self._engine.unpack(_CountingSource(reader, layer.chunk_count, progress))
                     reader.drain()
                 base = layer.header_digest

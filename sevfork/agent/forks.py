@@ -85,7 +85,12 @@ class Forks:
         token = self._admit(request)
         image_key = secrets.token_bytes(_KEY_SIZE)
         capture, sealed, state_bytes = self._seal(request.volume_serial, image_key, progress)
-        layer = Layer(image_key, sealed.header_digest, sealed.chunk_count, sealed.image_id)
+        layer = Layer(
+            image_key=image_key,
+            header_digest=sealed.header_digest,
+            chunk_count=sealed.chunk_count,
+            image_id=sealed.image_id,
+        )
         fork_id = secrets.token_bytes(_FORK_ID_SIZE)
         if token is not None:
             self._gate.spend(token)
@@ -156,7 +161,9 @@ class Forks:
         vm_id, generation = self._me.key.instance_id[:_VM_ID_SIZE], self._me.lineage.generation
         with (
             BlockDevice(find_volume(serial), writable=True) as device,
-            SealWriter(device, image_key, vm_id, generation + 1) as writer,
+            SealWriter(
+                device, image_key=image_key, vm_id=vm_id, generation=generation + 1
+            ) as writer,
         ):
             sink = _CountingSink(writer, progress)
             capture = self._engine.capture(sink, sink.enter)

@@ -11,10 +11,10 @@ from sevfork.handshake.actions import (
 )
 from sevfork.handshake.child import ChildSession
 from sevfork.handshake.instance import InstanceKey
-from sevfork.handshake.lineage import Certificate, Lineage, OwnerCertificate, owner_digest
+from sevfork.handshake.lineage import ForkCertificate, Lineage, OwnerCertificate, owner_digest
 from sevfork.handshake.manifest import Layer, Manifest, manifest_digest
 from sevfork.handshake.messages import EventKind
-from sevfork.handshake.own import OwnLaunch, Verifier
+from sevfork.handshake.own_launch import OwnLaunch, Verifier
 from sevfork.handshake.parent import ParentSession, Slot
 from sevfork.handshake.token import OwnerToken, TokenGate
 from sevfork.handshake.transcript import attest_report_data
@@ -22,7 +22,7 @@ from sevfork.handshake.transcript import attest_report_data
 __all__ = [
     "Action",
     "Actions",
-    "Certificate",
+    "ForkCertificate",
     "ChildSession",
     "Confirmed",
     "EventKind",

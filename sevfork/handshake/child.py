@@ -27,7 +27,7 @@ from sevfork.handshake.messages import (
     Offer,
     ParentEvent,
 )
-from sevfork.handshake.own import OwnLaunch, Verifier
+from sevfork.handshake.own_launch import OwnLaunch, Verifier
 from sevfork.handshake.transcript import (
     child_report_data,
     parent_report_data,
@@ -158,10 +158,11 @@ class ChildSession:
             raise RefusedByGuest("offer: the parent is this instance itself")
 
     def _verify_parent(self, state: _Joining, join_evidence: bytes, evidence: bytes) -> Boxes:
-        wanted = parent_report_data(state.t1, join_evidence)
-        parent = self._verifier(evidence, self._own.expect(wanted, state.offer.launch_config))
+        report_data = parent_report_data(state.t1, join_evidence)
+        expected = self._own.expect(report_data, state.offer.launch_config)
+        parent = self._verifier(evidence, expected)
         t2 = transcript_2(state.t1, join_evidence, evidence)
-        return derive_boxes(parent, wanted, state.secrets, t2)
+        return derive_boxes(parent, report_data=report_data, secrets=state.secrets, t2=t2)
 
     def _release(self, offer: Offer, content: GrantContent) -> ReleaseState:
         """The manifest is the one that was offered, and the lineage ends in this very place."""
@@ -179,9 +180,10 @@ class ChildSession:
         if forked_before != (LaunchConfig.decode(offer.launch_config).role is Role.CHILD):
             raise NotAuthentic("grant: the lineage does not fit how the parent was launched")
         mine = lineage.certificates[-1]
-        got = (mine.parent, mine.child, mine.fork_id, mine.child_index, mine.manifest_digest)
-        place = (offer.fork_id, offer.child_index, offer.manifest_digest)
-        if got != (offer.instance_key, self._instance.public, *place):
+        certified = (mine.fork_id, mine.child_index, mine.manifest_digest)
+        if certified != (offer.fork_id, offer.child_index, offer.manifest_digest):
+            raise NotAuthentic("grant: the lineage is that of another fork or place in it")
+        if (mine.parent, mine.child) != (offer.instance_key, self._instance.public):
             raise NotAuthentic("grant: the lineage is that of another child")
 
     def _boxes(self) -> LaterBoxes:

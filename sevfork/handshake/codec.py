@@ -11,7 +11,7 @@ VERSION = 1
 _TECHNOLOGIES = {technology.wire: technology for technology in Technology}
 
 
-class Kind(IntEnum):
+class MessageKind(IntEnum):
     """The second byte of everything that is encoded here, so that nothing passes for another."""
 
     OFFER = 1
@@ -28,7 +28,7 @@ class Kind(IntEnum):
     GRANT_CONTENT = 12
 
 
-def head(kind: Kind, third: int = 0, fourth: int = 0) -> bytes:
+def head(kind: MessageKind, third: int = 0, fourth: int = 0) -> bytes:
     """u8 version | u8 kind | two bytes that are zero where the kind has no use for them."""
     return bytes([VERSION, kind, third, fourth])
 
@@ -36,7 +36,7 @@ def head(kind: Kind, third: int = 0, fourth: int = 0) -> bytes:
 class Cursor:
     """Reads fields from the front of a message."""
 
-    def __init__(self, kind: Kind, data: bytes) -> None:
+    def __init__(self, kind: MessageKind, data: bytes) -> None:
         """Raise NotAuthentic unless data begins with this version and kind."""
         self._what = kind.name.lower().replace("_", " ")
         self._data, self._position = bytes(data), 0

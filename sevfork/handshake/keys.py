@@ -122,7 +122,7 @@ class Boxes:
 
 
 def derive_boxes(
-    peer: VerifiedReport, report_data: bytes, secrets: SharedSecrets, t2: bytes
+    peer: VerifiedReport, *, report_data: bytes, secrets: SharedSecrets, t2: bytes
 ) -> Boxes:
     """K and its keys. Whoever has no VerifiedReport of the other side cannot call this.
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.errors import NotAuthentic
-from sevfork.handshake.codec import Cursor, Kind, head
+from sevfork.handshake.codec import Cursor, MessageKind, head
 from sevfork.handshake.instance import SIGNATURE_SIZE, InstanceKey, check_signature, sign
 from sevfork.handshake.launch import DIGEST_SIZE
 from sevfork.handshake.messages import FORK_ID_SIZE, INSTANCE_KEY_SIZE
@@ -28,7 +28,7 @@ def owner_digest(owner_key: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class Certificate:
+class ForkCertificate:
     """A parent's word on one child: its instance key, its place, and what it was given."""
 
     parent: bytes
@@ -39,7 +39,7 @@ class Certificate:
     manifest_digest: bytes
     signature: bytes = bytes(SIGNATURE_SIZE)
 
-    def signed(self, parent: InstanceKey) -> Certificate:
+    def signed(self, parent: InstanceKey) -> ForkCertificate:
         return replace(self, signature=parent.sign(_CERTIFICATE_LABEL, self._body()))
 
     def check(self) -> None:
@@ -50,8 +50,8 @@ class Certificate:
         return self._body() + self.signature
 
     @classmethod
-    def decode(cls, data: bytes) -> Certificate:
-        cursor = Cursor(Kind.CERTIFICATE, data)
+    def decode(cls, data: bytes) -> ForkCertificate:
+        cursor = Cursor(MessageKind.CERTIFICATE, data)
         cursor.zeros(2)
         certificate = cls(
             parent=cursor.take(INSTANCE_KEY_SIZE),
@@ -68,7 +68,7 @@ class Certificate:
     def _body(self) -> bytes:
         place = self.fork_id + self.child_index.to_bytes(4, "big")
         given = self.generation.to_bytes(8, "big") + self.manifest_digest
-        return head(Kind.CERTIFICATE) + self.parent + self.child + place + given
+        return head(MessageKind.CERTIFICATE) + self.parent + self.child + place + given
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class OwnerCertificate:
 
     @classmethod
     def decode(cls, data: bytes) -> OwnerCertificate:
-        cursor = Cursor(Kind.OWNER_CERTIFICATE, data)
+        cursor = Cursor(MessageKind.OWNER_CERTIFICATE, data)
         cursor.zeros(2)
         owner, root = cursor.take(INSTANCE_KEY_SIZE), cursor.take(INSTANCE_KEY_SIZE)
         certificate = cls(owner, root, cursor.take(SIGNATURE_SIZE))
@@ -104,7 +104,7 @@ class OwnerCertificate:
         return certificate
 
     def _body(self) -> bytes:
-        return head(Kind.OWNER_CERTIFICATE) + self.owner_key + self.root_key
+        return head(MessageKind.OWNER_CERTIFICATE) + self.owner_key + self.root_key
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Lineage:
 
     root_key: bytes
     owner_certificate: OwnerCertificate | None = None
-    certificates: tuple[Certificate, ...] = ()
+    certificates: tuple[ForkCertificate, ...] = ()
 
     @property
     def keys(self) -> tuple[bytes, ...]:
@@ -125,7 +125,7 @@ class Lineage:
         """0 for a root."""
         return self.certificates[-1].generation if self.certificates else 0
 
-    def extended(self, certificate: Certificate) -> Lineage:
+    def extended(self, certificate: ForkCertificate) -> Lineage:
         return replace(self, certificates=(*self.certificates, certificate))
 
     def verify(self, owner: bytes | None) -> None:
@@ -143,19 +143,19 @@ class Lineage:
 
     def encode(self) -> bytes:
         owner = self.owner_certificate.encode() if self.owner_certificate else b""
-        first = head(Kind.LINEAGE, bool(owner), len(self.certificates)) + self.root_key
+        first = head(MessageKind.LINEAGE, bool(owner), len(self.certificates)) + self.root_key
         return first + owner + b"".join(link.encode() for link in self.certificates)
 
     @classmethod
     def decode(cls, data: bytes) -> Lineage:
         """Raise NotAuthentic unless data is exactly one lineage; its signatures are not checked."""
-        cursor = Cursor(Kind.LINEAGE, data)
+        cursor = Cursor(MessageKind.LINEAGE, data)
         owned, count = cursor.number(1), cursor.number(1)
         if owned > 1:
             raise cursor.error("reserved bits are set")
         root = cursor.take(INSTANCE_KEY_SIZE)
         owner = OwnerCertificate.decode(cursor.take(OWNER_CERTIFICATE_SIZE)) if owned else None
-        links = [Certificate.decode(cursor.take(CERTIFICATE_SIZE)) for _ in range(count)]
+        links = [ForkCertificate.decode(cursor.take(CERTIFICATE_SIZE)) for _ in range(count)]
         cursor.end()
         return cls(root, owner, tuple(links))
 

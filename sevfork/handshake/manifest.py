@@ -6,14 +6,14 @@ import hashlib
 from dataclasses import dataclass, field
 
 from sevfork.errors import NotAuthentic
-from sevfork.handshake.codec import Cursor, Kind, head
+from sevfork.handshake.codec import Cursor, MessageKind, head
 from sevfork.seal import MAX_CHUNKS
 from sevfork.seal.header import DIGEST_SIZE, ID_SIZE, KEY_SIZE
 
 MAX_LAYERS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """One sealed image. Its base is the layer before it."""
 
@@ -43,12 +43,12 @@ class Manifest:
             raise NotAuthentic(f"manifest: {len(self.layers)} layers, limit {MAX_LAYERS}")
 
     def encode(self) -> bytes:
-        first = head(Kind.MANIFEST, 0, len(self.layers))
+        first = head(MessageKind.MANIFEST, 0, len(self.layers))
         return first + b"".join(layer.encode() for layer in self.layers)
 
     @classmethod
     def decode(cls, data: bytes) -> Manifest:
-        cursor = Cursor(Kind.MANIFEST, data)
+        cursor = Cursor(MessageKind.MANIFEST, data)
         cursor.zeros(1)
         layers = tuple(_layer(cursor) for _ in range(cursor.number(1)))
         cursor.end()
@@ -61,5 +61,9 @@ def manifest_digest(manifest: bytes) -> bytes:
 
 
 def _layer(cursor: Cursor) -> Layer:
-    key, digest = cursor.take(KEY_SIZE), cursor.take(DIGEST_SIZE)
-    return Layer(key, digest, cursor.number(4), cursor.take(ID_SIZE))
+    return Layer(
+        image_key=cursor.take(KEY_SIZE),
+        header_digest=cursor.take(DIGEST_SIZE),
+        chunk_count=cursor.number(4),
+        image_id=cursor.take(ID_SIZE),
+    )

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import ClassVar, Self
 
 from sevfork.attest.evidence import CERTIFICATES_LIMIT_BYTES, REPORT_LIMIT_BYTES
-from sevfork.handshake.codec import Cursor, Kind, head
+from sevfork.handshake.codec import Cursor, MessageKind, head
 from sevfork.handshake.launch import DIGEST_SIZE, LAUNCH_CONFIG_SIZE
 from sevfork.technology import Technology
 from sevfork.wire.lp import lp
@@ -44,7 +44,7 @@ class Offer:
     policy_digest: bytes
 
     def encode(self) -> bytes:
-        first = head(Kind.OFFER, SUITE_P384_MLKEM1024_AES256GCM_SHA384, self.technology.wire)
+        first = head(MessageKind.OFFER, SUITE_P384_MLKEM1024_AES256GCM_SHA384, self.technology.wire)
         child = self.fork_id + self.child_index.to_bytes(4, "big")
         keys = self.nonce + self.share + self.encapsulation_key
         parent = self.launch_config + self.instance_key
@@ -52,7 +52,7 @@ class Offer:
 
     @classmethod
     def decode(cls, data: bytes) -> Offer:
-        cursor = Cursor(Kind.OFFER, data)
+        cursor = Cursor(MessageKind.OFFER, data)
         if cursor.number(1) != SUITE_P384_MLKEM1024_AES256GCM_SHA384:
             raise cursor.error("unknown suite")
         offer = cls(
@@ -87,13 +87,13 @@ class JoinCore:
     )
 
     def encode(self) -> bytes:
-        first = head(Kind.JOIN, SUITE_P384_MLKEM1024_AES256GCM_SHA384, self.technology.wire)
+        first = head(MessageKind.JOIN, SUITE_P384_MLKEM1024_AES256GCM_SHA384, self.technology.wire)
         keys = self.nonce + self.share + self.ciphertext
         return first + keys + self.launch_config + self.instance_key
 
     @classmethod
     def decode(cls, data: bytes) -> JoinCore:
-        cursor = Cursor(Kind.JOIN, data)
+        cursor = Cursor(MessageKind.JOIN, data)
         if cursor.number(1) != SUITE_P384_MLKEM1024_AES256GCM_SHA384:
             raise cursor.error("unknown suite")
         core = cls(
@@ -120,7 +120,7 @@ class Join:
 
     @classmethod
     def decode(cls, data: bytes) -> Join:
-        cursor = Cursor(Kind.JOIN, data)
+        cursor = Cursor(MessageKind.JOIN, data)
         core = data[:2] + cursor.take(JoinCore.SIZE - 2)
         join = cls(core, cursor.lp(EVIDENCE_LIMIT_BYTES))
         cursor.end()
@@ -135,11 +135,11 @@ class Grant:
     box: bytes
 
     def encode(self) -> bytes:
-        return head(Kind.GRANT) + lp(self.evidence, self.box)
+        return head(MessageKind.GRANT) + lp(self.evidence, self.box)
 
     @classmethod
     def decode(cls, data: bytes) -> Grant:
-        cursor = Cursor(Kind.GRANT, data)
+        cursor = Cursor(MessageKind.GRANT, data)
         cursor.zeros(2)
         grant = cls(cursor.lp(EVIDENCE_LIMIT_BYTES), cursor.lp(GRANT_BOX_LIMIT_BYTES))
         cursor.end()
@@ -154,11 +154,11 @@ class GrantContent:
     lineage: bytes
 
     def encode(self) -> bytes:
-        return head(Kind.GRANT_CONTENT) + lp(self.manifest, self.lineage)
+        return head(MessageKind.GRANT_CONTENT) + lp(self.manifest, self.lineage)
 
     @classmethod
     def decode(cls, data: bytes) -> GrantContent:
-        cursor = Cursor(Kind.GRANT_CONTENT, data)
+        cursor = Cursor(MessageKind.GRANT_CONTENT, data)
         cursor.zeros(2)
         content = cls(cursor.lp(GRANT_BOX_LIMIT_BYTES), cursor.lp(GRANT_BOX_LIMIT_BYTES))
         cursor.end()
@@ -172,11 +172,11 @@ class Confirm:
     box: bytes
 
     def encode(self) -> bytes:
-        return head(Kind.CONFIRM) + self.box
+        return head(MessageKind.CONFIRM) + self.box
 
     @classmethod
     def decode(cls, data: bytes) -> Confirm:
-        cursor = Cursor(Kind.CONFIRM, data)
+        cursor = Cursor(MessageKind.CONFIRM, data)
         cursor.zeros(2)
         confirm = cls(cursor.take(TAG_SIZE))
         cursor.end()
@@ -190,7 +190,7 @@ class Event:
     sequence: int
     box: bytes
 
-    KIND: ClassVar[Kind] = Kind.EVENT
+    KIND: ClassVar[MessageKind] = MessageKind.EVENT
 
     def encode(self) -> bytes:
         return head(self.KIND) + self.sequence.to_bytes(8, "big") + self.box
@@ -209,7 +209,7 @@ class Event:
 class ParentEvent(Event):
     """The same from the parent to a child, under a key of its own."""
 
-    KIND: ClassVar[Kind] = Kind.PARENT_EVENT
+    KIND: ClassVar[MessageKind] = MessageKind.PARENT_EVENT
 
 
 class EventKind(IntEnum):

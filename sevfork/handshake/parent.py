@@ -13,7 +13,7 @@ from sevfork.handshake.events import open_event, seal_event
 from sevfork.handshake.instance import InstanceKey
 from sevfork.handshake.keys import LaterBoxes, OfferKeys, SharedSecrets, derive_boxes
 from sevfork.handshake.launch import LaunchConfig, Role
-from sevfork.handshake.lineage import MAX_DESCENT, Certificate, Lineage
+from sevfork.handshake.lineage import MAX_DESCENT, ForkCertificate, Lineage
 from sevfork.handshake.manifest import Manifest, manifest_digest
 from sevfork.handshake.messages import (
     NONCE_SIZE,
@@ -27,7 +27,7 @@ from sevfork.handshake.messages import (
     Offer,
     ParentEvent,
 )
-from sevfork.handshake.own import OwnLaunch, Verifier
+from sevfork.handshake.own_launch import OwnLaunch, Verifier
 from sevfork.handshake.transcript import (
     child_report_data,
     parent_report_data,
@@ -154,8 +154,8 @@ class ParentSession:
         if not isinstance(state, _Granting):
             raise WrongState("offer: no evidence was asked for")
         t2 = transcript_2(state.t1, state.join.evidence, evidence)
-        wanted = child_report_data(state.t1)
-        boxes = derive_boxes(state.child, wanted, state.secrets, t2)
+        report_data = child_report_data(state.t1)
+        boxes = derive_boxes(state.child, report_data=report_data, secrets=state.secrets, t2=t2)
         lineage = self._lineage.extended(self._certify(state)).encode()
         content = GrantContent(state.manifest, lineage).encode()
         grant = Grant(evidence, boxes.grant.seal(content)).encode()
@@ -231,8 +231,8 @@ class ParentSession:
         if core.instance_key in self._lineage.keys:
             raise RefusedByGuest("join: the instance is the parent itself, or an ancestor")
 
-    def _certify(self, state: _Granting) -> Certificate:
-        return Certificate(
+    def _certify(self, state: _Granting) -> ForkCertificate:
+        return ForkCertificate(
             parent=self._instance.public,
             child=state.core.instance_key,
             fork_id=self._slot.fork_id,

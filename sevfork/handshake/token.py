@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.errors import RefusedByGuest
-from sevfork.handshake.codec import Cursor, Kind, head
+from sevfork.handshake.codec import Cursor, MessageKind, head
 from sevfork.handshake.instance import SIGNATURE_SIZE, check_signature, sign
 from sevfork.handshake.launch import DIGEST_SIZE
 from sevfork.handshake.lineage import owner_digest
@@ -60,7 +60,7 @@ class OwnerToken:
     @classmethod
     def decode(cls, data: bytes) -> OwnerToken:
         """Raise NotAuthentic unless data is exactly one token; the signature is not checked."""
-        cursor = Cursor(Kind.OWNER_TOKEN, data)
+        cursor = Cursor(MessageKind.OWNER_TOKEN, data)
         cursor.zeros(2)
         token = cls(
             owner_key=cursor.take(INSTANCE_KEY_SIZE),
@@ -76,7 +76,7 @@ class OwnerToken:
     def _body(self) -> bytes:
         subject = self.owner_key + self.instance_key + self.policy_digest
         allowed = self.children.to_bytes(4, "big") + self.serial.to_bytes(8, "big")
-        return head(Kind.OWNER_TOKEN) + subject + allowed
+        return head(MessageKind.OWNER_TOKEN) + subject + allowed
 
 
 class TokenGate:

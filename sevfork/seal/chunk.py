@@ -42,7 +42,7 @@ def image_size_for(size_bytes: int) -> int:
     return chunk_offset(chunk_count_for(size_bytes))
 
 
-def chunk_nonce(index: int, final: bool) -> bytes:
+def chunk_nonce(index: int, *, final: bool) -> bytes:
     """The STREAM construction: 11-byte chunk index || final flag."""
     return index.to_bytes(11, "big") + bytes([final])
 
@@ -67,16 +67,16 @@ class Chunk:
         self.size += taken
         return taken
 
-    def seal(self, cipher: AESGCM, index: int, final: bool) -> None:
+    def seal(self, cipher: AESGCM, index: int, *, final: bool) -> None:
         """From ``plaintext`` into ``sealed``. Called once per index: the nonce is the index."""
         self.plaintext[self.size : DATA_SIZE] = _ZEROS[self.size : DATA_SIZE]
         self.plaintext[DATA_SIZE:] = self.size.to_bytes(COUNT_SIZE, "big")
-        cipher.encrypt_into(chunk_nonce(index, final), self.plaintext, None, self.sealed)
+        cipher.encrypt_into(chunk_nonce(index, final=final), self.plaintext, None, self.sealed)
 
-    def open(self, cipher: AESGCM, index: int, final: bool) -> None:
+    def open(self, cipher: AESGCM, index: int, *, final: bool) -> None:
         """From ``sealed`` into ``plaintext`` and ``size``; raise NotAuthentic if it was changed."""
         try:
-            cipher.decrypt_into(chunk_nonce(index, final), self.sealed, None, self.plaintext)
+            cipher.decrypt_into(chunk_nonce(index, final=final), self.sealed, None, self.plaintext)
         except InvalidTag as exc:
             raise NotAuthentic(f"sealed image: chunk {index} is not authentic") from exc
         self.size = int.from_bytes(self.plaintext[DATA_SIZE:], "big")

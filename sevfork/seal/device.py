@@ -7,9 +7,9 @@ import logging
 import os
 import stat
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
+from sevfork.closing import Closing
 from sevfork.errors import HostCannot, NotAuthentic, WrongState
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class ChunkDevice(Protocol):
         """Return when everything written is on the medium."""
 
 
-class BlockDevice:
+class BlockDevice(Closing):
     """A block device or file, by direct I/O where the file system has it.
 
     Direct, because a sealed image is written once and read once: it would only push the workload's
@@ -51,10 +51,10 @@ class BlockDevice:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         done = 0
         while done < len(buffer):
-            got = os.preadv(self._fd, [buffer[done:]], offset + done)
-            if not got:
+            count = os.preadv(self._fd, [buffer[done:]], offset + done)
+            if not count:
                 raise NotAuthentic(f"'{self._path}' is cut short: it ends at byte {offset + done}")
-            done += got
+            done += count
 
     def write_from(self, offset: int, buffer: memoryview) -> None:
         if offset + len(buffer) > self.size_bytes:
@@ -70,17 +70,6 @@ class BlockDevice:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
-
-    def __enter__(self) -> BlockDevice:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _open(path: Path, flags: int) -> tuple[int, bool]:

@@ -45,7 +45,9 @@ class Header:
     commitment: bytes
 
     @classmethod
-    def fresh(cls, image_key: bytes, vm_id: bytes, generation: int, base_digest: bytes) -> Header:
+    def fresh(
+        cls, *, image_key: bytes, vm_id: bytes, generation: int, base_digest: bytes
+    ) -> Header:
         """A header with a new image id and salt, so that no two images ever share a chunk key."""
         if len(vm_id) != ID_SIZE or len(base_digest) != DIGEST_SIZE:
             raise ValueError("a VM id is 16 bytes and a base digest 48")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hmac
-from types import TracebackType
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from sevfork.closing import Closing
 from sevfork.errors import HostCannot, NotAuthentic, WrongState
 from sevfork.seal.chunk import MAX_CHUNKS, Chunk, chunk_offset, private_buffer
 from sevfork.seal.device import ChunkDevice
@@ -14,7 +14,7 @@ from sevfork.seal.header import HEADER_SIZE, NO_BASE, Header, header_digest
 from sevfork.seal.pipeline import Pipeline, default_workers
 
 
-class SealReader:
+class SealReader(Closing):
     """A readable stream of one image's data.
 
     Each chunk is read exactly once, into memory of this process, since the host can change the
@@ -26,6 +26,7 @@ class SealReader:
     def __init__(
         self,
         device: ChunkDevice,
+        *,
         image_key: bytes,
         header_digest: bytes,
         chunk_count: int,
@@ -88,17 +89,6 @@ class SealReader:
         self._cipher = None
         self._pipeline.close()
 
-    def __enter__(self) -> SealReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _advance(self) -> bool:
         """Make the current chunk one that has data left; False at the verified end."""
         cipher = self._require_open()
@@ -127,7 +117,7 @@ class SealReader:
 
         def job(chunk: Chunk) -> None:
             _read(device, chunk_offset(index), chunk.sealed)
-            chunk.open(cipher, index, final)
+            chunk.open(cipher, index, final=final)
 
         self._pipeline.submit(job, self._pipeline.chunk())
 
@@ -147,17 +137,19 @@ class SealReader:
 def _require_length(device: ChunkDevice, chunk_count: int) -> None:
     if not 1 <= chunk_count <= MAX_CHUNKS:
         raise NotAuthentic(f"sealed image: there is no image of {chunk_count} chunks")
-    wanted, got = chunk_offset(chunk_count), device.size_bytes
-    if got < wanted:
-        raise NotAuthentic(f"sealed image: the volume is cut short: {got} bytes, wanted {wanted}")
+    image_size, volume_size = chunk_offset(chunk_count), device.size_bytes
+    if volume_size < image_size:
+        raise NotAuthentic(
+            f"sealed image: the volume is cut short: {volume_size} bytes, wanted {image_size}"
+        )
 
 
-def _read_header(device: ChunkDevice, wanted: bytes) -> Header:
+def _read_header(device: ChunkDevice, named_digest: bytes) -> Header:
     """Read once, compare what was read with the digest, and only then look into it."""
     buffer = private_buffer(HEADER_SIZE)
     _read(device, 0, buffer)
     encoded = bytes(buffer)
-    if not hmac.compare_digest(header_digest(encoded), wanted):
+    if not hmac.compare_digest(header_digest(encoded), named_digest):
         raise NotAuthentic("sealed image: the header is not the one that the manifest names")
     return Header.decode(encoded)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from types import TracebackType
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from sevfork.closing import Closing
 from sevfork.errors import HostCannot, WrongState
 from sevfork.seal.chunk import MAX_CHUNKS, Chunk, chunk_offset, private_buffer
 from sevfork.seal.device import ChunkDevice
@@ -28,7 +28,7 @@ class SealedImage:
     image_id: bytes
 
 
-class SealWriter:
+class SealWriter(Closing):
     """A write-only stream that ends in ``finish()``; there is no seek and no rewrite.
 
     The first error aborts the image for good: whoever wants another attempt makes a new writer,
@@ -38,6 +38,7 @@ class SealWriter:
     def __init__(
         self,
         device: ChunkDevice,
+        *,
         image_key: bytes,
         vm_id: bytes,
         generation: int,
@@ -46,7 +47,9 @@ class SealWriter:
     ) -> None:
         """Raise HostCannot if not even an empty image fits on the device."""
         self._device = device
-        self._header = Header.fresh(image_key, vm_id, generation, base_digest)
+        self._header = Header.fresh(
+            image_key=image_key, vm_id=vm_id, generation=generation, base_digest=base_digest
+        )
         self._cipher: AESGCM | None = self._header.chunk_cipher(image_key)
         self._index = 0
         self._require_room()
@@ -65,7 +68,7 @@ class SealWriter:
                     self._seal(final=False)
                 rest = rest[taken:]
         except BaseException:
-            self.abort()
+            self.close()
             raise
         return size
 
@@ -79,24 +82,13 @@ class SealWriter:
             encoded = self._write_header()
             self._flush()
         finally:
-            self.abort()
+            self.close()
         return SealedImage(header_digest(encoded), self._index, self._header.image_id)
 
-    def abort(self) -> None:
+    def close(self) -> None:
         """Stop, and let go of the key; what is on the medium is no image. Harmless after finish."""
         self._cipher = None
         self._pipeline.close()
-
-    def __enter__(self) -> SealWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.abort()
 
     def _seal(self, *, final: bool) -> None:
         """Hand the filled chunk to a thread under the next index, and get an empty one."""
@@ -105,7 +97,7 @@ class SealWriter:
         self._index += 1
 
         def job(chunk: Chunk) -> None:
-            chunk.seal(cipher, index, final)
+            chunk.seal(cipher, index, final=final)
             _write(device, chunk_offset(index), chunk.sealed)
 
         self._pipeline.submit(job, self._chunk)
@@ -134,8 +126,8 @@ class SealWriter:
         return self._cipher
 
     def _require_room(self) -> None:
-        wanted, size = chunk_offset(self._index + 1), self._device.size_bytes
-        if wanted > size or self._index >= MAX_CHUNKS:
+        needed, size = chunk_offset(self._index + 1), self._device.size_bytes
+        if needed > size or self._index >= MAX_CHUNKS:
             raise HostCannot(
                 f"sealed image: the volume is too small: it has {size} bytes, and the capture "
                 f"needs more than {chunk_offset(self._index)}",

@@ -37,7 +37,9 @@ LIFETIME_S = 600.0
 IMAGE_KEY_LIFETIME_S = 3600.0
 POLICY_DIGEST = hashlib.sha384(b"policy").digest()
 FORK_ID = bytes(range(16))
-MANIFEST = Manifest((Layer(b"k" * 32, b"h" * 48, 3, b"i" * 16),))
+MANIFEST = Manifest(
+    (Layer(image_key=b"k" * 32, header_digest=b"h" * 48, chunk_count=3, image_id=b"i" * 16),)
+)
 
 
 Kind = TypeVar("Kind")

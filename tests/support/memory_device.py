@@ -75,7 +75,7 @@ def seal(data: bytes, *, key: bytes = KEY, spare: int = 0, **header: object) -> 
     """Seal data onto a device that has ``spare`` bytes more than the image needs."""
     device = MemoryDevice(image_size_for(len(data)) + spare)
     arguments = {"vm_id": VM_ID, "generation": 1, **header}
-    with SealWriter(device, key, **arguments) as writer:  # type: ignore[arg-type]
+    with SealWriter(device, image_key=key, **arguments) as writer:  # type: ignore[arg-type]
         writer.write(data)
         image = writer.finish()
     return Sealed(device, image, data, key)

@@ -15,9 +15,8 @@ from sevfork.handshake import InstanceKey, Layer, Lineage, Manifest, ReleaseStat
 from sevfork.wire import protocol
 
 KEY = InstanceKey()
-RELEASED = ReleaseState(
-    Manifest((Layer(b"k" * 32, b"h" * 48, 1, b"i" * 16),)), Lineage(KEY.public), 1
-)
+LAYER = Layer(image_key=b"k" * 32, header_digest=b"h" * 48, chunk_count=1, image_id=b"i" * 16)
+RELEASED = ReleaseState(Manifest((LAYER,)), Lineage(KEY.public), 1)
 
 
 class Session:

@@ -12,7 +12,6 @@ from sevfork.errors import AttestationFailed, NotAuthentic, RefusedByGuest, Wron
 from sevfork.handshake import (
     ChildSession,
     InstanceKey,
-    Layer,
     Lineage,
     Manifest,
     NeedEvidence,
@@ -28,7 +27,7 @@ from sevfork.handshake.messages import (
 )
 from sevfork.handshake.transcript import parent_report_data, transcript_1
 from sevfork.technology import Technology
-from tests.support.fake_family import CompromisedParent, Family, Fork, flip, only
+from tests.support.fake_family import MANIFEST, CompromisedParent, Family, Fork, flip, only
 
 
 def test_same_offer_does_not_serve_a_second_vm_launched_for_another(family: Family) -> None:
@@ -176,7 +175,7 @@ def test_changed_grant_is_rejected_and_the_true_one_still_works(fork: Fork) -> N
 
 
 def test_manifest_that_differs_from_the_offers_digest_is_rejected(fork: Fork) -> None:
-    other = Manifest((Layer(b"K" * 32, b"h" * 48, 3, b"i" * 16),))
+    other = Manifest((dataclasses.replace(MANIFEST.layers[0], image_key=b"K" * 32),))
     with pytest.raises(NotAuthentic, match="not the one that was offered"):
         fork.child.receive_grant(CompromisedParent(fork).grant(manifest=other.encode()))
 

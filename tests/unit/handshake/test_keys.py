@@ -126,7 +126,7 @@ def test_each_half_of_the_exchange_matters(fork: Fork, lost: str) -> None:
     )
     t2 = transcript_2(state.t1, state.evidence, Grant.decode(grant).evidence)
     guessed = type(state.secrets)(**{**vars(state.secrets), lost: bytes(32)})
-    boxes = derive_boxes(report, report.report_data, guessed, t2)
+    boxes = derive_boxes(report, report_data=report.report_data, secrets=guessed, t2=t2)
     with pytest.raises(NotAuthentic):
         boxes.grant.open(Grant.decode(grant).box)
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake import (
-    Certificate,
+    ForkCertificate,
     InstanceKey,
     Lineage,
     Manifest,
@@ -40,12 +40,12 @@ def lineage(keys: list[InstanceKey]) -> Lineage:
     return descent
 
 
-def link(parent: InstanceKey, child: InstanceKey, generation: int) -> Certificate:
+def link(parent: InstanceKey, child: InstanceKey, generation: int) -> ForkCertificate:
     fields = (parent.public, child.public, b"f" * 16, 0, generation, b"m" * 48)
-    return Certificate(*fields).signed(parent)
+    return ForkCertificate(*fields).signed(parent)
 
 
-def changed(lineage: Lineage, index: int, certificate: Certificate) -> Lineage:
+def changed(lineage: Lineage, index: int, certificate: ForkCertificate) -> Lineage:
     links = list(lineage.certificates)
     links[index] = certificate
     return dataclasses.replace(lineage, certificates=tuple(links))

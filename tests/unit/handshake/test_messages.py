@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sevfork.errors import NotAuthentic
-from sevfork.handshake.lineage import MAX_DESCENT, Certificate, Lineage, OwnerCertificate
+from sevfork.handshake.lineage import MAX_DESCENT, ForkCertificate, Lineage, OwnerCertificate
 from sevfork.handshake.manifest import MAX_LAYERS, Layer, Manifest
 from sevfork.handshake.messages import (
     EVIDENCE_LIMIT_BYTES,
@@ -43,10 +43,16 @@ cores = st.builds(
     instance_key=size(32),
 )
 certificates = st.builds(
-    Certificate, size(32), size(32), size(16), u32, u64, size(48), signature=size(64)
+    ForkCertificate, size(32), size(32), size(16), u32, u64, size(48), signature=size(64)
 )
 owner_certificates = st.builds(OwnerCertificate, size(32), size(32), signature=size(64))
-layers = st.builds(Layer, size(32), size(48), st.integers(1, 2**24), size(16))
+layers = st.builds(
+    Layer,
+    image_key=size(32),
+    header_digest=size(48),
+    chunk_count=st.integers(1, 2**24),
+    image_id=size(16),
+)
 
 MESSAGES = {
     "offer": st.builds(
@@ -188,8 +194,8 @@ def test_unknown_suite_and_technology_are_rejected() -> None:
 
 
 def test_largest_manifest_and_longest_lineage_fit_into_a_grant() -> None:
-    layer = Layer(bytes(32), bytes(48), 1, bytes(16))
-    link = Certificate(bytes(32), bytes(32), bytes(16), 0, 1, bytes(48))
+    layer = Layer(image_key=bytes(32), header_digest=bytes(48), chunk_count=1, image_id=bytes(16))
+    link = ForkCertificate(bytes(32), bytes(32), bytes(16), 0, 1, bytes(48))
     owner = OwnerCertificate(bytes(32), bytes(32))
     lineage = Lineage(bytes(32), owner, (link,) * MAX_DESCENT).encode()
     content = GrantContent(Manifest((layer,) * MAX_LAYERS).encode(), lineage).encode()
@@ -199,7 +205,7 @@ def test_largest_manifest_and_longest_lineage_fit_into_a_grant() -> None:
 
 @pytest.mark.parametrize("count", [0, 65])
 def test_manifest_without_layers_or_with_too_many_is_rejected(count: int) -> None:
-    layer = Layer(bytes(32), bytes(48), 1, bytes(16))
+    layer = Layer(image_key=bytes(32), header_digest=bytes(48), chunk_count=1, image_id=bytes(16))
     with pytest.raises(NotAuthentic, match="layers"):
         Manifest.decode(b"\x01\x07\x00" + bytes([count]) + layer.encode() * count)
 

@@ -61,10 +61,10 @@ def test_nothing_but_verify_makes_a_verified_report() -> None:
 @pytest.mark.parametrize("peer", [None, object(), b"report"])
 def test_no_key_without_a_verified_report(peer: Any) -> None:
     with pytest.raises(AttestationFailed):
-        derive_boxes(peer, bytes(64), SharedSecrets(b"", b""), bytes(48))
+        derive_boxes(peer, report_data=bytes(64), secrets=SharedSecrets(b"", b""), t2=bytes(48))
 
 
 def test_no_key_for_the_verified_report_of_another_exchange(family: Family) -> None:
     report = family.processor.verify(family.root.evidence(bytes(64)), expect_of(family.root))
     with pytest.raises(AttestationFailed, match="not of this exchange"):
-        derive_boxes(report, b"x" * 64, SharedSecrets(b"", b""), bytes(48))
+        derive_boxes(report, report_data=b"x" * 64, secrets=SharedSecrets(b"", b""), t2=bytes(48))

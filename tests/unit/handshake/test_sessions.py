@@ -191,8 +191,8 @@ def test_the_key_that_opens_the_grant_is_erased_on_both_sides_when_it_is_used(
     keys: list[weakref.ref[object]] = []
     derive = handshake_keys.derive_boxes
 
-    def watched(*arguments: Any) -> Any:
-        boxes = derive(*arguments)
+    def watched(peer: Any, **exchange: Any) -> Any:
+        boxes = derive(peer, **exchange)
         keys.append(weakref.ref(boxes.grant))
         return boxes
 

@@ -38,7 +38,9 @@ from tests.support.fake_family import only
 BUILT = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 REPORT_IN_JOIN = JoinCore.SIZE + 4 + 4 + 4  # LP(evidence), its head, LP(report)
-MANIFEST = Manifest((Layer(b"k" * 32, b"h" * 48, 1, b"i" * 16),))
+MANIFEST = Manifest(
+    (Layer(image_key=b"k" * 32, header_digest=b"h" * 48, chunk_count=1, image_id=b"i" * 16),)
+)
 
 
 @pytest.fixture(scope="module")

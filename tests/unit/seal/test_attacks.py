@@ -231,8 +231,8 @@ def test_header_decodes_to_what_was_encoded(fields: Any) -> None:
 def opened(plaintext: bytes, *, final: bool) -> Chunk:
     cipher = AESGCM(bytes(32))
     chunk = Chunk()
-    chunk.sealed[:] = cipher.encrypt(chunk_nonce(5, final), plaintext, None)
-    chunk.open(cipher, 5, final)
+    chunk.sealed[:] = cipher.encrypt(chunk_nonce(5, final=final), plaintext, None)
+    chunk.open(cipher, 5, final=final)
     return chunk
 
 
@@ -263,7 +263,7 @@ def test_padding_that_is_not_zero_is_rejected(position: int) -> None:
 def test_failed_write_is_repeated_with_the_identical_ciphertext() -> None:
     device = MemoryDevice(HEADER_SIZE + 2 * CHUNK_SIZE)
     device.fail_writes[HEADER_SIZE] = 2
-    with SealWriter(device, bytes(32), bytes(16), 0) as writer:
+    with SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0) as writer:
         writer.write(bytes(DATA_SIZE + 5))
         writer.finish()
     attempts = [data for offset, data in device.writes if offset == HEADER_SIZE]
@@ -274,7 +274,7 @@ def test_failed_write_is_repeated_with_the_identical_ciphertext() -> None:
 def test_write_that_keeps_failing_aborts_the_image_for_good() -> None:
     device = MemoryDevice(HEADER_SIZE + 9 * CHUNK_SIZE)
     device.fail_writes[HEADER_SIZE + CHUNK_SIZE] = 99
-    writer = SealWriter(device, bytes(32), bytes(16), 0)
+    writer = SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0)
     with pytest.raises(HostCannot, match="cannot be written"):
         writer.write(bytes(8 * DATA_SIZE))
     for attempt in (lambda: writer.write(b"x"), writer.finish):
@@ -287,7 +287,7 @@ def test_write_that_keeps_failing_aborts_the_image_for_good() -> None:
 def test_failed_flush_is_not_taken_for_success() -> None:
     device = MemoryDevice(HEADER_SIZE + CHUNK_SIZE)
     device.fail_flush = True
-    writer = SealWriter(device, bytes(32), bytes(16), 0)
+    writer = SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0)
     with pytest.raises(HostCannot, match="flushed"):
         writer.finish()
     with pytest.raises(WrongState):
@@ -296,12 +296,17 @@ def test_failed_flush_is_not_taken_for_success() -> None:
 
 def test_device_without_room_for_one_chunk_is_refused_at_once() -> None:
     with pytest.raises(HostCannot, match="too small"):
-        SealWriter(MemoryDevice(HEADER_SIZE + CHUNK_SIZE - 1), bytes(32), bytes(16), 0)
+        SealWriter(
+            MemoryDevice(HEADER_SIZE + CHUNK_SIZE - 1),
+            image_key=bytes(32),
+            vm_id=bytes(16),
+            generation=0,
+        )
 
 
 def test_data_that_does_not_fit_is_refused_and_leaves_no_header() -> None:
     device = MemoryDevice(HEADER_SIZE + 2 * CHUNK_SIZE)
-    with SealWriter(device, bytes(32), bytes(16), 0) as writer:
+    with SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0) as writer:
         writer.write(bytes(2 * DATA_SIZE))
         with pytest.raises(HostCannot, match="too small") as caught:
             writer.write(bytes(1 + DATA_SIZE))
@@ -316,7 +321,7 @@ def test_data_that_fits_exactly_is_sealed() -> None:
 
 def test_a_finished_image_takes_no_more() -> None:
     device = MemoryDevice(HEADER_SIZE + CHUNK_SIZE)
-    writer = SealWriter(device, bytes(32), bytes(16), 0)
+    writer = SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0)
     writer.finish()
     with pytest.raises(WrongState, match="finished"):
         writer.write(b"x")
@@ -325,7 +330,7 @@ def test_a_finished_image_takes_no_more() -> None:
 
 def test_block_that_is_left_before_the_end_leaves_no_header() -> None:
     device = MemoryDevice(HEADER_SIZE + CHUNK_SIZE)
-    with SealWriter(device, bytes(32), bytes(16), 0) as writer:
+    with SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0) as writer:
         writer.write(b"x")
     with pytest.raises(WrongState):
         writer.finish()

@@ -25,11 +25,16 @@ def volume(tmp_path: Path) -> Path:
 def test_an_image_on_a_file_comes_back(volume: Path) -> None:
     data = bytes(range(256)) * (3 << 12)
     with BlockDevice(volume, writable=True) as device:
-        writer = SealWriter(device, bytes(32), bytes(16), 0)
+        writer = SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0)
         writer.write(data)
         image = writer.finish()
     with BlockDevice(volume) as device:
-        reader = SealReader(device, bytes(32), image.header_digest, image.chunk_count)
+        reader = SealReader(
+            device,
+            image_key=bytes(32),
+            header_digest=image.header_digest,
+            chunk_count=image.chunk_count,
+        )
         assert reader.read() == data
 
 

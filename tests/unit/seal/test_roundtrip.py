@@ -14,7 +14,6 @@ from sevfork.seal import (
     CHUNK_SIZE,
     DATA_SIZE,
     HEADER_SIZE,
-    SealReader,
     SealWriter,
     chunk_count_for,
     image_size_for,
@@ -52,12 +51,13 @@ def test_data_of_every_boundary_length_comes_back(size: int) -> None:
 def test_data_comes_back_however_it_is_cut(size: int, write: int, read: int, workers: int) -> None:
     data = pattern(size)
     device = MemoryDevice(image_size_for(size))
-    with SealWriter(device, bytes(32), bytes(16), 0, workers=workers) as writer:
+    with SealWriter(
+        device, image_key=bytes(32), vm_id=bytes(16), generation=0, workers=workers
+    ) as writer:
         for start in range(0, size, write):
             assert writer.write(data[start : start + write]) == len(data[start : start + write])
         image = writer.finish()
-    arguments = (device, bytes(32), image.header_digest, image.chunk_count)
-    with SealReader(*arguments, workers=workers) as reader:
+    with Sealed(device, image, data, bytes(32)).reader(workers=workers) as reader:
         parts = list(iter(lambda: reader.read(read), b""))
     assert b"".join(parts) == data
     assert all(len(part) == read for part in parts[:-1])

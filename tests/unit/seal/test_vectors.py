@@ -81,10 +81,10 @@ def test_reader_opens_the_vectors_image(vector: dict[str, Any]) -> None:
     device.data += image_of(vector)
     reader = SealReader(
         device,
-        bytes.fromhex(vector["image_key"]),
-        bytes.fromhex(vector["header_digest"]),
-        vector["chunk_count"],
-        bytes.fromhex(vector["base_digest"]),
+        image_key=bytes.fromhex(vector["image_key"]),
+        header_digest=bytes.fromhex(vector["header_digest"]),
+        chunk_count=vector["chunk_count"],
+        base_digest=bytes.fromhex(vector["base_digest"]),
     )
     assert reader.read() == data_of(vector)
 
@@ -98,9 +98,13 @@ def test_writer_makes_the_vectors_image(
     chosen = {32: bytes.fromhex(vector["salt"]), 16: bytes.fromhex(vector["image_id"])}
     monkeypatch.setattr(secrets, "token_bytes", chosen.__getitem__)
     device = MemoryDevice(len(image_of(vector)))
-    header = (bytes.fromhex(vector["vm_id"]), vector["generation"])
-    key, base = bytes.fromhex(vector["image_key"]), bytes.fromhex(vector["base_digest"])
-    writer = SealWriter(device, key, *header, base)
+    writer = SealWriter(
+        device,
+        image_key=bytes.fromhex(vector["image_key"]),
+        vm_id=bytes.fromhex(vector["vm_id"]),
+        generation=vector["generation"],
+        base_digest=bytes.fromhex(vector["base_digest"]),
+    )
     writer.write(data_of(vector))
     image = writer.finish()
     assert hashlib.sha384(device.data).hexdigest() == vector["image_sha384"]

@@ -20,7 +20,7 @@ from sevfork.attest.verdict import EvidenceRejected
 from sevfork.attest.verify import Expected, judge, verify
 from sevfork.errors import AttestationFailed
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
-from sevfork.handshake.own import OwnLaunch
+from sevfork.handshake.own_launch import OwnLaunch
 from sevfork.technology import Technology
 from tests.support.fake_intel import (
     NOW,
