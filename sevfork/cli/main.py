@@ -27,6 +27,7 @@ VERBS = {
     "ls": ("sevfork.cli.ls:ls", "List VMs, and who descends from whom."),
     "attest": ("sevfork.cli.attest:attest", "Fresh evidence from a running VM."),
     "verify": ("sevfork.cli.verify:verify", "Check evidence, on any machine."),
+    "policy": ("sevfork.cli.policy:policy", "A commented policy to begin with."),
     "measure": ("sevfork.cli.measure:measure", "The expected launch digest of an image."),
     "rm": ("sevfork.cli.rm:rm", "Remove VMs and everything made for them."),
 }

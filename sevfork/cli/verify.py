@@ -116,7 +116,7 @@ def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
 
     if file is not None:
         return decode_policy(file.read())
-    return default_policy(_simulated_roots() if allow_simulated else ())
+    return default_policy(simulated_roots() if allow_simulated else ())
 
 
 def _fetched(evidence: Evidence) -> Evidence:
@@ -131,7 +131,7 @@ def _fetched(evidence: Evidence) -> Evidence:
     return KeyDistribution(cache, https_fetcher).complete(evidence)
 
 
-def _simulated_roots() -> tuple[str, ...]:
+def simulated_roots() -> tuple[str, ...]:
     """The root of this host's own simulator, if it has one."""
     from sevfork.simulated.paths import simulator_directory
     from sevfork.simulated.processor import SimulatedProcessor
