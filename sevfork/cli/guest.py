@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from datetime import UTC, datetime
@@ -135,6 +134,8 @@ def _build(app: App, order: Order, as_json: bool) -> None:
 
 
 def _summary(output: Path, built: bool) -> dict[str, object]:
-    manifest = json.loads((output / "manifest.json").read_bytes())
+    from sevfork.image import manifest_json
+
+    manifest = manifest_json.read(output).builtins()
     keys = ("name", "technology", "root_hash", "launch_digests", "policy_digest", "moved")
     return {"image": str(output), "built": built} | {k: manifest[k] for k in keys}

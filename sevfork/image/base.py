@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,9 +33,11 @@ from sevfork.image.apt import PrivateApt, Unresolvable
 from sevfork.image.guest_root import GuestRoot
 from sevfork.image.lock import Lock
 from sevfork.image.packages import Package, is_kernel, local_index, names
-from sevfork.image.progress import Progress
 from sevfork.image.recipe import Recipe
 from sevfork.process import CommandFailed, run
+
+# How a build says what it is doing: called when a phase begins.
+Say = Callable[[str], None]
 
 PYTHON_DIRECTORY = "usr/lib/sevfork/python"
 _COMPILED = (f"/{PYTHON_DIRECTORY}", "/usr/lib/python3.13", "/usr/lib/python3/dist-packages")
@@ -115,10 +117,10 @@ class Base:
 class BaseCache:
     """Bases by their key in ``directory``, with the private apt that fetches what they need."""
 
-    def __init__(self, directory: Path, mirror: str, progress: Progress) -> None:
+    def __init__(self, directory: Path, mirror: str, say: Say) -> None:
         self._directory = directory
         self._mirror = mirror
-        self._progress = progress
+        self._say = say
 
     def get(self, request: BaseRequest, *, refresh: bool, locked: bool) -> Base:
         """The base, made if it is not there. ``refresh`` asks the mirror even when it is.
@@ -150,7 +152,7 @@ class BaseCache:
         packages = self.resolve(apt, request, locked)
         moved = request.lock.moved(packages)
         require_locked(moved, locked)
-        self._progress(f"fetching {len(packages)} packages ({_megabytes(packages):.0f} MB)")
+        self._say(f"fetching {len(packages)} packages ({_megabytes(packages):.0f} MB)")
         apt.fetch(packages)
         info = BaseInfo(
             request.epoch_s or request.lock.epoch_s or apt.newest_release(),
@@ -176,7 +178,7 @@ class BaseCache:
         if not locked:
             attempts += [(Lock(), "the locked packages do not go together: trying the newest")]
         for pins, what in attempts:
-            self._progress(what)
+            self._say(what)
             apt.set_up(debian, self._mirror, pins)
             try:
                 packages = [*apt.resolve(request.wanted), apt.resolve_kernel(debian.kernel)]
@@ -197,7 +199,7 @@ class BaseCache:
     ) -> None:
         base, root = work / "base", GuestRoot(work / "tree")
         base.mkdir()
-        self._progress("installing the packages")
+        self._say("installing the packages")
         (kernel,) = (package for package in packages if is_kernel(package))
         run(["dpkg-deb", "-x", fetched / kernel.file_name, base / "kernel"], timeout_s=120)
         installed = [package for package in packages if package is not kernel]
@@ -205,7 +207,7 @@ class BaseCache:
         _take_programs(root, base / "initramfs")
         fork_id.install(root, request.fork_id)
         _prune(root, request.recipe.root.prune)
-        self._progress("adding the agent's libraries and compiling Python")
+        self._say("adding the agent's libraries and compiling Python")
         _install_wheels(request.wheels, work / "wheels", root)
         compile_python(root, _COMPILED)
         _settle(root)

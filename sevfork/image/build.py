@@ -16,20 +16,21 @@ from sevfork.agent.workload import Workload
 from sevfork.attest.defaults import HARDWARE_ROOTS, Floors
 from sevfork.attest.guest_policy import POLICY_PATH, Fork, guest_policy_toml
 from sevfork.errors import UsageError
-from sevfork.image import contents, cpio, fork_id, initramfs, manifest, verity
+from sevfork.image import contents, cpio, fork_id, initramfs, manifest_json, verity
 from sevfork.image.base import (
     PYTHON_DIRECTORY,
     Base,
     BaseCache,
     BaseRequest,
+    Say,
     compile_python,
     require_root,
 )
 from sevfork.image.contents import File, Files
 from sevfork.image.guest_root import GuestRoot
 from sevfork.image.lock import Lock
+from sevfork.image.manifest_json import ImageManifest, WorkloadSummary
 from sevfork.image.modules import KernelModules
-from sevfork.image.progress import Progress
 from sevfork.image.recipe import Recipe
 from sevfork.process import run
 from sevfork.simulated.processor import SimulatedProcessor
@@ -108,35 +109,35 @@ def default_fork(technology: Technology, asked: str | None) -> Fork:
     return "owner" if asked == "owner" else "anyone"
 
 
-def build(order: Order, progress: Progress) -> bool:
+def build(order: Order, say: Say) -> bool:
     """Build the image into ``order.output``. False: it is there already, from the same inputs.
 
     Nothing is left behind by a build that fails: the directory is made elsewhere and renamed.
     """
     _require_ours(order.output)
     os.umask(0o022)  # modes in the image must not depend on who builds it
-    source = _read(order, progress)
-    _say_moved(source.base.info.moved, progress)
-    if manifest.is_current(order.output, source.inputs(order)):
+    source = _read(order, say)
+    _say_moved(source.base.info.moved, say)
+    if manifest_json.is_current(order.output, source.inputs(order)):
         return False
     require_root()
     order.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".sevfork-image-", dir=order.output.parent) as work:
         image = Path(work) / "image"
         image.mkdir()
-        _make(order, source, GuestRoot(Path(work) / "tree"), image, progress)
+        _make(order, source, GuestRoot(Path(work) / "tree"), image, say)
         _publish(image, order.output, Path(work) / "old")
     return True
 
 
-def _say_moved(moved: tuple[str, ...], progress: Progress) -> None:
+def _say_moved(moved: tuple[str, ...], say: Say) -> None:
     for line in moved[:_MOVED_SHOWN]:
-        progress(f"not as locked: {line}")
+        say(f"not as locked: {line}")
     if len(moved) > _MOVED_SHOWN:
-        progress(f"... and {len(moved) - _MOVED_SHOWN} more (all of them are in manifest.json)")
+        say(f"... and {len(moved) - _MOVED_SHOWN} more (all of them are in manifest.json)")
 
 
-def _read(order: Order, progress: Progress) -> Source:
+def _read(order: Order, say: Say) -> Source:
     recipe = Recipe.load((order.firmware / "guest.toml").read_bytes())
     toml = order.workload.read_bytes()
     workload = Workload.load(toml)
@@ -146,18 +147,18 @@ def _read(order: Order, progress: Progress) -> Source:
         **contents.firmware_files(order.firmware),
         **contents.workload_files(workload, toml, beside),
     }
-    base = _base(order, recipe, workload, progress)
+    base = _base(order, recipe, workload, say)
     policy = _policy(order, base.info.epoch_s)
     files[POLICY_PATH.lstrip("/")] = File(policy)
     init = (order.firmware / "initramfs-init").read_bytes()
     return Source(recipe, workload, files, init, policy, base)
 
 
-def _base(order: Order, recipe: Recipe, workload: Workload, progress: Progress) -> Base:
+def _base(order: Order, recipe: Recipe, workload: Workload, say: Say) -> Base:
     lock_file = order.firmware / "packages.lock"
     lock = Lock.parse(lock_file.read_text()) if lock_file.exists() else Lock()
     wheels = (order.firmware / "wheels.txt").read_text()
-    cache = BaseCache(order.cache, order.mirror, progress)
+    cache = BaseCache(order.cache, order.mirror, say)
 
     source = (order.firmware / fork_id.SOURCE_NAME).read_text()
     epoch_s = source_date_epoch()
@@ -190,20 +191,20 @@ def _policy(order: Order, epoch_s: int) -> bytes:
     return text.encode()
 
 
-def _make(order: Order, source: Source, root: GuestRoot, image: Path, progress: Progress) -> None:
+def _make(order: Order, source: Source, root: GuestRoot, image: Path, say: Say) -> None:
     """Fill ``image`` with the four files."""
     base, modules = source.base, KernelModules(source.base.kernel)
-    progress("filling the root file system")
+    say("filling the root file system")
     _fill(root, source, modules, order.technology)
-    progress("writing the root file system and its hash tree")
+    say("writing the root file system and its hash tree")
     epoch_s = base.info.epoch_s
-    hashed = verity.make_root(root.directory, image / "root.img", epoch_s)
+    hashed = verity.make_root(root.directory, image / manifest_json.ROOT, epoch_s)
     early = modules.ordered(source.recipe.modules["initramfs"])
     entries = initramfs.entries(initramfs.programs(base.initramfs), early, source.init)
-    (image / "initrd.img").write_bytes(cpio.archive(entries, epoch_s))
+    (image / manifest_json.INITRD).write_bytes(cpio.archive(entries, epoch_s))
     (vmlinuz,) = (base.kernel / "boot").glob("vmlinuz-*")
-    shutil.copyfile(vmlinuz, image / "vmlinuz")
-    manifest.write(image, _built(order, source, hashed))
+    shutil.copyfile(vmlinuz, image / manifest_json.KERNEL)
+    manifest_json.write(image, _manifest(order, source, hashed, image))
 
 
 def _fill(root: GuestRoot, source: Source, modules: KernelModules, technology: Technology) -> None:
@@ -232,18 +233,27 @@ def agent_imports(root: GuestRoot) -> list[str]:
     return run(["chroot", root.directory, *command], timeout_s=120, env=env).stdout.split()
 
 
-def _built(order: Order, source: Source, root: verity.Verity) -> manifest.Built:
-    kernel = source.recipe.kernel
-    return manifest.Built(
-        source.inputs(order),
-        order.technology,
-        " ".join([*kernel.command_line, root.kernel_argument]),
-        kernel.cpu_model,
-        root,
-        source.workload,
-        source.base.info,
-        source.policy,
-        order.fork,
+def _manifest(order: Order, source: Source, root: verity.Verity, image: Path) -> ImageManifest:
+    kernel, info, workload = source.recipe.kernel, source.base.info, source.workload
+    command_line = " ".join([*kernel.command_line, root.kernel_argument])
+    files = manifest_json.digests(image)
+    return ImageManifest(
+        name=workload.name,
+        technology=order.technology,
+        fork=order.fork,
+        kernel_cmdline=command_line,
+        cpu_model=kernel.cpu_model,
+        files=files,
+        root_hash=root.root_hash,
+        policy_digest=hashlib.sha384(source.policy).hexdigest(),
+        launch_digests=manifest_json.launch_digests(
+            order.technology, files, command_line, kernel.cpu_model
+        ),
+        workload=WorkloadSummary(workload.name, workload.ports),
+        packages={package.name: package.version for package in info.packages},
+        moved=info.moved,
+        epoch=info.epoch_s,
+        inputs=source.inputs(order),
     )
 
 
@@ -251,7 +261,9 @@ def _require_ours(output: Path) -> None:
     """Raise UsageError rather than replace a directory that is not an image."""
     if not output.exists():
         return
-    if not output.is_dir() or (any(output.iterdir()) and not (output / "manifest.json").is_file()):
+    if not output.is_dir() or (
+        any(output.iterdir()) and not (output / manifest_json.NAME).is_file()
+    ):
         raise UsageError(f"'{output}' exists and is not a guest image", hint="choose another DIR")
 
 

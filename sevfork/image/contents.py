@@ -17,12 +17,12 @@ from sevfork.image.guest_root import GuestRoot
 from sevfork.technology import Technology
 
 PACKAGE = f"{PYTHON_DIRECTORY}/sevfork"
-# The guest's part of the package: these modules, and everything in these packages but the rest.
-_MODULES = ("__init__", "closing", "deadline", "errors", "process", "technology")
-_PACKAGES = ("agent", "attest", "handshake", "seal", "wire")
-# A guest has no way to make simulated evidence but to ask the host for it, ...
-_NEVER = ("agent/image_technology.py",)
-# ... and one built for hardware has not even that.
+# What is measured of this package: these rooms, whole, and every module at its root; nothing else.
+# The contracts in pyproject.toml say the same of who may import whom, and a test compares.
+MEASURED_ROOMS = ("agent", "attest", "handshake", "seal", "wire")
+# Two exceptions. The one module that a build writes anew, ...
+_IMAGE_TECHNOLOGY = "agent/image_technology.py"
+# ... and what asks the host for simulated evidence, which images for hardware do not have.
 _SIMULATED_ONLY = ("agent/evidence/simulated.py", "wire/simulated.py")
 
 
@@ -37,17 +37,17 @@ Files = dict[str, File]
 
 def agent_files(package: Path, technology: Technology) -> Files:
     """The agent's part of the Python package in ``package``, for one technology."""
-    left_out = {*_NEVER, *(_SIMULATED_ONLY if technology.confidential else ())}
-    paths = [package / f"{name}.py" for name in _MODULES]
-    paths += [path for name in _PACKAGES for path in (package / name).rglob("*.py")]
-    relative = {path.relative_to(package).as_posix(): path for path in paths if path.exists()}
+    paths = [*package.glob("*.py")]
+    paths += [path for room in MEASURED_ROOMS for path in (package / room).rglob("*.py")]
+    sources = {path.relative_to(package).as_posix(): path for path in paths}
+    left_out = _SIMULATED_ONLY if technology.confidential else ()
     files = {
         f"{PACKAGE}/{name}": File(path.read_bytes())
-        for name, path in relative.items()
+        for name, path in sources.items()
         if name not in left_out
     }
     built = f'"""Written when the image was built."""\n\nTECHNOLOGY = "{technology.value}"\n'
-    return {**files, f"{PACKAGE}/agent/image_technology.py": File(built.encode())}
+    return {**files, f"{PACKAGE}/{_IMAGE_TECHNOLOGY}": File(built.encode())}
 
 
 def firmware_files(directory: Path) -> Files:

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from sevfork.errors import UsageError
+from sevfork.image import manifest_json
+from sevfork.image.manifest_json import ImageManifest
 from sevfork.technology import Technology
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Image:
     def load(cls, directory: Path) -> Image:
         """Read the manifest; raises UsageError for anything but a whole image."""
         try:
-            found = msgspec.json.decode((directory / "manifest.json").read_bytes(), type=_Manifest)
-            return _image(directory, found)
+            return _image(directory, manifest_json.read(directory))
         except OSError as exc:
             raise UsageError(
                 f"'{directory}' is not a guest image: cannot read '{exc.filename}'",
@@ -64,45 +63,23 @@ class Image:
             ) from exc
 
 
-class _File(msgspec.Struct, frozen=True):
-    sha384: str
-    size: int
-
-
-class _Workload(msgspec.Struct, frozen=True):
-    ports: list[int]
-
-
-class _Manifest(msgspec.Struct, frozen=True):
-    schema: int
-    name: str
-    technology: str
-    kernel_cmdline: str
-    cpu_model: str
-    files: dict[str, _File]
-    workload: _Workload
-    launch_digests: dict[str, str] = {}
-
-
-def _image(directory: Path, manifest: _Manifest) -> Image:
-    if manifest.schema != SCHEMA:
-        raise ValueError(f"schema {manifest.schema}, wanted {SCHEMA}")
+def _image(directory: Path, manifest: ImageManifest) -> Image:
     if not (manifest.name.isprintable() and manifest.cpu_model.isprintable()):
         raise ValueError("a name holds control characters")  # XML could not carry them
     return Image(
         name=manifest.name,
-        technology=Technology(manifest.technology),
+        technology=manifest.technology,
         cmdline=manifest.kernel_cmdline,
         cpu_model=manifest.cpu_model,
-        kernel=_file(directory, "vmlinuz", manifest),
-        initrd=_file(directory, "initrd.img", manifest),
-        root=_file(directory, "root.img", manifest),
-        workload_ports=tuple(manifest.workload.ports),
-        launch_digests={int(vcpus): hexes for vcpus, hexes in manifest.launch_digests.items()},
+        kernel=_file(directory, manifest_json.KERNEL, manifest),
+        initrd=_file(directory, manifest_json.INITRD, manifest),
+        root=_file(directory, manifest_json.ROOT, manifest),
+        workload_ports=manifest.workload.ports,
+        launch_digests=manifest.launch_digests,
     )
 
 
-def _file(directory: Path, name: str, manifest: _Manifest) -> ImageFile:
+def _file(directory: Path, name: str, manifest: ImageManifest) -> ImageFile:
     described = manifest.files[name]
     if len(bytes.fromhex(described.sha384)) != 48:
         raise ValueError(f"'{name}' has no SHA-384")

@@ -32,6 +32,13 @@ def manifest(contents: dict[str, bytes] = CONTENTS) -> dict[str, Any]:
             ).hex()
             for vcpus in (1, 2)
         },
+        "fork": "anyone",
+        "root_hash": "ab" * 32,
+        "policy_digest": "cd" * 48,
+        "packages": {"criu": "4.2.1-1"},
+        "moved": [],
+        "epoch": 1700000000,
+        "inputs": "ef" * 48,
         "something_new": True,
     }
 

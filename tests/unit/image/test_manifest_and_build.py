@@ -8,35 +8,47 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.agent.workload import Ready, Workload
 from sevfork.errors import UsageError
-from sevfork.image import build, manifest
-from sevfork.image.base import BaseInfo, PackageVersion
+from sevfork.image import build, manifest_json
+from sevfork.image.manifest_json import FILES, ImageManifest
 from sevfork.image.verity import Verity
 from sevfork.technology import Technology
+from tests.support import REPOSITORY
 
-INFO = BaseInfo(1700000000, (PackageVersion("criu", "4.2.1-1", "amd64", "aa"),), ())
-WORKLOAD = Workload(name="web", command=("/bin/true",), ready=Ready(tcp=80), ports=(80,))
+ROOT = Verity(2, "5a", "ff" * 32)
 
 
-def built(technology: Technology = Technology.SIMULATED) -> manifest.Built:
-    root = Verity(2, "5a", "ff" * 32)
-    cmdline = f"console=ttyS0 {root.kernel_argument}"
-    return manifest.Built(
-        "in", technology, cmdline, "maximum", root, WORKLOAD, INFO, b"policy", "anyone"
+def manifest(directory: Path, technology: Technology = Technology.SIMULATED) -> ImageManifest:
+    files = manifest_json.digests(directory)
+    command_line = f"console=ttyS0 {ROOT.kernel_argument}"
+    return ImageManifest(
+        name="web",
+        technology=technology,
+        fork="anyone",
+        kernel_cmdline=command_line,
+        cpu_model="maximum",
+        files=files,
+        root_hash=ROOT.root_hash,
+        policy_digest="aa",
+        launch_digests=manifest_json.launch_digests(technology, files, command_line, "maximum"),
+        workload=manifest_json.WorkloadSummary("web", (80,)),
+        packages={"criu": "4.2.1-1"},
+        moved=(),
+        epoch=1700000000,
+        inputs="in",
     )
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    for name in manifest.FILES:
+    for name in FILES:
         (tmp_path / name).write_bytes(name.encode())
-    manifest.write(tmp_path, built())
+    manifest_json.write(tmp_path, manifest(tmp_path))
     return tmp_path
 
 
 def test_the_root_hash_is_on_the_command_line() -> None:
-    assert built().verity.kernel_argument == f"sevfork.root=2,5a,{'ff' * 32}"
+    assert ROOT.kernel_argument == f"sevfork.root=2,5a,{'ff' * 32}"
 
 
 def test_the_manifest_says_what_the_image_is(image: Path) -> None:
@@ -49,8 +61,19 @@ def test_the_manifest_says_what_the_image_is(image: Path) -> None:
     }
     assert found["workload"] == {"name": "web", "ports": [80]}
     assert found["packages"] == {"criu": "4.2.1-1"}
-    assert found["policy_digest"] == hashlib.sha384(b"policy").hexdigest()
     assert found["root_hash"] in found["kernel_cmdline"]
+
+
+def test_what_is_written_is_what_is_read(image: Path) -> None:
+    assert manifest_json.read(image) == manifest(image)
+
+
+def test_every_key_of_the_manifest_is_documented() -> None:
+    text = (REPOSITORY / "docs/guest-image.md").read_text().partition("## manifest.json")[2]
+    documented = text.partition("\n## ")[0]
+    assert [key for key in ImageManifest.__struct_fields__ if f"`{key}`" not in documented] == [
+        "schema"
+    ]
 
 
 def test_each_number_of_vcpus_has_its_launch_digest(image: Path) -> None:
@@ -61,28 +84,27 @@ def test_each_number_of_vcpus_has_its_launch_digest(image: Path) -> None:
 
 
 def test_no_launch_digest_is_made_up_for_hardware(image: Path) -> None:
-    files = {name: manifest.FileDigest.of(image / name) for name in manifest.FILES}
-    assert manifest.launch_digests(built(Technology.SEV_SNP), files) == {}
+    assert manifest(image, Technology.SEV_SNP).launch_digests == {}
 
 
 def test_an_unchanged_image_is_current(image: Path) -> None:
-    assert manifest.is_current(image, "in")
-    assert not manifest.is_current(image, "other inputs")
+    assert manifest_json.is_current(image, "in")
+    assert not manifest_json.is_current(image, "other inputs")
 
 
-@pytest.mark.parametrize("name", [*manifest.FILES, "manifest.json"])
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
 def test_a_damaged_or_missing_file_is_noticed(image: Path, name: str) -> None:
     content = (image / name).read_bytes()
     (image / name).write_bytes(content[:-2])
-    assert not manifest.is_current(image, "in")
+    assert not manifest_json.is_current(image, "in")
     (image / name).unlink()
-    assert not manifest.is_current(image, "in")
+    assert not manifest_json.is_current(image, "in")
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"schema": 1, "files": 3}', '{"files": {"a": 1}}'])
 def test_a_manifest_of_something_else_is_not_current(image: Path, text: str) -> None:
     (image / "manifest.json").write_text(text)
-    assert not manifest.is_current(image, "in")
+    assert not manifest_json.is_current(image, "in")
 
 
 @pytest.mark.parametrize(
