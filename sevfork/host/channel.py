@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from sevfork.deadline import Deadline
 from sevfork.errors import SevforkError, TimedOut
 from sevfork.host.hypervisor import ChannelClosed
 
@@ -61,17 +62,18 @@ class StreamChannel:
     def send(self, data: bytes, timeout_s: float = 30.0) -> None:
         if self._end:
             raise self._end
-        sender = _Aside(lambda: self._send_all(data, time.monotonic() + timeout_s))
-        if not sender.wait(timeout_s):
+        deadline = Deadline.after(timeout_s)
+        sender = _Aside(lambda: self._send_all(data, deadline))
+        if not sender.wait(deadline.left_s):
             # Part of it may be on its way: nothing that follows could be understood.
             self._on_end(TimedOut(f"the VM's agent took no data for {timeout_s:g} s"))
         error = sender.error or self._end
         if error:
             raise error
 
-    def _send_all(self, data: bytes, deadline: float) -> None:
+    def _send_all(self, data: bytes, deadline: Deadline) -> None:
         view = memoryview(data)
-        while view and time.monotonic() < deadline and not self._end:
+        while view and not deadline.passed and not self._end:
             taken = self._stream.send(bytes(view[:_PIECE]))
             view = view[taken:]
             if not taken:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from sevfork.deadline import Deadline
 from sevfork.domain.disks import volume_paths
 from sevfork.domain.spec import Boot
 from sevfork.errors import NotAuthentic, WrongState
@@ -104,15 +105,15 @@ def _hashed(source: BinaryIO, update: Callable[[bytes], None]) -> Iterator[bytes
 
 def _completed_by_another(storage: Storage, file: ImageFile) -> bool:
     """Wait while the volume grows; True when it is whole, False when its maker has gone."""
-    size, deadline = -1, time.monotonic() + STALLED_S
-    while time.monotonic() < deadline:
+    size, deadline = -1, Deadline.after(STALLED_S)
+    while not deadline.passed:
         found = storage.find(file.volume_name)
         if found is None:
             return False
         if found.size_bytes == file.size_bytes:
             return True
         if found.size_bytes != size:
-            size, deadline = found.size_bytes, time.monotonic() + STALLED_S
+            size, deadline = found.size_bytes, Deadline.after(STALLED_S)
         time.sleep(POLL_S)
     return False
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sevfork.deadline import Deadline
 from sevfork.domain.metadata import Metadata, Phase
 from sevfork.domain.spec import Accelerator, Boot, GuestSpec, console_log_name, random_mac
 from sevfork.domain.xml import domain_xml
@@ -128,8 +129,8 @@ def _probe(hypervisor: Hypervisor, boot: Boot) -> Probe:
 
 
 def _watch(hypervisor: Hypervisor, spec: GuestSpec) -> Probe:
-    deadline = time.monotonic() + _TIMEOUT_S
-    while time.monotonic() < deadline:
+    deadline = Deadline.after(_TIMEOUT_S)
+    while not deadline.passed:
         ended = not hypervisor.find(spec.uuid).state.active
         if _SENTINEL in _console(hypervisor, spec):
             return Probe(True, "a guest's kernel started its first process")

@@ -23,8 +23,6 @@ _BUILD_PROGRAMS = {
     "mmdebstrap": "mmdebstrap",
     "mkfs.erofs": "erofs-utils",
     "veritysetup": "cryptsetup-bin",
-    "cpio": "cpio",
-    "depmod": "kmod",
 }
 
 
