@@ -22,6 +22,7 @@ from sevfork import process
 from sevfork.deadline import Deadline
 from sevfork.errors import HostCannot, SevforkError, TimedOut, UsageError
 from sevfork.host import maker
+from sevfork.host.own_path import require_own
 
 # Measured: it answers after 0.1 s. Drivers are then still coming up; the first connection waits.
 _START_TIMEOUT_S = 30
@@ -127,11 +128,16 @@ def answers(path: Path) -> bool:
 
 
 def ensure_running(layout: Layout, note: Callable[[str], None]) -> None:
-    """Start the private libvirtd unless it answers; of several commands at once, one starts it."""
+    """Start the private libvirtd unless it answers; of several commands at once, one starts it.
+
+    Raises InsecureRefused where others may write to its directories, and HostCannot.
+    """
+    _require_own(layout)
     if answers(layout.socket):
         return
     _require_programs()
     _make_directories(layout)
+    _require_own(layout)  # what was not there yet, somebody else may have made meanwhile
     with _locked(layout):
         if not answers(layout.socket):
             note(
@@ -142,6 +148,7 @@ def ensure_running(layout: Layout, note: Callable[[str], None]) -> None:
 
 def stop(layout: Layout) -> bool:
     """End the private libvirtd; guests go on running and are found again. False if none ran."""
+    _require_own(layout)
     if not answers(layout.socket):
         return False
     with _locked(layout):
@@ -152,6 +159,11 @@ def stop(layout: Layout) -> bool:
             if maker.start_time(pid) is None:
                 break
     return True
+
+
+def _require_own(layout: Layout) -> None:
+    for directory in (*layout.mounts, layout.run, layout.pool):
+        require_own(directory)
 
 
 def _require_programs() -> None:
