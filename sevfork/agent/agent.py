@@ -76,15 +76,15 @@ class Agent:
             case protocol.Capture():
                 self._require_ready()
                 return self._parent().capture(request, progress)
-            case protocol.Join():
+            case protocol.RelayJoin():
                 return self._parent().join(request)
-            case protocol.Confirm():
+            case protocol.RelayConfirm():
                 self._parent().confirm(request)
-            case protocol.Event():
+            case protocol.RelayEvent():
                 self._parent().event(request)
             case protocol.Abandon(fork_id=fork_id):
                 self._parent().abandon(fork_id)
-            case protocol.Offer():
+            case protocol.RelayOffer():
                 return self._joining().offer(request)
             case protocol.Restore():
                 return self._restore(request, progress)

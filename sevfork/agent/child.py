@@ -41,7 +41,7 @@ class Child:
         self._session = ChildSession(me.identity.launch, me.key, me.verifier)
         self.lineage: Lineage | None = None
 
-    def offer(self, request: protocol.Offer) -> protocol.Joining:
+    def offer(self, request: protocol.RelayOffer) -> protocol.Joining:
         """The JOIN for the OFFER that this VM was launched for, and for no other."""
         actions = self._session.receive_offer(request.offer)
         for action in actions:

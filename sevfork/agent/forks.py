@@ -105,7 +105,7 @@ class Forks:
             sealed_bytes=sealed.chunk_count * 2**20,
         )
 
-    def join(self, request: protocol.Join) -> protocol.Granted:
+    def join(self, request: protocol.RelayJoin) -> protocol.Granted:
         """The GRANT for a JOIN that passed every check."""
         session = self._session(request.fork_id, request.index)
         now = time.monotonic()
@@ -116,12 +116,12 @@ class Forks:
                 actions = session.provide_evidence(evidence, now)
         return protocol.Granted(sent(actions))
 
-    def confirm(self, request: protocol.Confirm) -> None:
+    def confirm(self, request: protocol.RelayConfirm) -> None:
         self._session(request.fork_id, request.index).receive_confirm(request.message)
         self._forks[request.fork_id].confirmed.add(request.index)
         log.info("child %d has confirmed", request.index)
 
-    def event(self, request: protocol.Event) -> None:
+    def event(self, request: protocol.RelayEvent) -> None:
         session = self._session(request.fork_id, request.index)
         for action in session.receive_event(request.message):
             log.info("child %d: %s", request.index, action)

@@ -45,7 +45,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
     """The base of every payload."""
 
 
-# Requests, host to agent.
+# Requests, host to agent. What the host relays keeps the tag on the wire that its message has.
 
 
 class GetStatus(Message, frozen=True):
@@ -66,7 +66,7 @@ class Capture(Message, frozen=True):
     token: bytes | None = None
 
 
-class Join(Message, frozen=True):
+class RelayJoin(Message, frozen=True, tag="Join"):
     """A child's JOIN for one of the OFFERs of a capture. -> Granted"""
 
     fork_id: bytes
@@ -74,7 +74,7 @@ class Join(Message, frozen=True):
     join: bytes
 
 
-class Confirm(Message, frozen=True):
+class RelayConfirm(Message, frozen=True, tag="Confirm"):
     """A child's CONFIRM. -> Done"""
 
     fork_id: bytes
@@ -82,7 +82,7 @@ class Confirm(Message, frozen=True):
     message: bytes
 
 
-class Event(Message, frozen=True):
+class RelayEvent(Message, frozen=True, tag="Event"):
     """A child's life-cycle EVENT. -> Done"""
 
     fork_id: bytes
@@ -96,7 +96,7 @@ class Abandon(Message, frozen=True):
     fork_id: bytes
 
 
-class Offer(Message, frozen=True):
+class RelayOffer(Message, frozen=True, tag="Offer"):
     """To a child: the OFFER it was launched for. -> Joining"""
 
     offer: bytes
@@ -116,7 +116,16 @@ class Attest(Message, frozen=True):
 
 
 Request = (
-    GetStatus | Configure | Capture | Join | Confirm | Event | Abandon | Offer | Restore | Attest
+    GetStatus
+    | Configure
+    | Capture
+    | RelayJoin
+    | RelayConfirm
+    | RelayEvent
+    | Abandon
+    | RelayOffer
+    | Restore
+    | Attest
 )
 
 # Replies, agent to host.

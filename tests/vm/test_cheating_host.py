@@ -142,7 +142,7 @@ class FakeChild:
         )
 
     def ask(self, join: bytes) -> bytes:
-        request = protocol.Join(self.fork.capture.fork_id, self.index, join)
+        request = protocol.RelayJoin(self.fork.capture.fork_id, self.index, join)
         return self.fork.capture.parent.ask(request, protocol.Granted).grant
 
 

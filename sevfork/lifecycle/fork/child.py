@@ -125,9 +125,9 @@ def _hand_over(
 ) -> protocol.Restored:
     """Relay the handshake, and let the child restore."""
     job.watch(spec.name, "handshake")
-    offer = protocol.Offer(_offer(capture, spec))
+    offer = protocol.RelayOffer(_offer(capture, spec))
     joining = agent.ask(offer, protocol.Joining, deadline=job.deadline)
-    join = protocol.Join(capture.fork_id, _index(spec), joining.join)
+    join = protocol.RelayJoin(capture.fork_id, _index(spec), joining.join)
     granted = capture.parent.ask(join, protocol.Granted)
     with plugged(job.hypervisor, spec.uuid, capture.volume, capture.serial, readonly=True):
         restored = agent.ask(
@@ -142,9 +142,9 @@ def _hand_over(
 
 def _tell_parent(capture: Capture, index: int, restored: protocol.Restored) -> None:
     fork_id, ask = capture.fork_id, capture.parent.ask
-    ask(protocol.Confirm(fork_id, index, restored.confirm), protocol.Done)
+    ask(protocol.RelayConfirm(fork_id, index, restored.confirm), protocol.Done)
     for event in restored.events:
-        ask(protocol.Event(fork_id, index, event), protocol.Done)
+        ask(protocol.RelayEvent(fork_id, index, event), protocol.Done)
 
 
 def _release(job: Job, capture: Capture, spec: GuestSpec) -> tuple[PublishedPort, ...]:

@@ -53,9 +53,9 @@ def test_a_child_starts_no_workload_and_raises_no_network(child: FakeGuest) -> N
     "request_",
     [
         protocol.Capture(1, "sf-0123456789abcdef"),
-        protocol.Join(bytes(16), 0, b"join"),
-        protocol.Confirm(bytes(16), 0, b"confirm"),
-        protocol.Event(bytes(16), 0, b"event"),
+        protocol.RelayJoin(bytes(16), 0, b"join"),
+        protocol.RelayConfirm(bytes(16), 0, b"confirm"),
+        protocol.RelayEvent(bytes(16), 0, b"event"),
     ],
 )
 def test_a_child_without_a_grant_is_no_parent(child: FakeGuest, request_: protocol.Request) -> None:
@@ -75,7 +75,7 @@ def test_a_child_is_not_configured_anew_as_a_root(child: FakeGuest) -> None:
     assert not child.is_running
 
 
-@pytest.mark.parametrize("request_", [protocol.Offer(b"offer"), GRANT])
+@pytest.mark.parametrize("request_", [protocol.RelayOffer(b"offer"), GRANT])
 def test_a_root_is_no_child(parent: FakeGuest, request_: protocol.Request) -> None:
     with pytest.raises(errors.RefusedByGuest, match="not a child"):
         ask(parent, request_)

@@ -10,7 +10,7 @@ from sevfork.wire import protocol
 
 
 def test_a_request_comes_back() -> None:
-    request = protocol.Join(fork_id=bytes(16), index=2, join=b"join")
+    request = protocol.RelayJoin(fork_id=bytes(16), index=2, join=b"join")
     assert protocol.decode_request(protocol.encode(request)) == request
 
 
