@@ -8,15 +8,25 @@ it belongs to. Both sides treat what they read as hostile.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from sevfork import errors
 from sevfork.wire.lines import Frame, Kind
 
 # 64 OFFERs of 2 KiB fit into one frame; whoever wants more children forks again.
 MAX_CHILDREN = 64
+_DAY_MS = 24 * 60 * 60 * 1000.0
+_TEXT_LIMIT = 2000
+_MAX_EVENTS = 16  # of a restore; each costs the host one request to the parent
+
+# A guest must not decide what document the host prints: NaN is no JSON, and no size is below zero.
+# The upper bound is that of a JSON number in most readers of it.
+Milliseconds = Annotated[float, Meta(ge=0, le=_DAY_MS)]
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Index = Annotated[int, Meta(ge=0, lt=MAX_CHILDREN)]
 
 
 class WorkloadPhase(StrEnum):
@@ -70,7 +80,7 @@ class RelayJoin(Message, frozen=True, tag="Join"):
     """A child's JOIN for one of the OFFERs of a capture. -> Granted"""
 
     fork_id: bytes
-    index: int
+    index: Index
     join: bytes
 
 
@@ -78,7 +88,7 @@ class RelayConfirm(Message, frozen=True, tag="Confirm"):
     """A child's CONFIRM. -> Done"""
 
     fork_id: bytes
-    index: int
+    index: Index
     message: bytes
 
 
@@ -86,7 +96,7 @@ class RelayEvent(Message, frozen=True, tag="Event"):
     """A child's life-cycle EVENT. -> Done"""
 
     fork_id: bytes
-    index: int
+    index: Index
     message: bytes
 
 
@@ -143,7 +153,7 @@ class Status(Message, frozen=True):
     detail: str
     uncapturable: str | None
     role: str | None
-    generation: int
+    generation: Count
     instance_key: bytes
     policy_digest: bytes
     fork_policy: str
@@ -154,10 +164,10 @@ class Captured(Message, frozen=True):
     """One OFFER a child, in index order; the pause in ms; plaintext and sealed sizes in bytes."""
 
     fork_id: bytes
-    offers: list[bytes]
-    pause_ms: float
-    state_bytes: int
-    sealed_bytes: int
+    offers: Annotated[list[bytes], Meta(max_length=MAX_CHILDREN)]
+    pause_ms: Milliseconds
+    state_bytes: Count
+    sealed_bytes: Count
 
 
 class Granted(Message, frozen=True):
@@ -172,9 +182,9 @@ class Restored(Message, frozen=True):
     """The CONFIRM and the events, for the parent. The workload runs and its hooks have passed."""
 
     confirm: bytes
-    events: list[bytes]
-    generation: int
-    restore_ms: float
+    events: Annotated[list[bytes], Meta(max_length=_MAX_EVENTS)]
+    generation: Count
+    restore_ms: Milliseconds
 
 
 class Attested(Message, frozen=True):
@@ -195,8 +205,8 @@ class Progress(Message, frozen=True):
     """A step that began or moved on; done and total in bytes, total 0 where it is not known."""
 
     phase: Step
-    done: int = 0
-    total: int = 0
+    done: Count = 0
+    total: Count = 0
 
 
 class Failure(Message, frozen=True):
@@ -218,7 +228,17 @@ _Decoded = TypeVar("_Decoded")
 
 
 def encode(message: Message) -> bytes:
-    return _encoder.encode(message)
+    """Text that UTF-8 cannot carry, as a file name of the workload's may be, is escaped."""
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError:
+        fields = {name: getattr(message, name) for name in message.__struct_fields__}
+        texts = {name: _escaped(text) for name, text in fields.items() if isinstance(text, str)}
+        return _encoder.encode(msgspec.structs.replace(message, **texts))
+
+
+def _escaped(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_Decoded], payload: bytes) -> _Decoded:
@@ -259,7 +279,8 @@ def decode_failure(payload: bytes) -> errors.SevforkError:
 
 
 def failure_frame(request_id: bytes, error: errors.SevforkError) -> Frame:
-    failure = Failure(error.exit_code, error.message[:2000], error.hint)
+    hint = error.hint and error.hint[:_TEXT_LIMIT]
+    failure = Failure(error.exit_code, error.message[:_TEXT_LIMIT], hint)
     return Frame(Kind.FAILURE, request_id, encode(failure))
 
 
@@ -284,4 +305,4 @@ def error_for(exit_code: int, message: str, hint: str | None) -> errors.SevforkE
 
 def clean(text: str) -> str:
     """Printable text only: what a guest says must not drive the terminal it is shown on."""
-    return "".join(char if char.isprintable() else " " for char in text)[:2000]
+    return "".join(char if char.isprintable() else " " for char in text)[:_TEXT_LIMIT]

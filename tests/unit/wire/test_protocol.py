@@ -1,5 +1,8 @@
 """Payloads are decoded strictly, and an agent's words cannot drive a terminal."""
 
+import math
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -37,3 +40,98 @@ def test_a_failure_keeps_its_exit_code_and_loses_its_escape_sequences() -> None:
     assert isinstance(error, errors.RefusedByGuest)
     assert error.message == "no [2J"
     assert error.hint == "ask  "
+
+
+CAPTURED: dict[str, Any] = {
+    "type": "Captured",
+    "fork_id": bytes(16),
+    "offers": [b"offer"],
+    "pause_ms": 12.5,
+    "state_bytes": 1,
+    "sealed_bytes": 2**20,
+}
+RESTORED: dict[str, Any] = {
+    "type": "Restored",
+    "confirm": b"confirm",
+    "events": [b"event"],
+    "generation": 1,
+    "restore_ms": 3.0,
+}
+
+
+def reply(said: dict[str, Any], **changes: Any) -> protocol.Reply:
+    return protocol.decode_reply(msgspec.msgpack.encode({**said, **changes}))
+
+
+def test_what_an_honest_guest_measures_is_taken() -> None:
+    assert reply(CAPTURED) == protocol.Captured(bytes(16), [b"offer"], 12.5, 1, 2**20)
+    assert reply(RESTORED) == protocol.Restored(b"confirm", [b"event"], 1, 3.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 1e300, 8.7e7])
+@pytest.mark.parametrize(("said", "field"), [(CAPTURED, "pause_ms"), (RESTORED, "restore_ms")])
+def test_a_time_that_is_no_time_is_refused(said: dict[str, Any], field: str, value: float) -> None:
+    with pytest.raises(errors.NotAuthentic):
+        reply(said, **{field: value})
+
+
+@pytest.mark.parametrize("value", [-1, 2**53, 2**64 - 1, 1.5])
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [(CAPTURED, "state_bytes"), (CAPTURED, "sealed_bytes"), (RESTORED, "generation")],
+)
+def test_a_count_that_is_no_count_is_refused(
+    said: dict[str, Any], field: str, value: float
+) -> None:
+    with pytest.raises(errors.NotAuthentic):
+        reply(said, **{field: value})
+
+
+@pytest.mark.parametrize("value", [-1, 2**53])
+@pytest.mark.parametrize("field", ["done", "total"])
+def test_progress_beyond_any_size_is_refused(field: str, value: int) -> None:
+    payload = msgspec.msgpack.encode({"type": "Progress", "phase": "copy", field: value})
+    with pytest.raises(errors.NotAuthentic):
+        protocol.decode_progress(payload)
+
+
+def test_a_guest_cannot_have_the_host_relay_without_end() -> None:
+    with pytest.raises(errors.NotAuthentic):
+        reply(RESTORED, events=[b""] * 17)
+    with pytest.raises(errors.NotAuthentic):
+        reply(CAPTURED, offers=[b""] * 65)
+
+
+@pytest.mark.parametrize("index", [-1, 64])
+def test_a_place_that_no_capture_has_is_refused(index: int) -> None:
+    said = {"type": "Join", "fork_id": bytes(16), "index": index, "join": b""}
+    with pytest.raises(errors.NotAuthentic):
+        protocol.decode_request(msgspec.msgpack.encode(said))
+
+
+@pytest.mark.parametrize(
+    ("request_", "tag"),
+    [
+        (protocol.RelayOffer(b""), "Offer"),
+        (protocol.RelayJoin(b"", 0, b""), "Join"),
+        (protocol.RelayConfirm(b"", 0, b""), "Confirm"),
+        (protocol.RelayEvent(b"", 0, b""), "Event"),
+    ],
+)
+def test_what_the_host_relays_has_its_messages_name_on_the_wire(
+    request_: protocol.Request, tag: str
+) -> None:
+    assert msgspec.msgpack.decode(protocol.encode(request_))["type"] == tag
+
+
+@given(st.text(st.characters()), st.text(st.characters()) | st.none())
+def test_whatever_an_error_says_can_be_sent(message: str, hint: str | None) -> None:
+    """A lone surrogate is what Python makes of a file name that is no UTF-8."""
+    error = errors.HostCannot(message + "\udc80", hint=hint)
+    frame = protocol.failure_frame(bytes(8), error)
+    assert isinstance(protocol.decode_failure(frame.payload), errors.HostCannot)
+
+
+def test_a_long_error_fits_into_a_frame() -> None:
+    error = errors.HostCannot("\udc80" * 2**20, hint="\udc80" * 2**20)
+    assert len(protocol.failure_frame(bytes(8), error).encode_line()) < 2**17
