@@ -11,6 +11,8 @@ from sevfork.cli.options import App, as_json, common, duration
 from sevfork.cli.verify import CERTIFICATES, policy_from
 
 if TYPE_CHECKING:
+    from sevfork.attest.policy import Policy
+    from sevfork.domain.spec import GuestSpec
     from sevfork.verifier.attest import Attestation
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -66,7 +68,6 @@ def attest(
     from datetime import UTC, datetime
 
     from sevfork.deadline import Deadline
-    from sevfork.image.image import Image
     from sevfork.lifecycle.find import running_vm
     from sevfork.lifecycle.job import Job
     from sevfork.verifier import attest
@@ -75,9 +76,7 @@ def attest(
 
     hypervisor = app.hypervisor()
     _, spec = running_vm(hypervisor, vm, "attest")
-    policy = policy_from(policy_file, allow_simulated)
-    if image_folder:
-        policy = attest.pin_image(policy, Image.load(image_folder), spec.vcpus)
+    policy = _pinned(policy_from(policy_file, allow_simulated), image_folder, spec)
     at = datetime.now(UTC)
     attested = attest.attest(
         Job(hypervisor, Deadline.after(timeout)),
@@ -90,6 +89,14 @@ def attest(
     if save:
         save.write_bytes(attested.evidence.encode())
     _tell(app, attested, as_json)
+
+
+def _pinned(policy: Policy, image_folder: Path | None, spec: GuestSpec) -> Policy:
+    """The policy that wants this image and no other, where one is named."""
+    from sevfork.image.image import Image
+    from sevfork.verifier.attest import pin_image
+
+    return pin_image(policy, Image.load(image_folder), spec.vcpus) if image_folder else policy
 
 
 def _tell(app: App, attested: Attestation, as_json: bool) -> None:

@@ -82,15 +82,13 @@ def build(
     as_json: bool,
 ) -> None:
     """Build the image that a workload's guests boot into DIR; nothing to do when it is there."""
-    from sevfork.errors import UsageError
     from sevfork.image import build as building
     from sevfork.image import paths
     from sevfork.image.recipe import recipe_directory
     from sevfork.simulated.paths import simulator_directory
     from sevfork.technology import Technology
 
-    if locked and update_lock:
-        raise UsageError("'--locked' and '--update-lock' exclude each other")
+    _at_most_one(locked=locked, update_lock=update_lock)
     chosen = Technology(technology)
     order = building.Order(
         output=output,
@@ -107,6 +105,13 @@ def build(
         refresh=refresh,
     )
     _build(app, order, as_json)
+
+
+def _at_most_one(*, locked: bool, update_lock: bool) -> None:
+    from sevfork.errors import UsageError
+
+    if locked and update_lock:
+        raise UsageError("'--locked' and '--update-lock' exclude each other")
 
 
 def _floors(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -146,7 +147,7 @@ class FakeChild:
         return self.fork.capture.parent.ask(request, protocol.Granted).grant
 
 
-def _no_verifier(evidence: bytes, expected: object) -> object:
+def _no_verifier(evidence: bytes, expected: object) -> NoReturn:
     raise AssertionError("a fake child believes everything")
 
 
@@ -209,7 +210,11 @@ def test_the_parents_own_report_id(child: FakeChild) -> None:
 
 def test_evidence_of_the_wrong_technology(child: FakeChild) -> None:
     honest = child.evidence
-    child.evidence = lambda data: replace(honest(data), technology=Technology.SEV_SNP)  # type: ignore[method-assign]
+
+    def evidence(report_data: bytes) -> Evidence:
+        return replace(honest(report_data), technology=Technology.SEV_SNP)
+
+    child.evidence = evidence  # type: ignore[method-assign]
     with pytest.raises(errors.AttestationFailed, match="technology"):
         child.ask(child.join())
 

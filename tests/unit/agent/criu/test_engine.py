@@ -318,7 +318,7 @@ def test_a_restore_that_fails_names_none_of_the_workloads_files(
     monkeypatch.setattr(Container, "runc_detached", refused)
     monkeypatch.setattr("sevfork.agent.network.binding_allowed", nullcontext)
     with pytest.raises(SevforkError) as caught:
-        CriuEngine(container)._restore()
+        CriuEngine(container)._restore()  # noqa: SLF001 - what comes before it needs CRIU's images
     assert caught.value.message == (
         "the workload could not be restored: CRIU refused at files-reg.c:2280"
     )

@@ -199,7 +199,7 @@ def test_a_vm_that_does_not_run(house: FakeHouse, parent: FakeGuest) -> None:
 
 
 def test_a_parent_that_cannot_be_captured_is_refused(house: FakeHouse, parent: FakeGuest) -> None:
-    parent.agent._state.change(uncapturable="it holds an io_uring")
+    parent.agent._state.change(uncapturable="it holds an io_uring")  # noqa: SLF001 - found at start-up
     with pytest.raises(errors.RefusedByGuest, match="io_uring"):
         forked(house)
     assert names(house) == ["web"]
