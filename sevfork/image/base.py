@@ -15,10 +15,9 @@ import shutil
 import stat
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +26,8 @@ from msgspec import Struct
 
 from sevfork.agent.container import tree
 from sevfork.agent.criu import version as criu_version
-from sevfork.errors import HostCannot, TimedOut, UsageError
+from sevfork.deadline import Deadline
+from sevfork.errors import HostCannot, UsageError
 from sevfork.image import fork_id
 from sevfork.image.apt import PrivateApt, Unresolvable
 from sevfork.image.guest_root import GuestRoot
@@ -46,6 +46,7 @@ _PLATFORMS = ("manylinux_2_34", "manylinux_2_28", "manylinux_2_17", "manylinux20
 # Raised when this file begins to make something else of the same inputs.
 _REVISION = 1
 _WAIT_S = 900
+_POLL_S = 0.2
 _BASES_KEPT = 6
 
 
@@ -268,16 +269,12 @@ def read_info(place: Path) -> BaseInfo:
 def exclusive(path: Path) -> Iterator[None]:
     """One build at a time uses the private apt; another one waits for it, and says when in vain."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + _WAIT_S
+    late = f"another build has held '{path}' for {_WAIT_S} s"
     with path.open("w") as file:
-        while True:
-            try:
+        for _ in Deadline.after(_WAIT_S).poll(_POLL_S, late):
+            with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError as exc:
-                if time.monotonic() > deadline:
-                    raise TimedOut(f"another build has held '{path}' for {_WAIT_S} s") from exc
-                time.sleep(0.2)
         yield
 
 

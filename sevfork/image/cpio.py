@@ -1,7 +1,10 @@
 """A cpio archive in the "newc" form, as the kernel unpacks it into its first file system.
 
-Format: Documentation/driver-api/early-userspace/buffer-format.rst of the kernel. Written here
-because the order, owners, inode numbers and times must depend on nothing but the content.
+Format: Documentation/driver-api/early-userspace/buffer-format.rst of the kernel. Written here, in
+few lines, because order, owners, inode numbers and times must depend on nothing but the content.
+GNU cpio was not taken: it takes times and device nodes from a tree on disk, and its
+``--reproducible`` fixes only the numbers. The standard library writes tar only, which the kernel
+does not unpack.
 """
 
 from __future__ import annotations
