@@ -54,9 +54,18 @@ class Verdict:
         return tuple(check for check in self.checks if not check.passed)
 
 
+def printable(text: str) -> str:
+    """Text of evidence without what drives a terminal or ends a line, and so could fake one."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 @dataclass
 class Findings:
-    """Collects checks while evidence is examined."""
+    """Collects checks while evidence is examined.
+
+    It is the one place that text of evidence goes through on its way to a reader, be it printed,
+    written as JSON or part of an error: none of it leaves here with a character that is not shown.
+    """
 
     checks: list[Check] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
@@ -65,7 +74,7 @@ class Findings:
 
     def check(self, name: str, wanted: str, got: str, passed: bool) -> bool:
         """Note one check; the result is handed back so that later checks can depend on it."""
-        self.checks.append(Check(name, wanted, got, passed))
+        self.checks.append(Check(printable(name), printable(wanted), printable(got), passed))
         return passed
 
     def equal(self, name: str, wanted: bytes, got: bytes) -> bool:
@@ -103,22 +112,22 @@ class Findings:
     def accepted(self, name: str, rule: Iterable[str], got: str) -> bool:
         """A value that the policy must list, or say ``any`` to; ``any`` is noted as not checked."""
         if rule == "any":
-            self.not_checked.append(f"{name}: the policy accepts any (it is '{got}')")
+            self.unchecked(f"{name}: the policy accepts any (it is '{got}')")
             return True
         listed = tuple(rule)
         wanted = "one of: " + ", ".join(listed) if listed else "nothing: the policy's list is empty"
         return self.check(name, wanted, got, got in listed)
 
     def unchecked(self, what: str) -> None:
-        self.not_checked.append(what)
+        self.not_checked.append(printable(what))
 
     def warn(self, what: str) -> None:
         """Something that was not checked and that many take for granted."""
-        self.not_checked.append(what)
-        self.warnings.append(what)
+        self.unchecked(what)
+        self.warnings.append(printable(what))
 
     def fact(self, name: str, value: str) -> None:
-        self.facts.append((name, value))
+        self.facts.append((printable(name), printable(value)))
 
     def verdict(self, technology: Technology) -> Verdict:
         return Verdict(

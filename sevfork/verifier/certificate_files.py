@@ -17,6 +17,7 @@ import msgspec
 
 from sevfork.attest.snp.certificates import CertificateTable
 from sevfork.attest.tdx.collateral import Collateral, SignedJson
+from sevfork.attest.verdict import printable
 from sevfork.attest.x509 import Certificate, RevocationList
 from sevfork.errors import AttestationFailed, UsageError
 from sevfork.verifier.encodings import octets
@@ -59,7 +60,7 @@ class CertificateFile:
 
     def _unreadable(self, why: str) -> UsageError:
         return UsageError(
-            f"'{self.name}' of --certs cannot be read: {why}",
+            f"'{printable(self.name)}' of --certs cannot be read: {why}",
             hint="get it again, or leave it out: nothing is judged by half of what was given",
         )
 

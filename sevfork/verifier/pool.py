@@ -20,6 +20,7 @@ from sevfork.attest.snp.report import SigningKey, SnpReport
 from sevfork.attest.snp.signer import is_signed_by
 from sevfork.attest.tdx.collateral import Collateral, SignedJson
 from sevfork.attest.tdx.examination import Subject
+from sevfork.attest.verdict import printable
 from sevfork.attest.x509 import Certificate, Chain, RevocationList, Scheme
 from sevfork.errors import AttestationFailed, UsageError
 from sevfork.technology import Technology
@@ -115,7 +116,12 @@ class Pool:
         pool = self._and_own(evidence.certificates)
         if subject is None or pool is None or len(subject.pck.certificates) != 3:
             return evidence
-        collateral = pool.collateral(subject)
+        try:
+            collateral = pool.collateral(subject)
+        except UsageError:
+            if evidence.certificates:
+                return evidence  # It came with some that does not fit it: that is for the verdict.
+            raise
         return replace(evidence, certificates=collateral.encode()) if collateral else evidence
 
     def _and_own(self, certificates: bytes) -> Pool | None:
@@ -147,7 +153,7 @@ class Pool:
         if not any(parts.values()):
             return None
         if not (tcb_info and identity and root_crl and pck_crl):
-            missing = ", ".join(what for what, part in parts.items() if not part)
+            missing = printable(", ".join(what for what, part in parts.items() if not part))
             raise UsageError(f"Intel's collateral is not whole: there is no {missing}")
         tcb_info, identity = self._with_chain(tcb_info, root), self._with_chain(identity, root)
         return Collateral(tcb_info, identity, root_crl.der, pck_crl.der)
