@@ -18,6 +18,7 @@ from sevfork.handshake import (
     Action,
     ChildSession,
     Confirmed,
+    ForkCertificate,
     InstanceKey,
     Layer,
     Lineage,
@@ -237,6 +238,11 @@ class Fork:
         return only(self.parent.receive_confirm(self.child.confirm()), Confirmed)
 
 
+class _Unextended(Lineage):
+    def extended(self, certificate: ForkCertificate) -> Lineage:
+        return self
+
+
 class CompromisedParent:
     """Holds all that a genuine parent holds, and changes it before it answers."""
 
@@ -249,6 +255,20 @@ class CompromisedParent:
         self._session._lineage = replace(self._session._lineage, **lineage)
         if generation is not None:
             self._session._slot = replace(self._session._slot, generation=generation)
+
+    def certifies(self, signer: InstanceKey | None = None, **changes: Any) -> None:
+        """Another certificate for its child than the true one, and truly signed."""
+        certify, key = self._session._certify, signer or self._session._instance
+
+        def certified(state: Any) -> Any:
+            return replace(certify(state), **changes).signed(key)
+
+        self._session._certify = certified
+
+    def certifies_nothing(self) -> None:
+        """Its own lineage in place of its child's."""
+        own = self._session._lineage
+        self._session._lineage = _Unextended(**vars(own))
 
     def grant(self, **state: Any) -> bytes:
         """The GRANT after fields of its session's state were changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,10 @@ import pytest
 from sevfork.agent import child as child_module
 from sevfork.agent.child import Child
 from sevfork.agent.serve import VmMustEnd
+from sevfork.closing import Closing
 from sevfork.errors import NotAuthentic, RefusedByGuest
 from sevfork.handshake import InstanceKey, Layer, Lineage, Manifest, ReleaseState
+from sevfork.seal import NO_BASE
 from sevfork.wire import protocol
 
 KEY = InstanceKey()
@@ -23,6 +26,7 @@ class Session:
     """A handshake that comes to a good end, unless ``refusal`` is set."""
 
     refusal: Exception | None = None
+    released = RELEASED
 
     def __init__(self, *_: object) -> None:
         """Nobody is asked for anything."""
@@ -30,7 +34,7 @@ class Session:
     def receive_grant(self, _: bytes) -> tuple[ReleaseState]:
         if self.refusal:
             raise self.refusal
-        return (RELEASED,)
+        return (self.released,)
 
     def confirm(self) -> bytes:
         return b"confirm"
@@ -91,3 +95,46 @@ def test_a_marker_that_cannot_be_made_ends_the_vm(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(VmMustEnd):
         house.restore()
     assert not house.steps
+
+
+def test_each_layer_is_read_as_a_delta_on_the_one_before_and_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a host could put an older base under a delta, or leave one out."""
+    readers: list[Reader] = []
+
+    class Reader(Closing):
+        def __init__(self, device: object, **named: object) -> None:
+            self.named, self.drained, self.closed = named, False, False
+            readers.append(self)
+
+        def drain(self) -> None:
+            self.drained = True
+
+        def close(self) -> None:
+            self.closed = True
+
+    volume = tmp_path / "volume"
+    volume.write_bytes(bytes(4096))
+    monkeypatch.setattr(child_module, "find_volume", lambda serial: volume)
+    monkeypatch.setattr(child_module, "SealReader", Reader)
+    layers = tuple(replace(LAYER, header_digest=letter * 48) for letter in (b"1", b"2", b"3"))
+    monkeypatch.setattr(Session, "released", replace(RELEASED, manifest=Manifest(layers)))
+    at_work: list[bool] = []
+    engine = SimpleNamespace(
+        unpack=lambda _: None,
+        resume=lambda _: at_work.extend(reader.drained for reader in readers),
+    )
+    monkeypatch.setattr(child_module, "ChildSession", Session)
+    me = SimpleNamespace(identity=SimpleNamespace(launch=None), key=KEY, verifier=None)
+    child = Child(me, engine, lambda: None, tmp_path / "restoring")  # type: ignore[arg-type]
+    child.restore(protocol.Restore(b"grant", "sf-0"), lambda *_: None)
+
+    bases = [reader.named["base_digest"] for reader in readers]
+    assert bases == [NO_BASE, b"1" * 48, b"2" * 48]
+    assert [reader.named["header_digest"] for reader in readers] == [
+        b"1" * 48,
+        b"2" * 48,
+        b"3" * 48,
+    ]
+    assert at_work == [True, True, True], "something ran before all had verified"

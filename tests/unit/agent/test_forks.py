@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -15,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sevfork.agent import forks as forks_module
 from sevfork.agent.engine import Capture, Generation, OnStep, Sink, Source
 from sevfork.agent.evidence.provider import EvidenceProvider
-from sevfork.agent.forks import Forks, Party
+from sevfork.agent.forks import MAX_OPEN_FORKS, Forks, Party
 from sevfork.agent.identity import Identity, PolicyVerifier
 from sevfork.agent.link import HostGone
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.verdict import LaunchIdentity
-from sevfork.errors import HostCannot, RefusedByGuest
+from sevfork.errors import HostCannot, RefusedByGuest, UsageError
 from sevfork.handshake import (
     InstanceKey,
     Lineage,
@@ -32,6 +33,7 @@ from sevfork.handshake import (
 from sevfork.handshake.launch import LaunchConfig, Role
 from sevfork.technology import Technology
 from sevfork.wire import protocol
+from sevfork.wire.protocol import MAX_CHILDREN
 
 MIB = 2**20
 OWNER = Ed25519PrivateKey.generate()
@@ -77,7 +79,7 @@ class FakeEngine:
 class Parent:
     """A root VM of an owner, and the volume that the host has plugged in."""
 
-    def __init__(self, volume: Path) -> None:
+    def __init__(self, volume: Path, policy: GuestPolicy = POLICY) -> None:
         self.key, self.engine, self.volume = InstanceKey(), FakeEngine(), volume
         self.fit(16 * MIB)
         public = OWNER.public_key().public_bytes_raw()
@@ -88,7 +90,7 @@ class Parent:
         )
         lineage = Lineage(self.key.public, OwnerCertificate.issue(OWNER, self.key.public))
         provider = cast(EvidenceProvider, None)  # nobody joins here
-        me = Party(Identity(config, launch), self.key, lineage, PolicyVerifier(POLICY), provider)
+        me = Party(Identity(config, launch), self.key, lineage, PolicyVerifier(policy), provider)
         self.forks = Forks(me, self.engine)
 
     def fit(self, size: int) -> None:
@@ -151,3 +153,74 @@ def test_a_token_is_good_for_one_capture(parent: Parent) -> None:
     parent.capture(watching)
     with pytest.raises(RefusedByGuest, match="spent"):
         parent.capture(watching)
+
+
+class Clock:
+    """Monotonic time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(forks_module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def public(parent: Parent) -> Parent:
+    """Anyone may fork it."""
+    return Parent(parent.volume, replace(POLICY, fork="anyone"))
+
+
+def test_captures_with_open_offers_have_a_limit_until_their_time_is_over(
+    public: Parent, clock: Clock
+) -> None:
+    for _ in range(MAX_OPEN_FORKS):
+        public.capture(watching)
+    captures = len(public.engine.kept)
+    with pytest.raises(RefusedByGuest, match="open OFFERs"):
+        public.capture(watching)
+    assert len(public.engine.kept) == captures, "the workload stood still for nothing"
+    clock.now += POLICY.offer_lifetime_s
+    public.capture(watching)
+
+
+def test_an_abandoned_capture_makes_room_for_another(public: Parent) -> None:
+    captured = [public.capture(watching) for _ in range(MAX_OPEN_FORKS)]
+    public.forks.abandon(captured[0].fork_id)
+    public.capture(watching)
+
+
+@pytest.mark.parametrize("count", [-1, 0, MAX_CHILDREN + 1, 2**31])
+def test_a_count_that_no_fork_has_is_refused_before_anything_is_captured(
+    public: Parent, count: int
+) -> None:
+    with pytest.raises(UsageError, match="1 to 64"):
+        public.forks.capture(protocol.Capture(count, "sf-0"), watching)
+    assert not public.engine.kept
+
+
+@pytest.mark.parametrize("index", [-1, 1, 63])
+def test_a_place_that_the_capture_does_not_have_is_refused(public: Parent, index: int) -> None:
+    fork_id = public.capture(watching).fork_id
+    for place in ((fork_id, index), (bytes(16), 0)):
+        with pytest.raises(RefusedByGuest, match="no such OFFER"):
+            public.forks.join(protocol.RelayJoin(*place, b""))
+
+
+def test_under_fork_by_owner_nobody_captures_without_a_token(parent: Parent) -> None:
+    with pytest.raises(RefusedByGuest, match="token"):
+        parent.forks.capture(protocol.Capture(1, "sf-0"), watching)
+    assert not parent.engine.kept
+
+
+def test_a_token_for_one_child_is_no_token_for_two(parent: Parent) -> None:
+    with pytest.raises(RefusedByGuest, match="allows 1 children"):
+        parent.forks.capture(protocol.Capture(2, "sf-0", parent.token()), watching)
+    assert not parent.engine.kept

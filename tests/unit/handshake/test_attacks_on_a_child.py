@@ -211,3 +211,39 @@ def test_root_that_claims_an_earlier_descent_is_rejected(family: Family) -> None
     CompromisedParent(fork).claims(generation=2, **vars(lineage))
     with pytest.raises(NotAuthentic, match="does not fit how the parent was launched"):
         fork.child.receive_grant(fork.grant())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"fork_id": b"F" * 16}, {"child_index": 7}, {"manifest_digest": b"d" * 48}],
+    ids=lambda change: next(iter(change)),
+)
+def test_certificate_for_another_place_than_the_offers_is_rejected(fork: Fork, change: Any) -> None:
+    CompromisedParent(fork).certifies(**change)
+    with pytest.raises(NotAuthentic, match="another fork or place"):
+        fork.child.receive_grant(fork.grant())
+
+
+def test_certificate_by_another_key_than_the_offers_is_rejected(fork: Fork) -> None:
+    """A lineage that verifies, of a root that never made this OFFER."""
+    other, parent = InstanceKey(), CompromisedParent(fork)
+    parent.claims(root_key=other.public)
+    parent.certifies(other, parent=other.public)
+    with pytest.raises(NotAuthentic, match="another child"):
+        fork.child.receive_grant(fork.grant())
+
+
+def test_grant_without_a_certificate_for_the_child_is_rejected(fork: Fork) -> None:
+    parent = CompromisedParent(fork)
+    parent.certifies_nothing()
+    with pytest.raises(NotAuthentic, match="no certificate"):
+        fork.child.receive_grant(fork.grant())
+
+
+def test_child_that_claims_to_be_a_root_is_rejected(family: Family) -> None:
+    first = family.fork()
+    second = family.fork(first.guest, first.release().lineage)
+    key = first.guest.instance.public
+    CompromisedParent(second).claims(root_key=key, certificates=())
+    with pytest.raises(NotAuthentic, match="does not fit how the parent was launched"):
+        second.child.receive_grant(second.grant())

@@ -20,6 +20,7 @@ from sevfork.handshake import (
     Slot,
     owner_digest,
 )
+from sevfork.handshake.launch import LaunchConfig, Role
 from tests.support.fake_family import Family
 
 OWNER = Ed25519PrivateKey.generate()
@@ -185,3 +186,18 @@ def test_descent_has_a_limit(family: Family) -> None:
     assert Lineage.decode(lineage.encode()) == lineage
     with pytest.raises(RefusedByGuest, match="255"):
         family.parent(fork.guest, lineage)
+
+
+def test_session_refuses_a_root_with_a_descent(family: Family) -> None:
+    """The hardware says root; a lineage that says child is another VM's, whoever signed it."""
+    first = family.fork()
+    lineage = first.release().lineage
+    liar = family.launch(LaunchConfig(Role.ROOT), instance=first.guest.instance)
+    with pytest.raises(WrongState, match="another VM"):
+        family.parent(liar, lineage)
+
+
+def test_session_refuses_a_child_without_a_descent(family: Family) -> None:
+    child = family.fork().guest
+    with pytest.raises(WrongState, match="another VM"):
+        family.parent(child, Lineage(child.instance.public))

@@ -193,6 +193,14 @@ def test_unknown_suite_and_technology_are_rejected() -> None:
             Offer.decode(bytes(head) + bytes(1949))
 
 
+def test_unknown_suite_and_technology_of_a_join_are_rejected() -> None:
+    for position, reason in ((2, "suite"), (3, "technology")):
+        head = bytearray(b"\x01\x02\x01\x01")
+        head[position] = 9
+        with pytest.raises(NotAuthentic, match=reason):
+            JoinCore.decode(bytes(head) + bytes(JoinCore.SIZE - 4))
+
+
 def test_largest_manifest_and_longest_lineage_fit_into_a_grant() -> None:
     layer = Layer(image_key=bytes(32), header_digest=bytes(48), chunk_count=1, image_id=bytes(16))
     link = ForkCertificate(bytes(32), bytes(32), bytes(16), 0, 1, bytes(48))

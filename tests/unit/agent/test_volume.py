@@ -1,0 +1,48 @@
+"""The disk that a host names: one of sevfork's, and never another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sevfork.agent import volume
+from sevfork.agent.volume import find_volume
+from sevfork.errors import NotAuthentic, TimedOut
+
+SERIAL = "sf-0123456789abcdef"
+
+
+@pytest.fixture
+def disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A guest whose root disk is vda."""
+    monkeypatch.setattr(volume, "SYS_BLOCK", tmp_path)
+    plug(tmp_path, "vda", "root")
+    return tmp_path
+
+
+def plug(disks: Path, name: str, serial: str) -> None:
+    (disks / name).mkdir()
+    (disks / name / "serial").write_text(serial + "\n")
+
+
+def test_a_volume_is_found_by_its_serial(disks: Path) -> None:
+    plug(disks, "vdb", "sf-fedcba9876543210")
+    plug(disks, "vdc", SERIAL)
+    assert find_volume(SERIAL) == Path("/dev/vdc")
+
+
+@pytest.mark.parametrize(
+    "serial", ["root", "", "sf-", SERIAL + "0", SERIAL + "\n", SERIAL.upper(), "../vda"]
+)
+def test_a_disk_that_is_not_sevforks_is_never_looked_for(disks: Path, serial: str) -> None:
+    """Not even if it is there: a host that names the root would have it overwritten."""
+    if "/" not in serial:
+        plug(disks, "vdb", serial)
+    with pytest.raises(NotAuthentic, match="not one of sevfork's"):
+        find_volume(serial, timeout_s=0.1)
+
+
+def test_a_volume_that_is_never_plugged_in_ends_the_wait(disks: Path) -> None:
+    with pytest.raises(TimedOut, match=SERIAL):
+        find_volume(SERIAL, timeout_s=0.1)
