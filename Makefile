@@ -18,7 +18,7 @@ help:  ## this list
 demo: setup  ## install what is needed, build an image, boot a Redis, fork it, show the children
 	$(AS_ROOT) $(BIN)/python scripts/demo.py
 
-test: setup lint build/libvirt-schemas build/genuine-samples  ## every test, real guests included (T=... for one)
+test: setup lint build/libvirt-schemas build/criu-rpc.proto build/genuine-samples  ## every test, real guests included (T=... for one)
 	$(AS_ROOT) $(PYTEST) $(or $(T),tests)
 
 setup:  ## Debian packages, virtual environment, and what this machine can do
@@ -47,6 +47,10 @@ bench: venv  ## verification beside openssl
 	$(BIN)/python scripts/bench_verify.py
 
 # What tests need and the project does not carry. Without it those tests are skipped, and the summary says so.
+# CRIU's own protocol file, which our numbers are compared with.
+build/criu-rpc.proto:
+	-scripts/criu-protocol
+
 build/libvirt-schemas:
 	-scripts/libvirt-schemas
 

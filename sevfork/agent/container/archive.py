@@ -11,6 +11,11 @@ Members, in order; a later one replaces an earlier one of the same name:
 
 Whiteouts are character devices 0:0, as overlayfs has them. Extended attributes and times are pax
 records, hexadecimal names with base64 and integers, because tar's own are text and floating point.
+
+The headers are the standard library's ``tarfile``. Walking, reading and placing are ours, because
+neither ``tarfile.add`` and ``extract`` nor the program ``tar`` stay below a root in which somebody
+else moves directories about (``tree.py``), carry on when a file shrinks under them, give pages back
+while they read, or know of whiteouts and of nanoseconds.
 """
 
 from __future__ import annotations

@@ -5,20 +5,25 @@ and everything is still frozen ("post-dump"), and waits for the answer. In that 
 copied, and an answer of failure makes CRIU roll back. Besides, one process serves the copies before
 and the final one, so nothing is started while the workload stands still.
 
-Field numbers: images/rpc.proto of CRIU 4.2. Only the fields used here are known.
+Why not the library protobuf: it would be a third of a megabyte of other people's native code,
+measured into every guest and fed by a process that reads the workload's memory, for messages of
+integers, strings and bytes. Forty lines write and read those.
+
+Field numbers: images/rpc.proto of CRIU 4.2; ``tests/integration/test_criu_protocol.py`` compares.
+Only the fields used here are known.
 """
 
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 from sevfork import process
+from sevfork.deadline import Deadline
 from sevfork.errors import SevforkError, TimedOut
 
 Value = int | bool | str | bytes | tuple[str, ...]
@@ -72,9 +77,9 @@ class Option(IntEnum):
 CGROUPS_IGNORE = 0
 NETWORK_LOCK_SKIP = 3
 PRE_DUMP_BY_READING = 2
-_REQ_TYPE, _REQ_OPTS, _REQ_NOTIFY_SUCCESS, _REQ_FEATURES = 1, 2, 3, 5
-_FEATURE_MEM_TRACK = 1
-_RESP_TYPE, _RESP_SUCCESS, _RESP_NOTIFY, _RESP_MESSAGE = 1, 2, 5, 9
+REQ_TYPE, REQ_OPTS, REQ_NOTIFY_SUCCESS, REQ_FEATURES = 1, 2, 3, 5
+FEATURE_MEM_TRACK = 1
+RESP_TYPE, RESP_SUCCESS, RESP_NOTIFY, RESP_MESSAGE = 1, 2, 5, 9
 
 
 class CriuRefused(SevforkError):
@@ -103,25 +108,25 @@ class Criu:
 
         Raises CriuRefused, CriuEnded, or TimedOut when there is no answer.
         """
-        self._exchange({_REQ_TYPE: kind, _REQ_OPTS: encode(options)}, timeout_s, on_notify)
+        self._exchange({REQ_TYPE: kind, REQ_OPTS: encode(options)}, timeout_s, on_notify)
 
     def learn_features(self, *, timeout_s: float) -> None:
         """Let CRIU find out what this kernel can do, which it keeps in ``/run/criu.kdat``."""
-        features = encode({_FEATURE_MEM_TRACK: True})
-        self._exchange({_REQ_TYPE: Request.FEATURE_CHECK, _REQ_FEATURES: features}, timeout_s)
+        features = encode({FEATURE_MEM_TRACK: True})
+        self._exchange({REQ_TYPE: Request.FEATURE_CHECK, REQ_FEATURES: features}, timeout_s)
 
     def _exchange(
         self, message: Mapping[int, Value], timeout_s: float, on_notify: OnNotify | None = None
     ) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline.after(timeout_s)
         self._send(message)
         failure: Exception | None = None
-        while (answer := self._receive(deadline)).get(_RESP_TYPE) == Request.NOTIFY:
+        while (answer := self._receive(deadline)).get(RESP_TYPE) == Request.NOTIFY:
             failure = self._notified(answer, on_notify) or failure
         if failure is not None:
             raise failure
-        if not answer.get(_RESP_SUCCESS):
-            raise CriuRefused(f"criu: {_text(answer.get(_RESP_MESSAGE, b'')).strip() or 'failed'}")
+        if not answer.get(RESP_SUCCESS):
+            raise CriuRefused(f"criu: {_text(answer.get(RESP_MESSAGE, b'')).strip() or 'failed'}")
 
     def _notified(self, answer: dict[int, Value], on_notify: OnNotify | None) -> Exception | None:
         failure: Exception | None = None
@@ -130,7 +135,7 @@ class Criu:
                 on_notify(_script(answer))
         except Exception as exc:  # whatever it is, CRIU must be answered, else all stays frozen
             failure = exc
-        self._send({_REQ_TYPE: Request.NOTIFY, _REQ_NOTIFY_SUCCESS: failure is None})
+        self._send({REQ_TYPE: Request.NOTIFY, REQ_NOTIFY_SUCCESS: failure is None})
         return failure
 
     def _send(self, message: Mapping[int, Value]) -> None:
@@ -139,8 +144,8 @@ class Criu:
         except OSError as exc:
             raise CriuEnded(f"criu ended: {exc.strerror}") from exc
 
-    def _receive(self, deadline: float) -> dict[int, Value]:
-        self.connection.settimeout(max(deadline - time.monotonic(), 0.001))
+    def _receive(self, deadline: Deadline) -> dict[int, Value]:
+        self.connection.settimeout(max(deadline.left_s, 0.001))
         try:
             data = self.connection.recv(_MESSAGE_SIZE)
         except TimeoutError as exc:
@@ -179,13 +184,14 @@ def running(stderr: Path) -> Iterator[Criu]:
 
 def _let_end(poll: Callable[[], int | None], *, timeout_s: float) -> None:
     """Wait for an orderly end, because CRIU killed in a dump would leave its code in the tasks."""
-    deadline = time.monotonic() + timeout_s
-    while poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+    with suppress(TimedOut):
+        for _ in Deadline.after(timeout_s).poll(0.005, "criu does not end"):
+            if poll() is not None:
+                return
 
 
 def _script(answer: Mapping[int, Value]) -> str:
-    return _text(decode(blob(answer.get(_RESP_NOTIFY, b""))).get(1, b""))
+    return _text(decode(blob(answer.get(RESP_NOTIFY, b""))).get(1, b""))
 
 
 def blob(value: Value) -> bytes:
