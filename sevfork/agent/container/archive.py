@@ -7,10 +7,12 @@ Members, in order; a later one replaces an earlier one of the same name:
     images/last/...         everything else of the frozen workload
     removed                 names, each ended by a zero byte, that ``files`` has no more
     files/...               what changed in the upper layer until the freeze
+    inodes                  the inode number of every name in ``files`` (``inodes.py``)
     end                     empty: nothing after it
 
 Whiteouts are character devices 0:0, as overlayfs has them. Extended attributes and times are pax
 records, hexadecimal names with base64 and integers, because tar's own are text and floating point.
+Of a file with holes a member holds what is stored; pax records tell its size and where it belongs.
 
 The headers are the standard library's ``tarfile``. Walking, reading and placing are ours, because
 neither ``tarfile.add`` and ``extract`` nor the program ``tar`` stay below a root in which somebody
@@ -21,24 +23,29 @@ while they read, or know of whiteouts and of nanoseconds.
 from __future__ import annotations
 
 import base64
+import itertools
 import mmap
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
-from sevfork.agent.container.tree import Node, parent_of, remove
+from sevfork.agent.container import inodes
+from sevfork.agent.container.holes import Range, data_ranges, pieces, write_at
+from sevfork.agent.container.tree import Node, new_file, parent_of, remove
 from sevfork.agent.engine import Sink, Source
 from sevfork.errors import NotAuthentic
 
 END = "end"
 REMOVED = "removed"
+INODES = "inodes"
 _ATTRIBUTE = "SEVFORK.xattr."
 _MTIME = "SEVFORK.mtime_ns"
+_SIZE, _DATA = "SEVFORK.size", "SEVFORK.data"
 _BLOCK = tarfile.BLOCKSIZE
 _STEP = 1 << 20  # measured under TCG: many small writes cost 20 times the throughput
 _TYPES = {
@@ -53,7 +60,7 @@ _TYPES = {
 
 @dataclass
 class Packer:
-    """Writes members to a sink. ``size_bytes`` counts the content of regular files."""
+    """Writes members to a sink. ``size_bytes`` counts what is stored of regular files."""
 
     sink: Sink
     size_bytes: int = 0
@@ -96,10 +103,17 @@ class Packer:
     def _regular(self, member: tarfile.TarInfo, node: Node) -> None:
         """The size is that of the header, even if the file shrinks or grows meanwhile."""
         descriptor = node.open()
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            member.size = os.fstat(descriptor).st_size
+        try:
+            size = os.fstat(descriptor).st_size
+            ranges = data_ranges(descriptor, size)
+            member.size = sum(part.size for part in ranges)
+            if member.size != size:
+                member.pax_headers = {**member.pax_headers, **_with_holes(ranges, size)}
             self._header(member)
-            self._body(_pieces(file, member.size), member.size)
+            self._body(pieces(descriptor, ranges), member.size)
+            self.size_bytes += member.size
+        finally:
+            os.close(descriptor)
 
     def add_symbolic_link(self, name: str, target: str) -> None:
         member = tarfile.TarInfo(name)
@@ -137,7 +151,6 @@ class Packer:
             self.sink.write(piece)
             left -= len(piece)
         self._zeros(left + -size % _BLOCK)
-        self.size_bytes += size
 
     def _zeros(self, count: int) -> None:
         for start in range(0, count, _STEP):
@@ -161,11 +174,26 @@ def _member(name: str, node: Node, kind: bytes) -> tarfile.TarInfo:
     return member
 
 
-def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """At most ``size`` bytes, less if the file has no more."""
-    while size and (piece := file.read(min(size, _STEP))):
-        yield piece
-        size -= len(piece)
+def _with_holes(ranges: Sequence[Range], size: int) -> dict[str, str]:
+    """What is said of a file that is not stored whole: its size, and what the member holds."""
+    numbers = (f"{part.start},{part.size}" for part in ranges)
+    return {_SIZE: str(size), _DATA: " ".join(numbers)}
+
+
+def _stored(member: tarfile.TarInfo) -> tuple[int, list[Range]]:
+    """A file's size, and the ranges that the member holds. Raise NotAuthentic if they disagree."""
+    if _SIZE not in member.pax_headers:
+        return member.size, [Range(0, member.size)] if member.size else []
+    size = int(member.pax_headers[_SIZE])
+    words = [word.split(",") for word in member.pax_headers[_DATA].split()]
+    ranges = [Range(int(start), int(length)) for start, length in words]
+    # The end of the file follows as a range of its own, to be in order as well.
+    pairs = itertools.pairwise([Range(0, 0), *ranges, Range(size, 0)])
+    in_order = all(before.end <= part.start for before, part in pairs)
+    stored = sum(part.size for part in ranges)
+    if not in_order or any(part.size <= 0 for part in ranges) or stored != member.size:
+        raise NotAuthentic("the capture has a file whose size is not what it says")
+    return size, ranges
 
 
 def _drain(path: Path, size: int) -> Iterator[bytes]:
@@ -186,21 +214,26 @@ class Unpacker:
     images: Path
     files: Path
     _directory_times: dict[str, int] = field(default_factory=dict)
+    _names: list[inodes.Name] = field(default_factory=list)
 
-    def read(self, source: Source) -> None:
-        """Read to the end of the source. Raise NotAuthentic if the stream is not one of ours."""
+    def read(self, source: Source) -> list[inodes.Name]:
+        """Read to the end of the source; return the names of all files with their inode numbers.
+
+        Raise NotAuthentic if the stream is not one of ours.
+        """
         last = None
         try:
             with _opened(source) as archive:
                 for member in archive:
                     last = member.name
                     self._take(archive, member)
-        except tarfile.TarError as exc:
-            raise NotAuthentic(f"the capture is not well formed: {exc}") from exc
+        except (tarfile.TarError, ValueError, KeyError, OverflowError) as exc:
+            raise NotAuthentic("the capture is not well formed") from exc
         _expect_no_more(source)
         if last != END:
             raise NotAuthentic("the capture ends too early")
         self._set_directory_times()
+        return self._names
 
     def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         top, _, path = member.name.partition("/")
@@ -212,6 +245,8 @@ class Unpacker:
             _place(archive, member, self.images, path)
         elif member.name == REMOVED:
             self._remove(_content(archive, member))
+        elif member.name == INODES:
+            self._names[:] = inodes.decode(_content(archive, member))
         elif member.name != END:
             raise NotAuthentic(f"the capture has a member '{member.name}'")
 
@@ -300,12 +335,13 @@ def _make_directory(directory: int, name: str) -> None:
 
 
 def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: int, name: str) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    content = archive.extractfile(member)
-    descriptor = os.open(name, flags, 0o600, dir_fd=directory)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        while content is not None and (piece := content.read(_STEP)):
-            file.write(piece)
+    content, (size, ranges) = archive.extractfile(member), _stored(member)
+    if content is None:
+        raise NotAuthentic("the capture has a file without content")
+    with new_file(directory, name, size) as target:
+        for part in ranges:
+            for start in range(part.start, part.end, _STEP):
+                write_at(target, content.read(min(_STEP, part.end - start)), start)
 
 
 def _describe(member: tarfile.TarInfo, path: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from sevfork import process
 from sevfork.agent.container import bundle
 from sevfork.agent.container.layer import inodes_of, shared_mappings
-from sevfork.agent.container.mounts import mount_overlay, unmount
+from sevfork.agent.container.rootfs import RootFilesystem
 from sevfork.agent.container.tree import make_directory, resolve, write_file
 from sevfork.agent.engine import Generation
 from sevfork.agent.workload import Workload
@@ -55,14 +55,18 @@ class Container:
     busy: threading.RLock = field(default_factory=threading.RLock)
 
     @property
+    def filesystem(self) -> RootFilesystem:
+        return RootFilesystem(self.state / "layer", self.state / "root")
+
+    @property
     def upper(self) -> Path:
         """What the workload has written."""
-        return self.state / "layer" / "upper"
+        return self.filesystem.upper
 
     @property
     def root(self) -> Path:
         """The workload's root directory: the upper layer on the guest's root."""
-        return self.state / "root"
+        return self.filesystem.root
 
     @property
     def bundle(self) -> Path:
@@ -85,6 +89,7 @@ class Container:
 
     def start(self, generation: Generation | None = None) -> None:
         """Make the root file system and run the workload's command in it."""
+        self.filesystem.new_layer()
         self.prepare()
         self.identify(generation or Generation(0, secrets.token_bytes(16)))
         user = bundle.User.find(self.workload.user)
@@ -92,24 +97,19 @@ class Container:
             make_directory(self.root, resolve(self.root, path), user.uid, user.gid)
         self.runc_detached("run", "--bundle", self.bundle)
 
-    def prepare(self) -> None:
-        """Mount the root on what the upper layer holds, and write the bundle."""
-        for directory in (self.upper, self.upper.parent / "work", self.root, self.bundle):
-            directory.mkdir(parents=True, exist_ok=True)
-        self.upper.chmod(0o755)
+    def prepare(self, device: int | None = None) -> None:
+        """Mount the root on what the layer holds, as that device, and write the bundle."""
+        self.bundle.mkdir(parents=True, exist_ok=True)
         user = bundle.User.find(self.workload.user)
         content = bundle.config(self.workload, user, str(self.root), _CGROUP)
         (self.bundle / "config.json").write_text(json.dumps(content))
-        options = f"lowerdir=/,upperdir={self.upper},workdir={self.upper.parent / 'work'}"
-        # Fixed here, so that a kernel's defaults do not change what is in the upper layer.
-        options += ",index=off,metacopy=off,redirect_dir=off,xino=off"
-        mount_overlay(self.root, options)
+        self.filesystem.mount(device)
         _forbid_user_namespaces()
 
     def identify(self, generation: Generation) -> None:
         """Give the container's files this guest's own identity, and the generation.
 
-        The files keep their sizes, which CRIU checks of files that were open.
+        The files stay the same ones and keep their sizes, which CRIU checks of open files.
         """
         write_file(self.root, GENERATION_FILE, generation.page(), 0o444)
         write_file(self.root, "etc/machine-id", f"{secrets.token_hex(16)}\n".encode(), 0o444)
@@ -164,7 +164,7 @@ class Container:
         """End the workload and forget its files; no matter what was there."""
         self._runc("delete", "--force", _ID, timeout_s=_SHORT_TIMEOUT_S, check=False)
         with suppress(SevforkError):
-            unmount(self.root)
+            self.filesystem.unmount()
 
     def processes(self) -> list[str]:
         """The workload's, by their numbers in the guest."""

@@ -12,13 +12,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sevfork.agent.container.archive import REMOVED, Packer
+from sevfork.agent.container import inodes
+from sevfork.agent.container.archive import INODES, REMOVED, Packer
 from sevfork.agent.container.tree import Node, parent_of, walk
 from sevfork.errors import RefusedByGuest
 
@@ -75,12 +77,20 @@ class LayerCopy:
     def copy_frozen(self, packer: Packer, mapped: Callable[[], Set[int]]) -> None:
         """Copy what is new or different, with nothing changing now."""
         unsure = mapped()
-        nodes = {node.path: Look.at(node) for node in walk(self.root)}
-        packer.add_content(REMOVED, _joined(sorted(self._seen.keys() - nodes.keys(), reverse=True)))
+        looks = {node.path: Look.at(node) for node in walk(self.root)}
+        packer.add_content(REMOVED, _joined(sorted(self._seen.keys() - looks.keys(), reverse=True)))
         for node in walk(self.root):
-            look = nodes[node.path]
+            look = looks[node.path]
             if look.inode in unsure or self._seen.get(node.path) != look:
                 packer.add_node(f"files/{node.path}", node)
+        packer.add_content(INODES, inodes.encode(_names(looks)))
+
+
+def _names(looks: Mapping[str, Look]) -> Iterator[inodes.Name]:
+    """Of all that a child gets: not of the layer itself, and not of sockets, which CRIU makes."""
+    for path, look in looks.items():
+        if path != "." and not stat.S_ISSOCK(look.mode):
+            yield inodes.Name(look.inode, path)
 
 
 def _added(packer: Packer, node: Node) -> bool:

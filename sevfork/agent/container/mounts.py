@@ -9,11 +9,17 @@ from pathlib import Path
 from sevfork.errors import SevforkError
 
 _MNT_DETACH = 2
+_NO_PRIVILEGES = 2 | 4  # MS_NOSUID, MS_NODEV
 
 
 def mount_overlay(target: Path, options: str) -> None:
     """Mount an overlay at target. Raise SevforkError."""
     _call("mount", b"sevfork", os.fsencode(target), b"overlay", 0, options.encode())
+
+
+def mount_tmpfs(target: Path, options: str) -> None:
+    """Mount an empty tmpfs at target, without devices and set-uid programs. Raise SevforkError."""
+    _call("mount", b"sevfork", os.fsencode(target), b"tmpfs", _NO_PRIVILEGES, options.encode())
 
 
 def unmount(target: Path) -> None:

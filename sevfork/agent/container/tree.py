@@ -21,6 +21,9 @@ from sevfork.errors import RefusedByGuest
 
 _NO_DIRECTORY = (errno.ELOOP, errno.ENOTDIR, errno.ENOENT)
 _MAX_LINKS = 40  # as many as the kernel follows
+# Not there, a link, a directory, a socket or a pipe without a reader.
+_NO_FILE = (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO)
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -151,14 +154,65 @@ def _step(directory: int, name: str, create: bool) -> int:
 
 
 def write_file(root: Path, path: str, content: bytes, mode: int = 0o644) -> None:
-    """Put a new regular file at ``path``, which may exist as a file or a link, and replace it."""
+    """Give the file at ``path`` this content; a new one, in place of what is no regular file.
+
+    A file that is there stays the one that it is: somebody may have it open or mapped, or know it
+    by its inode number.
+    """
     with parent_of(root, path, create=True) as (directory, name):
-        remove(directory, name)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+        descriptor = _open_regular(directory, name)
+        if descriptor is None:
+            remove(directory, name)
+            descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
         with os.fdopen(descriptor, "wb") as file:
+            os.ftruncate(file.fileno(), len(content))
             os.fchmod(file.fileno(), mode)
             file.write(content)
+
+
+def _open_regular(directory: int, name: str) -> int | None:
+    """For writing; None if there is nothing of that name, or something else."""
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=directory)
+    except OSError as exc:
+        if exc.errno in _NO_FILE:
+            return None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+@contextmanager
+def new_file(directory: int, name: str, size: int) -> Iterator[int]:
+    """A descriptor of a new regular file of that size, of which nothing is stored yet."""
+    descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
+    try:
+        os.ftruncate(descriptor, size)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def describe(path: str, node: Node) -> None:
+    """Give what is at ``path`` the node's owner, mode, attributes and time.
+
+    In the order in which none undoes another.
+    """
+    status = node.status
+    os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        Path(path).chmod(stat.S_IMODE(status.st_mode))
+    for name, value in node.attributes().items():
+        os.setxattr(path, name, value, follow_symlinks=False)
+    set_times(path, status)
+
+
+def set_times(path: str, status: os.stat_result) -> None:
+    times = (status.st_mtime_ns, status.st_mtime_ns)
+    os.utime(path, ns=times, follow_symlinks=False)
 
 
 def make_directory(root: Path, path: str, uid: int, gid: int) -> None:

@@ -29,11 +29,12 @@ from pathlib import Path
 
 from sevfork.agent import network
 from sevfork.agent.afterfork import run_hooks
-from sevfork.agent.container import bundle
+from sevfork.agent.container import bundle, inodes
 from sevfork.agent.container.archive import Packer, Unpacker
 from sevfork.agent.container.container import Container
 from sevfork.agent.container.layer import LayerCopy
 from sevfork.agent.criu import rpc, wipe_on_fork
+from sevfork.agent.criu.deleted import name_deleted_files
 from sevfork.agent.criu.memory import MemoryGuard, require_memory, resident_bytes
 from sevfork.agent.criu.refusal import explain, first_place
 from sevfork.agent.criu.rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
@@ -55,6 +56,7 @@ _RESTORE_OPTIONS = ("--auto-dedup", "--file-locks", "--manage-cgroups-mode", "ig
 _CAPTURE, _WARM_UP, _RESTORE = "capture", "warm-up", "restore"  # directories on tmpfs
 _LAST = "last"
 _LOG = "criu.log"
+_DEVICE = "device"  # beside the images: the number that files of the container have
 _ERRORS_AND_WARNINGS = 2
 _GHOST_LIMIT_BYTES = 1 << 30  # open files whose name is gone; CRIU puts them into its images
 
@@ -64,6 +66,7 @@ class CriuEngine:
     """Captures and restores a container. One call at a time."""
 
     container: Container
+    _names: list[inodes.Name] = field(default_factory=list)
 
     def probe(self) -> str | None:
         """A capture that is thrown away: whatever CRIU refuses, it refuses now.
@@ -97,17 +100,17 @@ class CriuEngine:
 
     def unpack(self, source: Source) -> None:
         """Read to the end of the source, which raises if it is not authentic."""
-        images = self._images
-        for directory in (images, self.container.upper):
+        for directory in (self._images, self._files):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
-        Unpacker(images, self.container.upper).read(source)
+        self._names[:] = Unpacker(self._images, self._files).read(source)
 
     def resume(self, generation: Generation) -> None:
         """Restore what was unpacked, as the given generation, and run the after-fork hooks."""
-        self.container.prepare()
-        self.container.identify(generation)
         try:
+            self._fill_layer()
+            self.container.prepare(int((self._images / _LAST / _DEVICE).read_text()))
+            self.container.identify(generation)
             log.info("%d bytes wiped on fork", wipe_on_fork.wipe(self._images, _LAST))
             self._restore()
         finally:
@@ -134,11 +137,24 @@ class CriuEngine:
         """
         for name in (_CAPTURE, _WARM_UP, _RESTORE):
             shutil.rmtree(self.container.state / name, ignore_errors=True)
-        shutil.rmtree(self._images, ignore_errors=True)
+        for directory in (self._images, self._files):
+            shutil.rmtree(directory, ignore_errors=True)
 
     @property
     def _images(self) -> Path:
         return self.container.state / "images"
+
+    @property
+    def _files(self) -> Path:
+        return self.container.state / "files"
+
+    def _fill_layer(self) -> None:
+        """Make the workload's files of what was unpacked, each with its inode number."""
+        filesystem = self.container.filesystem
+        filesystem.new_layer()
+        deleted = name_deleted_files(self._images / _LAST)
+        inodes.fill(filesystem.layer, self._files, self._names, deleted)
+        shutil.rmtree(self._files)
 
     def _restore(self) -> None:
         last = self._images / _LAST
@@ -260,6 +276,7 @@ class _Attempt:
             finally:
                 self._pauses_ms.append((time.monotonic() - self._frozen_at) * 1000)
         (self.scratch / _LAST / "descriptors.json").write_text(json.dumps(bundle.descriptors()))
+        (self.scratch / _LAST / _DEVICE).write_text(str(self.container.filesystem.device))
         return aside.size_bytes
 
     def _ask(self, criu: Criu, kind: Request, name: str, on_notify: OnNotify | None = None) -> None:

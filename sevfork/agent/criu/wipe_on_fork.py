@@ -4,23 +4,20 @@ A process marks pages with ``MADV_WIPEONFORK`` that must not exist twice: the st
 generator, a key that is to be used once. CRIU carries the mark and the contents alike. So the
 contents are overwritten in what CRIU is going to restore.
 
-Formats: CRIU's ``images/{mm,vma,pagemap}.proto``, ``criu/include/magic.h``. An image is two magic
-numbers (u32) and then messages, each behind its size (u32). ``pages-N.img`` holds the pages of all
-entries of its page map that are present, in order and with nothing between.
+Formats: CRIU's ``images/{mm,vma,pagemap}.proto``. ``pages-N.img`` holds the pages of all entries of
+its page map that are present, in order and with nothing between.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sevfork.agent.criu import rpc
-from sevfork.errors import NotAuthentic
+from sevfork.agent.criu.images import messages
 
 _PAGE = 4096
-_COMMON_MAGIC = 0x54564319
 _MM_MAGIC = 0x57492820
 _PAGEMAP_MAGIC = 0x56084025
 _MM_VMAS = 14
@@ -61,7 +58,7 @@ def wipe(images: Path, last: str) -> int:
 
 def _marked(image: bytes) -> Iterator[Range]:
     """The mappings of one process that are marked."""
-    for message in _messages(image, _MM_MAGIC):
+    for message in messages(image, _MM_MAGIC):
         for field, value in rpc.fields(message):
             if field == _MM_VMAS:
                 vma = rpc.decode(rpc.blob(value))
@@ -73,7 +70,7 @@ def _marked(image: bytes) -> Iterator[Range]:
 
 def _wipe_copy(page_map: Path, ranges: Sequence[Range]) -> int:
     """Zero what one copy of a process's memory holds of the ranges."""
-    entries = _messages(page_map.read_bytes(), _PAGEMAP_MAGIC)
+    entries = iter(messages(page_map.read_bytes(), _PAGEMAP_MAGIC))
     pages_id = rpc.number(rpc.decode(next(entries, b"")).get(_HEAD_PAGES_ID, 0))
     wiped, offset = 0, 0
     with (page_map.parent / f"pages-{pages_id}.img").open("r+b") as pages:
@@ -95,15 +92,3 @@ def _held(entry: bytes) -> Range:
     by_default = 0 if rpc.number(fields.get(_MAP_IN_PARENT, 0)) else _PRESENT
     present = rpc.number(fields.get(_MAP_FLAGS, by_default)) & _PRESENT
     return Range(start, start + count * _PAGE if present else start)
-
-
-def _messages(image: bytes, magic: int) -> Iterator[bytes]:
-    if image[:8] != struct.pack("<II", _COMMON_MAGIC, magic):
-        raise NotAuthentic("one of CRIU's images is of another kind than its name says")
-    position = 8
-    while position < len(image):
-        (size,) = struct.unpack_from("<I", image.ljust(position + 4, b"\0"), position)
-        if position + 4 + size > len(image):
-            raise NotAuthentic("one of CRIU's images is cut short")
-        yield image[position + 4 : position + 4 + size]
-        position += 4 + size

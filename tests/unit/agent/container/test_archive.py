@@ -287,3 +287,62 @@ def test_a_link_does_not_lead_to_a_name_that_went_away_before_it_was_written(
     target.read(io.BytesIO(stream(packer)))
     assert (target.files / "b").read_text() == "x"
     assert (target.files / "b").stat().st_ino == (target.files / "c").stat().st_ino
+
+
+def sparse_member(stored: bytes, size: str, data: str) -> bytes:
+    info = tarfile.TarInfo("files/sparse")
+    info.uid, info.gid, info.size = os.getuid(), os.getgid(), len(stored)
+    info.pax_headers = {"SEVFORK.size": size, "SEVFORK.data": data}
+    padded = stored.ljust(-(-len(stored) // 512) * 512, b"\0")
+    return info.tobuf(tarfile.PAX_FORMAT) + padded
+
+
+def test_holes_are_neither_stored_nor_filled(source: Path, target: Unpacker) -> None:
+    with (source / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+        file.seek(1 << 39)
+        file.write(b"x" * 4096)
+    packer = packed(source)
+    assert packer.size_bytes <= 1 << 20
+    target.read(io.BytesIO(stream(packer)))
+    made = (target.files / "sparse").stat()
+    assert made.st_size == 1 << 40
+    assert made.st_blocks * 512 <= 1 << 20
+    with (target.files / "sparse").open("rb") as file:
+        file.seek((1 << 39) - 1)
+        assert file.read(4098) == b"\0" + b"x" * 4096 + b"\0"
+
+
+def test_a_file_of_nothing_but_a_hole_is_kept(source: Path, target: Unpacker) -> None:
+    (source / "hole").touch()
+    os.truncate(source / "hole", 5000)
+    target.read(io.BytesIO(stream(packed(source))))
+    assert (target.files / "hole").read_bytes() == bytes(5000)
+
+
+@pytest.mark.parametrize(
+    ("size", "data"),
+    [
+        ("10", "0,11"),  # more than the file has
+        ("100", "0,5 6,6"),  # more than the member holds
+        ("100", "0,5"),  # less
+        ("100", "0,6 5,4"),  # twice
+        ("100", "50,5 10,5"),  # not in order
+        ("100", "-5,10"),
+        ("100", "0,10 20,0"),
+        (str(2**63), "0,10"),
+        ("many", "0,10"),
+        ("100", "0;10"),
+        ("100", "0,5,5"),
+    ],
+)
+def test_a_file_whose_sizes_lie_is_refused(target: Unpacker, size: str, data: str) -> None:
+    lying = sparse_member(b"0123456789", size, data)
+    with pytest.raises(NotAuthentic):
+        target.read(io.BytesIO(lying + member("end") + bytes(1024)))
+
+
+def test_a_member_without_its_records_is_refused(target: Unpacker) -> None:
+    directory = member("files/directory", tarfile.DIRTYPE)
+    with pytest.raises(NotAuthentic):
+        target.read(io.BytesIO(directory + member("end") + bytes(1024)))

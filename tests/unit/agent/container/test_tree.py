@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,20 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
     with pytest.raises(RefusedByGuest), parent_of(root, "a/x/y"):
         pass
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_that_is_written_anew_stays_the_same_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("longer than what comes")
+    before = (tmp_path / "file").stat().st_ino
+    write_file(tmp_path, "file", b"short", 0o440)
+    assert (tmp_path / "file").read_bytes() == b"short"
+    assert (tmp_path / "file").stat().st_ino == before
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o440
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/etc")])
+def test_what_is_no_file_makes_way_for_one(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "file")
+    write_file(tmp_path, "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    assert not (tmp_path / "file").is_symlink()
