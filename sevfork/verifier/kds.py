@@ -6,7 +6,9 @@ is believed: it takes its place in the evidence, and the verifier checks it like
 
 from __future__ import annotations
 
+import http.client
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -59,8 +61,20 @@ def https_fetcher(url: str, *, timeout_s: float) -> Answer:
             return Answer(response.status, response.read(_ANSWER_LIMIT_BYTES))
     except urllib.error.HTTPError as exc:
         return Answer(exc.code, b"", _seconds(exc.headers.get("Retry-After")))
-    except (OSError, ValueError) as exc:
-        raise HostCannot(f"AMD's key distribution service cannot be reached: {exc}") from exc
+    except (OSError, ValueError, http.client.HTTPException) as exc:
+        why = _words(exc)
+        raise HostCannot(f"AMD's key distribution service cannot be reached: {why}") from exc
+
+
+def _words(exc: Exception) -> str:
+    """The system's own word for what went wrong; a library's would be Python."""
+    cause = exc.reason if isinstance(exc, urllib.error.URLError) else exc
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    if isinstance(cause, ssl.SSLError):
+        return "no TLS connection that can be trusted"
+    words = cause.strerror if isinstance(cause, OSError) else None
+    return words or "no answer that makes sense"
 
 
 def _seconds(header: str | None) -> float | None:
@@ -83,9 +97,9 @@ class KeyDistribution:
     sleep: Callable[[float], None] = time.sleep
 
     def complete(self, evidence: Evidence) -> Evidence:
-        """The evidence with what its certificate table lacks; what it has is left alone.
+        """The evidence with what its certificate table lacks, and a current revocation list.
 
-        Raises AttestationFailed if the report does not parse, HostCannot if something is not to
+        Raises AttestationFailed if report or list does not parse, HostCannot if something is not to
         be had, TimedOut if the service keeps saying that there were too many requests.
         """
         report = SnpReport.decode(evidence.report)
@@ -96,9 +110,13 @@ class KeyDistribution:
         if not (table.ask and table.ark):
             ask, ark = self.chain(product, kind)
             table = replace(table, ask=table.ask or ask, ark=table.ark or ark)
-        if not table.crl:
+        if not table.crl or self._has_run_out(table.crl):
             table = replace(table, crl=self.revocation_list(product, kind))
         return replace(evidence, certificates=table.encode())
+
+    def _has_run_out(self, crl: bytes) -> bool:
+        until = RevocationList.decode(crl).validity.end
+        return until is None or until < self.now()
 
     def _with_leaf(self, table: CertificateTable, report: SnpReport) -> CertificateTable:
         if report.signing_key is SigningKey.VLEK and not table.vlek:
@@ -124,8 +142,7 @@ class KeyDistribution:
         """The current list, DER; a cached one that has run out is fetched again if it can be."""
         path = f"{kind}/v1/{product.value}/crl"
         content = self._get(path, RevocationList.decode)
-        until = RevocationList.decode(content).validity.end
-        if self.fetcher is not None and (until is None or until < self.now()):
+        if self.fetcher is not None and self._has_run_out(content):
             content = self._fetch(path, RevocationList.decode)
         return content
 

@@ -60,7 +60,7 @@ class Pool:
             self.documents.append(item)
 
     def complete(self, evidence: Evidence) -> Evidence:
-        """The evidence with what it lacks; its own certificates stay.
+        """The evidence with what it lacks; its own certificates stay, unless only others fit it.
 
         Raise UsageError if there is some of Intel's collateral, but not all of it.
         """
@@ -76,27 +76,35 @@ class Pool:
 
     def _table(self, table: CertificateTable, report: SnpReport) -> CertificateTable:
         slot = "vlek" if report.signing_key is SigningKey.VLEK else "vcek"
-        leaf = getattr(table, slot) or self._leaf(f"SEV-{slot.upper()}", report)
-        ask = table.ask or self._issuer_of(leaf)
-        ark = table.ark or self._issuer_of(ask)
+        leaf = self._leaf(f"SEV-{slot.upper()}", getattr(table, slot), report)
+        ask = self._issuer_of(leaf, table.ask)
+        ark = self._issuer_of(ask, table.ark)
         return replace(table, **{slot: leaf}, ask=ask, ark=ark, crl=self._list_of(ark, table.crl))
 
-    def _leaf(self, name: str, report: SnpReport) -> bytes:
-        """The one whose key signed the report; else the one that is most like it, or any."""
+    def _leaf(self, name: str, own: bytes, report: SnpReport) -> bytes:
+        """The one whose key signed the report; else the evidence's own; else the most like it."""
         leaves = [leaf for leaf in self.certificates if leaf.common_name == name]
-        return max(leaves, key=lambda leaf: _likeness(leaf, report)).der if leaves else b""
+        signers = [leaf for leaf in leaves if is_signed_by(Chain("leaf", (leaf,)), report)]
+        if own and (not signers or _signed(own, report)):
+            return own
+        best = max(signers or leaves, key=lambda leaf: _likeness(leaf, report), default=None)
+        return best.der if best else own
 
-    def _issuer_of(self, content: bytes) -> bytes:
+    def _issuer_of(self, content: bytes, own: bytes) -> bytes:
         """The issuer that signed it, of all that bear its name; what comes with sevfork is last."""
-        certificate = _readable(Certificate.decode, content)
-        if certificate is None:
-            return b""
+        certificate, mine = (_readable(Certificate.decode, one) for one in (content, own))
+        if certificate is None or (own and mine is None):
+            return own
+        if mine is not None and certificate.issued_by(mine, Scheme.AMD):
+            return own
         named = [
             issuer
             for issuer in (*self.certificates, *amd_authorities())
             if issuer.subject == certificate.issuer
         ]
         signers = [issuer for issuer in named if certificate.issued_by(issuer, Scheme.AMD)]
+        if own:
+            return signers[0].der if signers else own
         return next((issuer.der for issuer in (*signers, *named)), b"")
 
     def _list_of(self, root: bytes, own: bytes) -> bytes:
@@ -206,13 +214,17 @@ def _pem(certificate: Certificate) -> bytes:
     return certificate.parsed.public_bytes(Encoding.PEM)
 
 
-def _likeness(leaf: Certificate, report: SnpReport) -> tuple[bool, bool, bool]:
-    signed = is_signed_by(Chain("leaf", (leaf,)), report)
+def _signed(leaf: bytes, report: SnpReport) -> bool:
+    certificate = _readable(Certificate.decode, leaf)
+    return certificate is not None and is_signed_by(Chain("leaf", (certificate,)), report)
+
+
+def _likeness(leaf: Certificate, report: SnpReport) -> tuple[bool, bool]:
     chip = _readable(Endorsement.decode, leaf.extensions)
     if chip is None:
-        return signed, False, False
+        return False, False
     same_chip = (chip.hardware_id or b"").ljust(len(report.chip_id), b"\0") == report.chip_id
-    return signed, same_chip, chip.tcb.encode() == report.reported_tcb
+    return same_chip, chip.tcb.encode() == report.reported_tcb
 
 
 def _readable(decode: Callable[[_Content], _T], content: _Content) -> _T | None:

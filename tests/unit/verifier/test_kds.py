@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
+import ssl
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -15,7 +19,7 @@ from sevfork.attest.verify import Expected, judge
 from sevfork.errors import AttestationFailed, HostCannot, TimedOut
 from sevfork.verifier.kds import Answer, KeyDistribution, https_fetcher
 from tests.support import fake_amd
-from tests.support.fake_amd import NOW, REPORT_DATA, Part, authority, revocation_list
+from tests.support.fake_amd import EXPIRED, NOW, REPORT_DATA, Part, authority, revocation_list
 
 BASE = "https://kdsintf.amd.com/"
 
@@ -143,6 +147,39 @@ def test_expired_revocation_list_is_fetched_again(tmp_path: Path) -> None:
     later = KeyDistribution(tmp_path, fake, now=lambda: datetime(2031, 1, 1, tzinfo=UTC))
     later.complete(bare(fake.part))
     assert [url.rsplit("/", 1)[1] for url in fake.urls[3:]] == ["crl"]
+
+
+def test_a_list_of_the_evidence_that_has_run_out_is_fetched_anew(tmp_path: Path) -> None:
+    fetcher = FakeService(Part())
+    old = Part(crl=revocation_list(valid=EXPIRED)).evidence()
+    complete = service(tmp_path, fetcher).complete(old)
+    assert fetcher.urls == [f"{BASE}vcek/v1/Milan/crl"]
+    assert judge(complete, fake_amd.snp_policy(crl="required"), Expected(REPORT_DATA), NOW).passed
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (URLError(socket.gaierror(-2, "Name or service not known")), "Name or service not known"),
+        (URLError(TimeoutError("timed out")), "no answer in time"),
+        (TimeoutError("The read operation timed out"), "no answer in time"),
+        (URLError(ssl.SSLError("[SSL: X] (_ssl.c:1006)")), "no TLS connection"),
+        (http.client.IncompleteRead(b"x"), "no answer that makes sense"),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+    ],
+)
+def test_a_service_that_cannot_be_reached_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fails(url: str, timeout: float) -> None:
+        raise error
+
+    monkeypatch.setattr("urllib.request.urlopen", fails)
+    with pytest.raises(HostCannot) as caught:
+        https_fetcher(f"{BASE}vcek/v1/Milan/crl", timeout_s=1)
+    assert words in caught.value.message
+    assert "_ssl.c" not in caught.value.message
+    assert "urlopen" not in caught.value.message
 
 
 def test_answer_that_is_no_certificate_is_not_kept(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.verify import Expected, judge
 from sevfork.errors import UsageError
+from sevfork.simulated.processor import endorsement_extensions, issue_endorsement
 from sevfork.technology import Technology
 from sevfork.verifier.certificate_files import CertificateFile
 from sevfork.verifier.pool import Pool
@@ -23,6 +24,7 @@ from tests.support.fake_amd import (
     REPORT_DATA,
     Part,
     authority,
+    der,
     failed,
     revocation_list,
 )
@@ -71,6 +73,30 @@ def test_what_came_with_the_evidence_stays() -> None:
     evidence = Part().evidence()
     other = Part(chip_id=b"\xc2" * 64).certificates()
     assert pool([other.vcek, other.ask]).complete(evidence) == evidence
+
+
+def test_a_stale_leaf_in_the_evidence_gives_way_to_the_one_that_signed() -> None:
+    """A host may hand out the VCEK of the firmware before the last update, or no longer fitting."""
+    part, key = Part(), fake_amd.ec_key("older firmware")
+    ask = authority("SEV-Milan", "ARK-Milan", "ARK")
+    extensions = endorsement_extensions("Milan-B0", part.own_tcb, part.own_chip_id)
+    arguments = (key.public_key(), ask.subject, fake_amd.rsa_key("ASK"), extensions)
+    stale = der(issue_endorsement("SEV-VCEK", *arguments, fake_amd.VALID))
+    table = replace(part.certificates(), vcek=stale)
+    evidence = Evidence(Technology.SEV_SNP, part.report(), table.encode())
+    complete = pool([part.certificates().vcek]).complete(evidence)
+    assert failed(judge(complete, fake_amd.policy(), Expected(REPORT_DATA), NOW)) == []
+    assert pool([]).complete(evidence) == evidence
+
+
+def test_an_intermediate_in_the_evidence_gives_way_to_the_one_that_signed() -> None:
+    """AMD's VCEK and VLEK have different ones, and hosts mix them up."""
+    part = Part()
+    asvk = der(authority("SEV-VLEK-Milan", "ARK-Milan", "ARK"))
+    table = replace(part.certificates(), ask=asvk)
+    evidence = Evidence(Technology.SEV_SNP, part.report(), table.encode())
+    complete = pool([part.certificates().ask]).complete(evidence)
+    assert failed(judge(complete, fake_amd.policy(), Expected(REPORT_DATA), NOW)) == []
 
 
 def test_wrong_leaf_is_taken_if_it_is_all_there_is_and_rejected() -> None:
