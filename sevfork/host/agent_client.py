@@ -25,6 +25,8 @@ from sevfork.wire.simulated import SIMULATED_EVIDENCE
 _POLL_S = 0.25
 # A booting guest drops what arrives before its agent has opened the port: ask again this often.
 _RETRY_S = 1.0
+# How long an agent may say nothing before its VM is looked at, each time.
+SILENCE_S = 2.0
 # How often a workload that is starting is asked whether it is ready.
 _READY_POLL_S = 0.5
 
@@ -39,6 +41,8 @@ class Cancelled(errors.SevforkError):
 class AgentClient(Closing):
     """Asks one agent; ``simulated_report`` turns 64 bytes of report data into evidence, or is None.
 
+    ``on_silence`` is called every few seconds in which nothing arrives, and raises where waiting on
+    makes no sense: the VM is paused, or the hypervisor has gone.
     Safe to use from several threads: requests wait for each other.
     """
 
@@ -47,10 +51,13 @@ class AgentClient(Closing):
         channel: Channel,
         simulated_report: SimulatedReport | None,
         cancelled: threading.Event | None = None,
+        on_silence: Callable[[], None] = lambda: None,
     ) -> None:
         self.channel = channel
         self._simulated_report = simulated_report
         self._cancelled = cancelled or threading.Event()
+        self._on_silence = on_silence
+        self._silent = Deadline.after(SILENCE_S)
         self._decoder = LineDecoder()
         self._lock = threading.Lock()
 
@@ -98,6 +105,10 @@ class AgentClient(Closing):
             self._check(deadline, f"the workload was still '{status.phase}'")
             self._cancelled.wait(min(_READY_POLL_S, deadline.left_s))
 
+    def undisturbed(self) -> AgentClient:
+        """The same agent, for what is to be asked even when the command was cancelled."""
+        return AgentClient(self.channel, self._simulated_report, on_silence=self._on_silence)
+
     def close(self) -> None:
         self.channel.close()
 
@@ -119,7 +130,12 @@ class AgentClient(Closing):
 
     def _frames(self, deadline: Deadline) -> list[Frame]:
         self._check(deadline, "the agent did not answer in time")
-        return self._decoder.feed(self.channel.receive(min(_POLL_S, deadline.left_s)))
+        arrived = self.channel.receive(min(_POLL_S, deadline.left_s))
+        if arrived or self._silent.passed:
+            self._silent = Deadline.after(SILENCE_S)
+            if not arrived:
+                self._on_silence()
+        return self._decoder.feed(arrived)
 
     def _check(self, deadline: Deadline, message: str) -> None:
         if self._cancelled.is_set():

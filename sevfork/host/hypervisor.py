@@ -18,12 +18,15 @@ from sevfork.errors import WrongState
 class DomainState(Enum):
     RUNNING = "running"
     PAUSED = "paused"
+    SUSPENDED = "suspended"
+    SHUTTING_DOWN = "shutting down"
     CRASHED = "crashed"
     SHUT_OFF = "shut off"
 
     @property
     def active(self) -> bool:
-        return self in (DomainState.RUNNING, DomainState.PAUSED)
+        """Whether there is a guest at all; only one that is RUNNING can answer."""
+        return self not in (DomainState.CRASHED, DomainState.SHUT_OFF)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,16 +21,18 @@ import pytest
 
 from sevfork.domain import metadata_xml
 from sevfork.domain.disks import disk_xml, has_target
-from sevfork.domain.metadata import Metadata, Phase
+from sevfork.domain.metadata import Metadata, Phase, ProcessorState
 from sevfork.domain.spec import Accelerator, Boot, GuestSpec, random_mac
 from sevfork.domain.xml import domain_xml, spec_from_xml
-from sevfork.errors import HostCannot, TimedOut, WrongState
+from sevfork.errors import HostCannot, HypervisorUnreachable, TimedOut, WrongState
 from sevfork.handshake.launch import Role
 from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, Hypervisor, PortTaken
 from sevfork.host.kvm_probe import least_kernel
 from sevfork.host.libvirt.hypervisor import connect
+from sevfork.lifecycle.agents import open_agent
 from sevfork.technology import Technology
+from tests.support.jobs import job_on
 
 pytestmark = [
     pytest.mark.machine,
@@ -239,6 +242,28 @@ def test_guests_survive_the_end_of_the_daemon(private: Private) -> None:
     first.close()
     again = private.connect()
     assert again.find(spec.uuid) == before
+    again.destroy(spec.uuid)
+    again.undefine(spec.uuid)
+    again.close()
+
+
+def test_a_daemon_that_is_killed_is_noticed_while_an_agent_is_waited_for(
+    private: Private,
+) -> None:
+    first = private.connect()
+    spec = running(first)
+    state = ProcessorState(bytes(48), bytes(32), bytes(32))
+    described = replace(spec, metadata=replace(spec.metadata, processor=state))
+    job = job_on(first, seconds=60)
+    with open_agent(job, described) as agent:
+        (pid,) = private.pids()
+        os.kill(int(pid), signal.SIGKILL)
+        killed = time.monotonic()
+        with pytest.raises((HypervisorUnreachable, ChannelClosed)):
+            agent.wait_for_agent(job.deadline)
+    assert time.monotonic() - killed < 10
+    first.close()
+    again = private.connect()
     again.destroy(spec.uuid)
     again.undefine(spec.uuid)
     again.close()

@@ -19,7 +19,7 @@ from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.domain.xml import spec_from_xml
 from sevfork.errors import SevforkError
 from sevfork.handshake import InstanceKey
-from sevfork.host.hypervisor import Channel, ChannelBusy, ChannelClosed, Volume
+from sevfork.host.hypervisor import Channel, ChannelBusy, ChannelClosed, DomainState, Volume
 from sevfork.simulated.launch import simulated_report
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
@@ -99,15 +99,17 @@ class FakeChannel:
         self._ended = False
 
     def send(self, data: bytes, timeout_s: float = 30.0) -> None:
-        if not self._house.find(self._uuid).state.active:
+        if not self._house.state_of(self._uuid).active:
             raise ChannelClosed("the VM closed the channel: it has ended")
+        if self._house.state_of(self._uuid) is not DomainState.RUNNING:
+            return  # it lies in the port until the VM goes on
         for frame in self._decoder.feed(data):
             self._arrived.append(self._answer(frame).encode_line())
 
     def receive(self, timeout_s: float) -> bytes:
         if self._arrived:
             return self._arrived.pop(0)
-        if self._ended or not self._house.find(self._uuid).state.active:
+        if self._ended or not self._house.state_of(self._uuid).active:
             raise ChannelClosed("the VM closed the channel: it has ended")
         time.sleep(0.01)
         return b""

@@ -128,6 +128,13 @@ class FakeHypervisor:
         """The guest powers itself off."""
         self.defined[uuid] = (self.xml(uuid), DomainState.SHUT_OFF)
 
+    def state_of(self, uuid: str) -> DomainState:
+        return self.defined[uuid][1] if uuid in self.defined else DomainState.SHUT_OFF
+
+    def pause(self, uuid: str, state: DomainState = DomainState.PAUSED) -> None:
+        """As `virsh suspend` does."""
+        self.defined[uuid] = (self.xml(uuid), state)
+
     def destroy(self, uuid: str) -> None:
         if uuid in self.defined:
             self.end(uuid)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
+from sevfork.host.hypervisor import Hypervisor
 from tests.vm.lab import Lab, Vm
 
 
@@ -38,6 +44,39 @@ def test_a_deadline_that_passes(lab: Lab, redis_parent: Vm) -> None:
     refused(lab, 30, "", "fork", redis_parent.name, "--timeout", "3s")
     assert redis_parent.redis().ping()
     assert not [name for name in lab.vms() if name.startswith(f"{redis_parent.name}-fork")]
+
+
+@pytest.mark.parametrize("verb", ["fork", "attest"])
+def test_a_vm_that_is_paused(lab: Lab, redis_parent: Vm, hypervisor: Hypervisor, verb: str) -> None:
+    with paused(hypervisor, redis_parent):
+        began = time.monotonic()
+        refused(lab, 11, "is paused", verb, redis_parent.name)
+        assert time.monotonic() - began < 10
+    assert redis_parent.redis().ping()
+
+
+def test_a_vm_that_is_paused_while_it_is_forked(
+    lab: Lab, redis_parent: Vm, hypervisor: Hypervisor
+) -> None:
+    with lab.running("fork", redis_parent.name, "--debug") as fork:
+        fork.wait_for("phase: boot")
+        with paused(hypervisor, redis_parent):
+            assert fork.process.wait(200) == 11, "".join(fork.lines)
+    said = "".join(fork.lines)
+    assert f"'{redis_parent.name}' is paused" in said
+    assert f"resume '{redis_parent.name}'" in said
+    assert redis_parent.redis().ping()
+    assert not [name for name in lab.vms() if name.startswith(f"{redis_parent.name}-fork")]
+
+
+@contextmanager
+def paused(hypervisor: Hypervisor, vm: Vm) -> Iterator[None]:
+    virsh = ["virsh", "-c", hypervisor.uri]
+    subprocess.run([*virsh, "suspend", vm.uuid], check=True, capture_output=True, timeout=60)
+    try:
+        yield
+    finally:
+        subprocess.run([*virsh, "resume", vm.uuid], check=True, capture_output=True, timeout=60)
 
 
 def test_a_dry_run_changes_nothing(lab: Lab, redis_parent: Vm) -> None:

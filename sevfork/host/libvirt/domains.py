@@ -15,9 +15,9 @@ from sevfork.host.libvirt.errors import has_code, ignoring
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: hv.DomainState.RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED: hv.DomainState.RUNNING,
-    libvirt.VIR_DOMAIN_SHUTDOWN: hv.DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_SHUTDOWN: hv.DomainState.SHUTTING_DOWN,
     libvirt.VIR_DOMAIN_PAUSED: hv.DomainState.PAUSED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: hv.DomainState.PAUSED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: hv.DomainState.SUSPENDED,
     libvirt.VIR_DOMAIN_CRASHED: hv.DomainState.CRASHED,
 }
 

@@ -53,8 +53,7 @@ class Parent:
         The OFFERs would die by themselves in time, and with the parent.
         """
         deadline = Deadline.after(_ABANDON_TIMEOUT_S)
-        undisturbed = AgentClient(self.agent.channel, None)
-        undisturbed.ask(protocol.Abandon(fork_id), protocol.Done, deadline=deadline)
+        self.agent.undisturbed().ask(protocol.Abandon(fork_id), protocol.Done, deadline=deadline)
 
 
 @dataclass(frozen=True)

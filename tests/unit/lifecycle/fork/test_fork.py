@@ -15,6 +15,9 @@ from sevfork.domain.disks import disk_xml
 from sevfork.domain.launch_security import SnpLaunch
 from sevfork.domain.metadata import Phase
 from sevfork.handshake.launch import launch_config_hash
+from sevfork.host import agent_client
+from sevfork.host.hypervisor import Domain, DomainState
+from sevfork.lifecycle import agents
 from sevfork.lifecycle.fork import ForkedChild, ForkOutcome, ForkRequest, plan_fork, run_fork
 from sevfork.lifecycle.fork.capture import captured
 from sevfork.lifecycle.fork.child import make_child
@@ -196,6 +199,80 @@ def test_a_vm_that_does_not_run(house: FakeHouse, parent: FakeGuest) -> None:
     house.end(domain.uuid)
     with pytest.raises(errors.WrongState, match="shut off"):
         forked(house)
+
+
+@pytest.mark.parametrize(
+    ("state", "remedy"),
+    [
+        (DomainState.PAUSED, "virsh --connect 'fake:///' resume 'web'"),
+        (DomainState.SUSPENDED, "virsh --connect 'fake:///' dompmwakeup 'web'"),
+        (DomainState.SHUTTING_DOWN, "sevfork rm 'web'"),
+        (DomainState.CRASHED, "sevfork rm 'web'"),
+        (DomainState.SHUT_OFF, "sevfork rm 'web'"),
+    ],
+)
+def test_a_vm_that_cannot_answer_is_refused_at_once_with_what_helps(
+    house: FakeHouse, parent: FakeGuest, state: DomainState, remedy: str
+) -> None:
+    (domain,) = house.domains()
+    house.pause(domain.uuid, state)
+    with pytest.raises(errors.WrongState, match=f"'web' is {state.value}") as caught:
+        plan_fork(house, ForkRequest("web"))
+    assert remedy in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("when", ["copy", "boot", "handshake"])
+def test_a_parent_that_is_paused_meanwhile_is_named_as_that(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(agent_client, "SILENCE_S", 0.02)
+    monkeypatch.setattr(agents, "PAUSE_S", 0.05)
+    (domain,) = house.domains()
+
+    def watch(who: str, phase: str, done: int = 0, total: int = 0) -> None:
+        if phase == when:
+            house.pause(domain.uuid)
+
+    with pytest.raises(errors.WrongState, match="'web' is paused") as caught:
+        run_fork(job_on(house, watch=watch), plan_fork(house, ForkRequest("web")))
+    assert caught.value.hint == "virsh --connect 'fake:///' resume 'web'"
+    house.pause(domain.uuid, DomainState.RUNNING)
+    assert names(house) == ["web"]
+
+
+def test_a_parent_that_goes_on_in_time_is_forked(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_client, "SILENCE_S", 0.02)
+    (domain,) = house.domains()
+
+    def watch(who: str, phase: str, done: int = 0, total: int = 0) -> None:
+        if phase == "connect":
+            house.pause(domain.uuid)
+        if phase == "paused":
+            house.pause(domain.uuid, DomainState.RUNNING)
+
+    outcome = run_fork(job_on(house, watch=watch), plan_fork(house, ForkRequest("web")))
+    assert outcome.children[0].error is None
+
+
+def test_a_hypervisor_that_has_gone_is_noticed_while_an_agent_is_waited_for(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_client, "SILENCE_S", 0.02)
+    (domain,) = house.domains()
+    plan = plan_fork(house, ForkRequest("web"))
+
+    def gone(reference: str) -> Domain:
+        raise errors.HypervisorUnreachable("libvirt does not answer: client socket is closed")
+
+    def watch(who: str, phase: str, done: int = 0, total: int = 0) -> None:
+        if phase == "connect":
+            house.pause(domain.uuid)
+            monkeypatch.setattr(house, "find", gone)
+
+    with pytest.raises(errors.HypervisorUnreachable):
+        run_fork(job_on(house, watch=watch), plan)
 
 
 def test_a_parent_that_cannot_be_captured_is_refused(house: FakeHouse, parent: FakeGuest) -> None:
