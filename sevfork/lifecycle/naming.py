@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from sevfork.errors import NameTaken, UsageError
 
 # What libvirt, a host name and a shell all take without quoting; 50 leaves room for socket paths.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")
+_LONGEST = 50
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
 
 
 def check_name(name: str) -> str:
@@ -17,7 +18,7 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"'{name}' cannot be a VM's name",
-            hint="letters, digits, '.', '_' and '-', at most 50 of them",
+            hint=f"letters, digits, '.', '_' and '-', at most {_LONGEST} of them",
         )
     return name
 
@@ -27,19 +28,23 @@ def child_names(
 ) -> list[str]:
     """Names for ``count`` children: ``x-fork``, ``x-fork1``, ... as virt-clone numbers its clones.
 
-    Names that were asked for must be free (or ``replace``); default names skip what is taken.
-    Raises NameTaken, UsageError.
+    Names that were asked for must be free (or ``replace``); default names skip what is taken, and
+    always fit: a descendant's name is cut short. Raises NameTaken, UsageError.
     """
-    base = check_name(name if name else f"{parent}-fork")
-    numbered: Iterator[str] = itertools.chain(
-        [base], (f"{base}{number}" for number in itertools.count(1))
-    )
-    if not name:
-        numbered = (each for each in numbered if each not in taken)
-    names = [check_name(each) for each in itertools.islice(numbered, count)]
+    numbers = itertools.chain([""], map(str, itertools.count(1)))
+    if name is None:
+        free = (each for each in _defaults(parent, numbers) if each not in {parent, *taken})
+        return list(itertools.islice(free, count))
+    names = [check_name(f"{name}{number}") for number in itertools.islice(numbers, count)]
     clash = [each for each in names if each in taken]
     if parent in names:
         raise NameTaken(f"'{parent}' is the parent's own name")
     if clash and not replace:
         raise NameTaken(f"'{clash[0]}' exists already", hint="choose another --name, or --replace")
     return names
+
+
+def _defaults(parent: str, numbers: Iterable[str]) -> Iterator[str]:
+    for number in numbers:
+        suffix = f"-fork{number}"
+        yield parent[: _LONGEST - len(suffix)] + suffix

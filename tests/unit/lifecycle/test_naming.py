@@ -1,7 +1,7 @@
 import pytest
 
 from sevfork.errors import NameTaken, UsageError
-from sevfork.lifecycle.naming import child_names
+from sevfork.lifecycle.naming import check_name, child_names
 
 
 def test_children_are_numbered_as_virt_clone_numbers_clones() -> None:
@@ -10,6 +10,16 @@ def test_children_are_numbered_as_virt_clone_numbers_clones() -> None:
 
 def test_default_names_skip_what_is_taken() -> None:
     assert child_names("x", None, 2, {"x-fork", "x-fork2"}) == ["x-fork1", "x-fork3"]
+
+
+def test_default_names_always_fit() -> None:
+    name, taken = "web", {"web"}
+    for _ in range(40):
+        (name,) = child_names(name, None, 1, taken)
+        assert check_name(name) not in taken
+        taken.add(name)
+    many = child_names(name, None, 64, taken)
+    assert len({check_name(each) for each in many} - taken) == 64
 
 
 def test_a_name_that_was_asked_for_must_be_free() -> None:
