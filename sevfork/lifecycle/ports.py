@@ -8,9 +8,10 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sevfork.domain import metadata_xml
 from sevfork.domain.metadata import PublishedPort
-from sevfork.errors import HostCannot
-from sevfork.host.hypervisor import Hypervisor, PortTaken
+from sevfork.errors import HostCannot, UsageError, WrongState
+from sevfork.host.hypervisor import Domain, Hypervisor, PortTaken
 
 LOOPBACK = "127.0.0.1"
 # Where a host port is chosen by sevfork: above the usual services, below Linux's ephemeral range.
@@ -26,16 +27,28 @@ class PortWish:
     guest: int
 
 
-def require_free(wishes: Iterable[PortWish], given_up: Iterable[PublishedPort] = ()) -> None:
-    """Tell now what QEMU would tell when the guest has booted; raises PortTaken.
+def require_free(
+    hypervisor: Hypervisor, wishes: Iterable[PortWish], replaced: Iterable[Domain] = ()
+) -> None:
+    """Tell now what QEMU would tell when the guest has booted; raises PortTaken, UsageError.
 
-    Looks at this machine's ports: for a libvirt host that is this machine. ``given_up``: ports of
-    VMs that are removed before.
+    VMs that are replaced give their ports up. The ports of another machine cannot be looked at.
     """
-    free_again = {port.host for port in given_up}
-    for wish in wishes:
-        if wish.host and wish.host not in free_again:
-            _bind(wish.host)
+    wanted = [wish.host for wish in wishes if wish.host]
+    if len(set(wanted)) < len(wanted):
+        raise UsageError("one port of the host cannot be published twice")
+    if hypervisor.local:
+        free_again = {port.host for domain in replaced for port in _ports_of(domain)}
+        for port in wanted:
+            if port not in free_again:
+                _bind(port)
+
+
+def _ports_of(domain: Domain) -> tuple[PublishedPort, ...]:
+    try:
+        return metadata_xml.read(domain.metadata_xml or "").ports
+    except WrongState:
+        return ()  # it is not known which; what is taken is told
 
 
 def _bind(port: int) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from sevfork.domain import metadata_xml
 from sevfork.domain.launch_security import hardware_launch
-from sevfork.domain.metadata import Metadata, Phase, PublishedPort
+from sevfork.domain.metadata import Metadata, Phase
 from sevfork.domain.spec import Accelerator, GuestSpec, HardwareLaunch, console_log_name, random_mac
 from sevfork.domain.xml import domain_xml
 from sevfork.errors import (
@@ -91,8 +91,7 @@ def plan_up(hypervisor: Hypervisor, request: UpRequest) -> UpPlan:
     if replaced and replaced.metadata_xml is None:
         raise InsecureRefused(f"'{name}' was not made by sevfork: it is not replaced")
     _require_memory(hypervisor, request, replaced)
-    if hypervisor.local:
-        ports.require_free(request.publish, _ports_of(replaced))
+    ports.require_free(hypervisor, request.publish, (replaced,) if replaced else ())
     return UpPlan(request, _spec(hypervisor, request), replaced)
 
 
@@ -105,11 +104,6 @@ def _require_memory(hypervisor: Hypervisor, request: UpRequest, replaced: Domain
             f"{request.memory_mib} MiB for the VM, but the host has {free_mib} MiB free",
             hint="give it less --memory, or end another VM",
         )
-
-
-def _ports_of(replaced: Domain | None) -> tuple[PublishedPort, ...]:
-    """The ports that a VM gives up when it is replaced."""
-    return metadata_xml.read(replaced.metadata_xml or "").ports if replaced else ()
 
 
 def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:

@@ -12,7 +12,7 @@ from sevfork.host import maker
 from sevfork.host.hypervisor import Domain, Hypervisor
 from sevfork.lifecycle.find import running_vm
 from sevfork.lifecycle.naming import child_names
-from sevfork.lifecycle.ports import PortWish
+from sevfork.lifecycle.ports import PortWish, require_free
 from sevfork.wire.volume_serial import new_serial
 
 # Room for the header, padding of the last chunk, archive headers and CRIU's own images.
@@ -49,7 +49,7 @@ class ForkPlan:
 def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
     """Look, decide and refuse; nothing is changed.
 
-    Raises WrongState, NameTaken, UsageError, HostCannot (memory, technology).
+    Raises WrongState, NameTaken, UsageError, HostCannot (memory, technology), PortTaken.
     """
     domain, spec = running_vm(hypervisor, request.parent, "be forked")
     _require_forkable(spec)
@@ -58,17 +58,20 @@ def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
         domain.name, request.name, request.count, others.keys(), replace=request.replace
     )
     _require_memory(hypervisor, spec, request.count)
+    replaced = tuple(_replaceable(others[name]) for name in names if name in others)
+    wishes = _wishes(request, spec)
+    require_free(hypervisor, wishes, replaced)
     serial = new_serial()
     return ForkPlan(
         request=request,
         domain=domain,
         spec=spec,
         names=tuple(names),
-        replaced=tuple(_replaceable(others[name]) for name in names if name in others),
+        replaced=replaced,
         serial=serial,
         volume_name=f"{serial}.{maker.tag()}.sealed",
         volume_bytes=_volume_bytes(spec.memory_mib),
-        publish=_wishes(request, spec),
+        publish=wishes,
     )
 
 
