@@ -27,6 +27,10 @@ _ABANDON_TIMEOUT_S = 20.0
 _Reply = TypeVar("_Reply", bound=protocol.Message)
 
 
+class ParentEnded(WrongState):
+    """The parent ended while it was forked, which is not a child's doing."""
+
+
 @dataclass(frozen=True)
 class Parent:
     """The parent's agent, its channel held until the fork is over."""
@@ -36,7 +40,7 @@ class Parent:
     job: Job
 
     def ask(self, request: protocol.Message, reply_type: type[_Reply]) -> _Reply:
-        """Raises WrongState when the parent ends meanwhile, which is not the child's doing."""
+        """Raises ParentEnded when it ends meanwhile."""
         try:
             return self.agent.ask(
                 request,
@@ -45,7 +49,7 @@ class Parent:
                 on_progress=telling(self.job, self.name),
             )
         except ChannelClosed as exc:
-            raise WrongState(f"the parent '{self.name}' has ended, or its channel broke") from exc
+            raise ParentEnded(f"the parent '{self.name}' has ended, or its channel broke") from exc
 
     def abandon(self, fork_id: bytes) -> None:
         """Let it forget a capture, even when we were cancelled.

@@ -10,12 +10,13 @@ from sevfork.domain import metadata_xml
 from sevfork.domain.metadata import Phase, PublishedPort
 from sevfork.domain.spec import GuestSpec
 from sevfork.domain.xml import domain_xml
-from sevfork.errors import SevforkError
+from sevfork.errors import RolledBack, SevforkError, WrongState
 from sevfork.handshake.launch import LaunchConfig
 from sevfork.host import serial_log
 from sevfork.host.agent_client import AgentClient
+from sevfork.host.hypervisor import ChannelClosed
 from sevfork.lifecycle.agents import open_agent
-from sevfork.lifecycle.fork.capture import Capture, telling
+from sevfork.lifecycle.fork.capture import Capture, ParentEnded, telling
 from sevfork.lifecycle.fork.plan import sketch_child
 from sevfork.lifecycle.fork.sealed_volume import plugged
 from sevfork.lifecycle.job import Job
@@ -66,8 +67,11 @@ def make_child(
             restored = _hand_over(job, capture, spec, agent)
             ports = _release(job, capture, spec)
         except SevforkError as exc:
-            serial_log.add_to(exc, job.hypervisor, spec)
-            raise
+            error = _told(exc, job, spec)
+            serial_log.add_to(error, job.hypervisor, spec)
+            if error is exc:
+                raise
+            raise error from exc
         _finish(job, spec, ports, restored.generation)
         undo.on_failure(remove_made, job.hypervisor, spec)
     ready_s = job.elapsed_s
@@ -75,6 +79,25 @@ def make_child(
     return ForkedChild(
         spec.name, spec.uuid, ports, restored.generation, ready_s, restored.restore_ms
     )
+
+
+def _told(error: SevforkError, job: Job, spec: GuestSpec) -> SevforkError:
+    """One error for a child that ended before it was ready, whichever call heard of it first."""
+    if not isinstance(error, WrongState) or isinstance(error, ParentEnded):
+        return error
+    if not isinstance(error, ChannelClosed) and _is_active(job, spec):
+        return error
+    return RolledBack(
+        f"'{spec.name}' ended before it was ready and was removed: {error.message}",
+        hint=error.hint,
+    )
+
+
+def _is_active(job: Job, spec: GuestSpec) -> bool:
+    try:
+        return job.hypervisor.find(spec.uuid).state.active
+    except WrongState:
+        return False
 
 
 def _launch(job: Job, capture: Capture, index: int, undo: Undo, choices: Choices) -> GuestSpec:

@@ -8,8 +8,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from sevfork.domain.spec import Accelerator
-from sevfork.errors import RolledBack, SevforkError
-from sevfork.host.hypervisor import ChannelClosed
+from sevfork.errors import SevforkError
 from sevfork.lifecycle.fork.capture import Capture, captured
 from sevfork.lifecycle.fork.child import ForkedChild, make_child
 from sevfork.lifecycle.fork.plan import ForkPlan
@@ -91,11 +90,6 @@ def _attempt(job: Job, capture: Capture, index: int, undo: Undo) -> ForkedChild:
     name = capture.names[index]
     try:
         return make_child(job, capture, index, undo)
-    except ChannelClosed as exc:
-        error: SevforkError = RolledBack(
-            f"'{name}' ended before it was ready and was removed: {exc.message}", hint=exc.hint
-        )
-        error.__cause__ = exc
     except SevforkError as exc:
         error = exc
     except Exception as exc:

@@ -188,6 +188,29 @@ def test_a_parent_that_ends_meanwhile_is_told_as_that(house: FakeHouse, parent: 
     assert names(house) == ["web"]
 
 
+@pytest.mark.parametrize("call", ["start", "open_channel", "attach_device", "set_link", "publish"])
+def test_a_childs_end_has_one_exit_code_whichever_call_hears_of_it_first(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """libvirt says only that the domain is not running."""
+    (domain,) = house.domains()
+    genuine = getattr(house, call)
+
+    def ends_the_child(uuid: str, *more: object, **options: object) -> object:
+        made = genuine(uuid, *more, **options)
+        if uuid == domain.uuid:
+            return made
+        house.end(uuid)
+        if call == "start":
+            return made
+        raise errors.WrongState("libvirt: Requested operation is not valid: domain is not running")
+
+    monkeypatch.setattr(house, call, ends_the_child)
+    with pytest.raises(errors.RolledBack, match="'web-fork' ended before it was ready"):
+        forked(house)
+    assert names(house) == ["web"]
+
+
 def test_a_vm_that_sevfork_did_not_make(house: FakeHouse) -> None:
     house.add_foreign("other")
     with pytest.raises(errors.WrongState, match="no sevfork agent"):
