@@ -30,7 +30,7 @@ class Output:
 
     def json(self, document: Mapping[str, object]) -> None:
         """One document on stdout, with the schema's version first (docs/json.md)."""
-        self.data(json.dumps({"schema": SCHEMA, **document}, indent=2))
+        self.data(json.dumps({"schema": SCHEMA, **document}, indent=2, allow_nan=False))
 
     def data(self, text: str) -> None:
         sys.stdout.write(text.rstrip("\n") + "\n")

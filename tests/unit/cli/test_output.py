@@ -24,3 +24,9 @@ def test_an_errors_text_keeps_its_lines_and_loses_its_escapes(
     err = capsys.readouterr().err
     assert not {"\x1b", "\x07"} & set(err)
     assert err.splitlines()[1:] == ["hint: one", "two"]
+
+
+def test_a_document_with_nan_is_never_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        Output().json({"pause_ms": float("nan")})
+    assert capsys.readouterr().out == ""
