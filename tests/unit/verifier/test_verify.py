@@ -152,6 +152,7 @@ def test_simulated_evidence_needs_to_be_asked_for(
     assert allowed.code == 0
     assert allowed.out.startswith("technology: simulated, not confidential")
     assert allowed.out.endswith("(simulated, not confidential)\n")
+    assert "warnings:" not in allowed.out
 
 
 def test_simulated_evidence_under_an_images_policy_needs_to_be_asked_for_too(

@@ -110,6 +110,11 @@ def test_version_2_report_with_a_short_chip_id_is_not_from_milan() -> None:
     assert failed(part.judge()) == ["product of the report"]
 
 
+def test_a_zero_chip_id_does_not_hide_which_processor_a_newer_report_names() -> None:
+    part = Part(chip_id=bytes(64), hardware_id=b"\xc1" * 64, patches={0x189: b"\x11"})
+    assert failed(part.judge(allow_masked_chip_id=True)) == ["product of the report"]
+
+
 def test_turin_chip_id_with_more_than_eight_bytes_is_rejected() -> None:
     part = Part(product="Turin", chip_id=b"\xc1" * 9, hardware_id=b"\xc1" * 8)
     assert failed(part.judge()) == ["hardware id of the certificate"]
