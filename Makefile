@@ -5,11 +5,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # One test instead of all: make unit T=tests/unit/seal/test_device.py::test_name
-T ?=
 # Building images and a private libvirtd take root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=http_proxy,https_proxy,SEVFORK_DEBIAN_MIRROR,SEVFORK_VECTORS)
 
-.PHONY: help demo test setup venv unit test-fast lint format bench clean
+.PHONY: help demo test setup venv unit test-fast lint format bench fetched clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -18,8 +17,13 @@ help:  ## this list
 demo: setup  ## install what is needed, build an image, boot a Redis, fork it, show the children
 	$(AS_ROOT) $(BIN)/python scripts/demo.py
 
-test: setup lint build/libvirt-schemas build/criu-rpc.proto build/genuine-samples  ## every test, real guests included (T=... for one)
-	$(AS_ROOT) $(PYTEST) $(or $(T),tests)
+test: setup lint fetched  ## every test, real guests included (T=... for one)
+ifdef T
+	$(AS_ROOT) $(PYTEST) $(T)
+else
+	$(PYTEST) -q -n auto tests/unit
+	$(AS_ROOT) $(PYTEST) tests/integration tests/vm
+endif
 
 setup:  ## Debian packages, virtual environment, and what this machine can do
 	scripts/setup
@@ -46,13 +50,15 @@ format: venv  ## let ruff put the code in order
 bench: venv  ## verification beside openssl
 	$(BIN)/python scripts/bench_verify.py
 
-# What tests need and the project does not carry. Without it those tests are skipped, and the summary says so.
-# CRIU's own protocol file, which our numbers are compared with.
-build/criu-rpc.proto:
-	-scripts/criu-protocol
+# What tests need and the project does not carry: schemas of a libvirt that knows SNP and TDX, CRIU's own
+# protocol file, evidence of public projects. Without them those tests are skipped, and the summary says so.
+fetched: build/libvirt-schemas build/criu-rpc.proto build/genuine-samples
 
 build/libvirt-schemas:
 	-scripts/libvirt-schemas
+
+build/criu-rpc.proto:
+	-scripts/criu-protocol
 
 build/genuine-samples: scripts/genuine-samples tests/vectors/genuine.toml
 	-scripts/genuine-samples
