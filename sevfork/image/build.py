@@ -25,16 +25,15 @@ from sevfork.attest.guest_policy import POLICY_PATH, Fork, guest_policy_toml
 from sevfork.errors import UsageError
 from sevfork.image import contents, cpio, fork_id, initramfs, manifest_json, verity
 from sevfork.image.base import (
-    PYTHON_DIRECTORY,
     Base,
     BaseCache,
     BaseRequest,
     Say,
-    compile_python,
     require_root,
 )
 from sevfork.image.contents import File, Files
 from sevfork.image.guest_root import GuestRoot
+from sevfork.image.install import PYTHON_DIRECTORY, compile_python
 from sevfork.image.lock import Lock
 from sevfork.image.manifest_json import ImageManifest, WorkloadSummary
 from sevfork.image.modules import KernelModules

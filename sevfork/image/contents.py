@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from sevfork.agent.workload import GUEST_PATH, MOUNTED_OVER, RESERVED, Workload
 from sevfork.errors import UsageError
-from sevfork.image.base import PYTHON_DIRECTORY
 from sevfork.image.guest_root import GuestRoot
+from sevfork.image.install import PYTHON_DIRECTORY
 from sevfork.technology import Technology
 
 PACKAGE = f"{PYTHON_DIRECTORY}/sevfork"

@@ -16,8 +16,8 @@ import sevfork
 from sevfork.agent.workload import Ready, Workload
 from sevfork.errors import UsageError
 from sevfork.image import contents
-from sevfork.image.base import PYTHON_DIRECTORY
 from sevfork.image.guest_root import GuestRoot
+from sevfork.image.install import PYTHON_DIRECTORY
 from sevfork.technology import Technology
 from tests.support import REPOSITORY
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sevfork.errors import UsageError
-from sevfork.image.base import _prune, _settle
 from sevfork.image.guest_root import GuestRoot
+from sevfork.image.install import prune, settle
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_what_the_host_has_does_not_exist_in_the_tree(root: GuestRoot, link: str
 def test_pruning_removes_nothing_that_lies_behind_a_link(root: GuestRoot) -> None:
     (root.directory / "usr").mkdir()
     (root.directory / "usr/prec").write_text("")
-    _prune(root, ["absolute/prec*", "*/precious", "usr/prec*", "climbing/*"])
+    prune(root, ["absolute/prec*", "*/precious", "usr/prec*", "climbing/*"])
     assert not (root.directory / "usr/prec").exists()
     assert (root.directory / "absolute").is_symlink()
 
@@ -96,7 +96,7 @@ def test_the_fixed_names_of_a_root_are_written_in_the_tree(root: GuestRoot, host
     for name in ("machine-id", "hostname", "hosts", "resolv.conf"):
         (root.directory / "etc" / name).symlink_to(host / "precious")
     (root.directory / "var").symlink_to(host)
-    _settle(root)
+    settle(root)
     assert (root.directory / "etc/hostname").read_text() == "sevfork\n"
     assert root.real("var/tmp").is_relative_to(root.directory)
 
