@@ -91,13 +91,19 @@ def spawn(
     stderr: int | IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
     grace_s: float = 5,
+    new_session: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A running command as a context: it is terminated, then killed, when the block ends."""
     words = [os.fspath(word) for word in argv]
     log.debug("+ %s &", shlex.join(words))
     environment = None if env is None else {**os.environ, **env}
     with subprocess.Popen(
-        words, stdin=stdin, stdout=stdout, stderr=stderr, env=environment
+        words,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment,
+        start_new_session=new_session,
     ) as child:
         try:
             yield child

@@ -13,6 +13,8 @@ Members, in order; a later one replaces an earlier one of the same name:
 Whiteouts are character devices 0:0, as overlayfs has them. Extended attributes and times are pax
 records, hexadecimal names with base64 and integers, because tar's own are text and floating point.
 Of a file with holes a member holds what is stored; pax records tell its size and where it belongs.
+A file that goes out while it is being written is a member for each part, which says where in the
+file it begins.
 
 The headers are the standard library's ``tarfile``. Walking, reading and placing are ours, because
 neither ``tarfile.add`` and ``extract`` nor the program ``tar`` stay below a root in which somebody
@@ -46,6 +48,7 @@ INODES = "inodes"
 _ATTRIBUTE = "SEVFORK.xattr."
 _MTIME = "SEVFORK.mtime_ns"
 _SIZE, _DATA = "SEVFORK.size", "SEVFORK.data"
+_OFFSET = "SEVFORK.offset"
 _BLOCK = tarfile.BLOCKSIZE
 _STEP = 1 << 20  # measured under TCG: many small writes cost 20 times the throughput
 _TYPES = {
@@ -130,11 +133,22 @@ class Packer:
         member = tarfile.TarInfo(name)
         member.size = size
         self._header(member)
-        self._body(_drain(path, size), size)
+        self._body(_drain(path, Range(0, size)), size)
+
+    def move_part(self, name: str, path: Path, part: Range) -> None:
+        """A part of a file of tmpfs that is still growing, given back like those of ``move_in``.
+
+        It begins where the part before it has ended.
+        """
+        member = tarfile.TarInfo(name)
+        member.size = part.size
+        member.pax_headers = {_OFFSET: str(part.start)}
+        self._header(member)
+        self._body(_drain(path, part), part.size)
 
     def append(self, spool: Path) -> None:
         """The members that another Packer has written to a file of tmpfs, which is emptied."""
-        for piece in _drain(spool, spool.stat().st_size):
+        for piece in _drain(spool, Range(0, spool.stat().st_size)):
             self.sink.write(piece)
 
     def end(self) -> None:
@@ -196,13 +210,13 @@ def _stored(member: tarfile.TarInfo) -> tuple[int, list[Range]]:
     return size, ranges
 
 
-def _drain(path: Path, size: int) -> Iterator[bytes]:
-    """The file's bytes; what was yielded is punched out of tmpfs (MADV_REMOVE)."""
-    if not size:
+def _drain(path: Path, part: Range) -> Iterator[bytes]:
+    """A part of a file; what was yielded is punched out of tmpfs (MADV_REMOVE)."""
+    if not part.size:
         return
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as pages:
-        for start in range(0, size, _STEP):
-            end = min(start + _STEP, size)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), part.end) as pages:
+        for start in range(part.start, part.end, _STEP):
+            end = min(start + _STEP, part.end)
             yield pages[start:end]
             pages.madvise(mmap.MADV_REMOVE, start, end - start)
 
@@ -298,6 +312,9 @@ def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path, path: 
         return
     with parent_of(root, path, create=True) as (directory, name):
         real_path = f"/proc/self/fd/{directory}/{name}"
+        if member.pax_headers.get(_OFFSET, "0") != "0":
+            _append_part(archive, member, directory, name)
+            return
         _make(archive, member, root, directory, name)
         if member.type != tarfile.LNKTYPE:
             _describe(member, real_path)
@@ -342,6 +359,23 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: int, na
         for part in ranges:
             for start in range(part.start, part.end, _STEP):
                 write_at(target, content.read(min(_STEP, part.end - start)), start)
+
+
+def _append_part(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, directory: int, name: str
+) -> None:
+    """One more part of a file that the stream has begun. Raise NotAuthentic if it is another."""
+    descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        start = os.fstat(descriptor).st_size
+        if member.pax_headers[_OFFSET] != str(start):
+            raise NotAuthentic(f"the capture's '{member.name}' has a part that does not follow")
+        content = archive.extractfile(member)
+        while content is not None and (piece := content.read(_STEP)):
+            write_at(descriptor, piece, start)
+            start += len(piece)
+    finally:
+        os.close(descriptor)
 
 
 def _describe(member: tarfile.TarInfo, path: str) -> None:

@@ -34,8 +34,10 @@ from sevfork.agent.container.archive import Packer, Unpacker
 from sevfork.agent.container.container import Container
 from sevfork.agent.container.layer import LayerCopy
 from sevfork.agent.criu import rpc, wipe_on_fork
+from sevfork.agent.criu.comb import comb
 from sevfork.agent.criu.deleted import name_deleted_files
-from sevfork.agent.criu.memory import MemoryGuard, require_memory, resident_bytes
+from sevfork.agent.criu.memory import MemoryGuard, is_short, require_memory, resident_bytes
+from sevfork.agent.criu.outflow import Outflow
 from sevfork.agent.criu.refusal import explain, first_place
 from sevfork.agent.criu.rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
 from sevfork.agent.engine import Capture, Generation, OnStep, Sink, Source
@@ -112,6 +114,7 @@ class CriuEngine:
             self.container.prepare(int((self._images / _LAST / _DEVICE).read_text()))
             self.container.identify(generation)
             log.info("%d bytes wiped on fork", wipe_on_fork.wipe(self._images, _LAST))
+            comb(self._images)
             self._restore()
         finally:
             shutil.rmtree(self._images, ignore_errors=True)
@@ -135,6 +138,7 @@ class CriuEngine:
 
         A CRIU that it had started finds its connection closed, and ends by itself.
         """
+        rpc.release_held()
         for name in (_CAPTURE, _WARM_UP, _RESTORE):
             shutil.rmtree(self.container.state / name, ignore_errors=True)
         for directory in (self._images, self._files):
@@ -206,6 +210,7 @@ class _Attempt:
     _pauses_ms: list[float] = field(default_factory=list)
     _memory_bytes: list[int] = field(default_factory=list)
     _frozen_at: float = 0.0
+    _last: Outflow = field(init=False)
 
     def __post_init__(self) -> None:
         self._layer = LayerCopy(self.container.upper)
@@ -215,7 +220,7 @@ class _Attempt:
         file_bytes = self._send_files()
         frozen_file_bytes = self._copy_until_frozen()
         self.on_step(Step.EXPORT)
-        self._send_images(_LAST)
+        self._send_images(_LAST, self._last)
         self.packer.append(self._spool)
         self.packer.end()
         return self._account(file_bytes, frozen_file_bytes)
@@ -247,12 +252,13 @@ class _Attempt:
     def _copy_memory(self, criu: Criu) -> None:
         """Copy what changed since the last copy, while the workload runs, and send it out."""
         name = str(len(self._memory_bytes))
-        self._ask(criu, Request.PRE_DUMP, name)
+        with self._outflow(criu, name, frozen=False) as outflow:
+            self._ask(criu, Request.PRE_DUMP, name)
         # Measured: one CRIU process adds its times up over all requests.
         total_ms = _frozen_ms(self.scratch / name / "stats-dump")
         earlier_ms = self._pauses_ms[-1] if len(self._copies) > 1 else 0
         self._pauses_ms.append(total_ms - earlier_ms)
-        self._send_images(name)
+        self._send_images(name, outflow)
 
     def _send_files(self) -> int:
         before = self.packer.size_bytes
@@ -271,8 +277,10 @@ class _Attempt:
                     self._layer.copy_frozen(aside, self.container.mapped_inodes)
 
             self._frozen_at = time.monotonic()
+            self._last = self._outflow(criu, _LAST, frozen=True)
             try:
-                self._ask(criu, Request.DUMP, _LAST, on_notify)
+                with self._last:
+                    self._ask(criu, Request.DUMP, _LAST, on_notify)
             finally:
                 self._pauses_ms.append((time.monotonic() - self._frozen_at) * 1000)
         (self.scratch / _LAST / "descriptors.json").write_text(json.dumps(bundle.descriptors()))
@@ -335,19 +343,23 @@ class _Attempt:
             options[Option.PARENT_IMG] = f"../{self._copies[-1]}"
         return options
 
-    def _send_images(self, name: str) -> None:
-        """Send a copy out. What may be large (pages, deleted files) is given back to the guest."""
-        directory, memory_bytes = self.scratch / name, 0
+    def _send_images(self, name: str, outflow: Outflow) -> None:
+        """Send the rest of a copy out. What may be large is given back to the guest."""
+        directory, memory_bytes = self.scratch / name, outflow.finish()
         for path in sorted(directory.iterdir()):
             member = f"images/{name}/{path.name}"
             if path.is_symlink():
                 self.packer.add_symbolic_link(member, str(path.readlink()))
-            elif path.name.startswith(("pages-", "ghost-file-")):
+            elif path.name.startswith("ghost-file-"):
                 memory_bytes += path.stat().st_size
                 self.packer.move_in(member, path)
-            elif path.name != _LOG:
+            elif path.name != _LOG and not path.name.startswith("pages-"):
                 self.packer.add_content(member, path.read_bytes())
         self._memory_bytes.append(memory_bytes)
+
+    def _outflow(self, criu: Criu, name: str, *, frozen: bool) -> Outflow:
+        directory, prefix = self.scratch / name, f"images/{name}/"
+        return Outflow(self.packer, directory, prefix, criu.hold, is_short, frozen)
 
     def _account(self, file_bytes: int, frozen_file_bytes: int) -> Capture:
         return Capture(

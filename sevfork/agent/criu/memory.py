@@ -1,8 +1,9 @@
-"""Whether the guest can hold a copy besides the workload, before the kernel has to kill something.
+"""Whether the guest has the memory for a capture, before the kernel has to kill something.
 
-A copy of the memory lies on tmpfs until it has gone out, so at its largest it is what the workload
-holds. Only the files that changed since they were copied are put aside besides, and how much that
-is, is known only while it is written.
+Pages go out while they are copied (``outflow.py``), so a copy needs a window and not the size of
+the workload. So does a restore (``comb.py``), and a child has its parent's memory, so what it will
+need is asked for here. Files that changed since they were copied are put aside besides, and how
+much that is, is known only while it is written.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from sevfork.agent.criu.comb import WINDOW_BYTES
 from sevfork.agent.criu.refusal import TOO_LITTLE_MEMORY
 from sevfork.agent.engine import Sink
 from sevfork.errors import RefusedByGuest
 
 PROC = Path("/proc")
-RESERVE_BYTES = 32 * 2**20  # CRIU itself, and what the workload takes meanwhile
+# runc and CRIU (measured in a child: 40 MiB), and what the workload takes meanwhile.
+RESERVE_BYTES = 64 * 2**20
 _LOOK_EVERY_BYTES = 8 * 2**20
 # "Anonymous" is what CRIU copies of each process; shared memory it copies once.
 _COUNTED = re.compile(rb"^(?:Anonymous|Pss_Shmem): +(\d+) kB$", re.M)
@@ -33,10 +36,24 @@ def resident_bytes(processes: Iterable[str]) -> int:
     return total * 1024
 
 
-def require_memory(wanted: int) -> None:
-    """Raise RefusedByGuest unless so much is available, and a reserve besides."""
-    if _kilobytes(_AVAILABLE, PROC / "meminfo") * 1024 < wanted + RESERVE_BYTES:
-        raise RefusedByGuest(TOO_LITTLE_MEMORY.reason, hint=TOO_LITTLE_MEMORY.advice)
+def require_memory(held: int) -> None:
+    """Raise RefusedByGuest unless a workload that holds so much can be captured and restored."""
+    wanted, available = min(held, WINDOW_BYTES) + RESERVE_BYTES, available_bytes()
+    if available < wanted:
+        figures = f"{wanted >> 20} MiB have to be free in it, and {available >> 20} are"
+        raise RefusedByGuest(
+            f"{TOO_LITTLE_MEMORY.reason}: {figures}", hint=TOO_LITTLE_MEMORY.advice
+        )
+
+
+def is_short() -> bool:
+    """Whether what is available is down to the reserve."""
+    return available_bytes() < RESERVE_BYTES
+
+
+def available_bytes() -> int:
+    """What the kernel thinks could be had without hurting anybody (``/proc/meminfo``)."""
+    return _kilobytes(_AVAILABLE, PROC / "meminfo") * 1024
 
 
 def _kilobytes(pattern: re.Pattern[bytes], path: Path) -> int:

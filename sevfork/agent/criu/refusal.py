@@ -40,8 +40,8 @@ def _known(reason: str, advice: str, error: str, *held: str) -> _Known:
 
 
 TOO_LITTLE_MEMORY = Refusal(
-    "the guest has too little memory to hold a capture besides the workload",
-    "give the VM more memory: a capture needs as much again as the workload holds",
+    "the guest has too little memory for a capture",
+    "give the VM more memory: a child needs up to 96 MiB besides what the workload holds",
 )
 # The lines are from the sources of criu 4.2. The first that matches counts.
 _KNOWN = (

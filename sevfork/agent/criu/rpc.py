@@ -15,6 +15,8 @@ Only the fields used here are known.
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -92,9 +94,15 @@ class CriuEnded(SevforkError):
 
 @dataclass(frozen=True)
 class Criu:
-    """A running ``criu swrk``."""
+    """A running ``criu swrk``; ``pid`` leads a session of its own."""
 
     connection: socket.socket
+    pid: int
+
+    def hold(self, stopped: bool) -> None:
+        """Stop it where it is, with all it has started, or let it go on."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGSTOP if stopped else signal.SIGCONT)
 
     def request(
         self,
@@ -171,15 +179,34 @@ def running(stderr: Path) -> Iterator[Criu]:
         theirs,
         stderr.open("wb") as errors,
         process.spawn(
-            argv, stdin=theirs.fileno(), stdout=errors, stderr=errors, env=ENVIRONMENT
+            argv,
+            stdin=theirs.fileno(),
+            stdout=errors,
+            stderr=errors,
+            env=ENVIRONMENT,
+            new_session=True,
         ) as worker,
     ):
         theirs.close()
         try:
-            yield Criu(ours)
+            yield Criu(ours, worker.pid)
         finally:
             ours.close()
             _let_end(worker.poll, timeout_s=_END_TIMEOUT_S)
+
+
+def release_held(processes: Path = Path("/proc")) -> None:
+    """Let every CRIU go on that an earlier agent, which has died, had stopped.
+
+    It is in a session of its own: the kernel would end it with SIGHUP otherwise, in the middle of
+    a dump, when the agent dies.
+    """
+    for stat in processes.glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            text = stat.read_text(errors="replace")
+            name, state = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2]
+            if (name, state) == ("criu", "T"):
+                os.kill(int(stat.parent.name), signal.SIGCONT)
 
 
 def _let_end(poll: Callable[[], int | None], *, timeout_s: float) -> None:

@@ -4,40 +4,22 @@ A process marks pages with ``MADV_WIPEONFORK`` that must not exist twice: the st
 generator, a key that is to be used once. CRIU carries the mark and the contents alike. So the
 contents are overwritten in what CRIU is going to restore.
 
-Formats: CRIU's ``images/{mm,vma,pagemap}.proto``. ``pages-N.img`` holds the pages of all entries of
-its page map that are present, in order and with nothing between.
+Formats: CRIU's ``images/{mm,vma}.proto``, and ``page_maps.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sevfork.agent.criu import rpc
 from sevfork.agent.criu.images import messages
+from sevfork.agent.criu.page_maps import PageMap, Range, page_maps
 
-_PAGE = 4096
 _MM_MAGIC = 0x57492820
-_PAGEMAP_MAGIC = 0x56084025
 _MM_VMAS = 14
 _VMA_START, _VMA_END, _VMA_ADVICE = 1, 2, 9
 _WIPE_ON_FORK = 1 << 18  # MADV_WIPEONFORK is advice number 18
-_HEAD_PAGES_ID = 1
-_MAP_ADDRESS, _MAP_COMPAT_COUNT, _MAP_IN_PARENT, _MAP_FLAGS, _MAP_COUNT = 1, 2, 3, 4, 5
-_PRESENT = 1 << 2
-
-
-@dataclass(frozen=True)
-class Range:
-    """Addresses from ``start`` up to, and not with, ``end``."""
-
-    start: int
-    end: int
-
-    def meets(self, other: Range) -> Range | None:
-        start, end = max(self.start, other.start), min(self.end, other.end)
-        return Range(start, end) if start < end else None
 
 
 def wipe(images: Path, last: str) -> int:
@@ -51,8 +33,7 @@ def wipe(images: Path, last: str) -> int:
         ranges = tuple(_marked(path.read_bytes()))
         if ranges:
             pid = path.stem.removeprefix("mm-")
-            for page_map in sorted(images.glob(f"*/pagemap-{pid}.img")):
-                wiped += _wipe_copy(page_map, ranges)
+            wiped += sum(_wipe_copy(page_map, ranges) for page_map in page_maps(images, pid))
     return wiped
 
 
@@ -68,27 +49,14 @@ def _marked(image: bytes) -> Iterator[Range]:
                     )
 
 
-def _wipe_copy(page_map: Path, ranges: Sequence[Range]) -> int:
+def _wipe_copy(page_map: PageMap, ranges: Sequence[Range]) -> int:
     """Zero what one copy of a process's memory holds of the ranges."""
-    entries = iter(messages(page_map.read_bytes(), _PAGEMAP_MAGIC))
-    pages_id = rpc.number(rpc.decode(next(entries, b"")).get(_HEAD_PAGES_ID, 0))
     wiped, offset = 0, 0
-    with (page_map.parent / f"pages-{pages_id}.img").open("r+b") as pages:
-        for held in map(_held, entries):
+    with page_map.pages.open("r+b") as pages:
+        for held in page_map.held():
             for part in filter(None, (held.meets(each) for each in ranges)):
                 pages.seek(offset + part.start - held.start)
                 pages.write(bytes(part.end - part.start))
                 wiped += part.end - part.start
             offset += held.end - held.start
     return wiped
-
-
-def _held(entry: bytes) -> Range:
-    """The addresses whose pages lie in this copy; an empty range for what an earlier one holds."""
-    fields = rpc.decode(entry)
-    start = rpc.number(fields.get(_MAP_ADDRESS, 0))
-    count = rpc.number(fields.get(_MAP_COUNT, fields.get(_MAP_COMPAT_COUNT, 0)))
-    # Written before CRIU had flags: present unless it is the parent's.
-    by_default = 0 if rpc.number(fields.get(_MAP_IN_PARENT, 0)) else _PRESENT
-    present = rpc.number(fields.get(_MAP_FLAGS, by_default)) & _PRESENT
-    return Range(start, start + count * _PAGE if present else start)

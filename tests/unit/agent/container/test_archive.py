@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sevfork.agent.container.archive import REMOVED, Packer, Unpacker
+from sevfork.agent.container.holes import Range
 from sevfork.agent.container.tree import walk
 from sevfork.errors import NotAuthentic, RefusedByGuest
 
@@ -346,3 +347,30 @@ def test_a_member_without_its_records_is_refused(target: Unpacker) -> None:
     directory = member("files/directory", tarfile.DIRTYPE)
     with pytest.raises(NotAuthentic):
         target.read(io.BytesIO(directory + member("end") + bytes(1024)))
+
+
+def test_a_growing_file_goes_out_in_parts_and_is_given_back(
+    tmp_path: Path, target: Unpacker
+) -> None:
+    pages, content, mib = tmp_path / "pages-1.img", os.urandom(3 << 20), 1 << 20
+    packer = Packer(io.BytesIO())
+    with pages.open("wb") as file:
+        for start in range(0, 3 * mib, mib):
+            file.write(content[start : start + mib])
+            file.flush()
+            packer.move_part("images/0/pages-1.img", pages, Range(start, mib))
+    assert pages.stat().st_blocks == 0
+    target.read(io.BytesIO(stream(packer)))
+    assert (target.images / "0" / "pages-1.img").read_bytes() == content
+
+
+@pytest.mark.parametrize("second", [5, 20])
+def test_a_part_that_does_not_follow_is_refused(target: Unpacker, second: int) -> None:
+    def part(start: int) -> bytes:
+        info = tarfile.TarInfo("images/0/pages-1.img")
+        info.size, info.pax_headers = 10, {"SEVFORK.offset": str(start)}
+        info.uid, info.gid = os.getuid(), os.getgid()
+        return info.tobuf(tarfile.PAX_FORMAT) + bytes(512)
+
+    with pytest.raises(NotAuthentic, match="does not follow"):
+        target.read(io.BytesIO(part(0) + part(second) + bytes(1024)))

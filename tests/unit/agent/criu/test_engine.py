@@ -59,6 +59,9 @@ class FakeCriu:
     requests: list[tuple[Request, Mapping[Option, Value]]] = field(default_factory=list)
     rolled_back: bool = False
 
+    def hold(self, stopped: bool) -> None:
+        pass
+
     def request(
         self,
         kind: Request,
@@ -140,13 +143,13 @@ def test_files_come_first_and_what_changed_until_the_freeze_comes_last(
     assert names(sink.getvalue()) == [
         "files/.",
         "files/file",
-        "images/0/inventory.img",
         "images/0/pages-1.img",
+        "images/0/inventory.img",
         "images/0/stats-dump",
+        "images/last/pages-1.img",
         "images/last/descriptors.json",
         "images/last/device",
         "images/last/inventory.img",
-        "images/last/pages-1.img",
         "images/last/parent",
         "images/last/stats-dump",
         "removed",
@@ -290,7 +293,7 @@ def test_a_trial_that_takes_too_long_is_a_reason_not_to_fork(
 def test_a_copy_that_does_not_fit_is_refused_before_it_is_begun(
     criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sevfork.agent.criu.engine.resident_bytes", lambda _: 2**60)
+    monkeypatch.setattr("sevfork.agent.criu.memory.RESERVE_BYTES", 2**60)
     with pytest.raises(RefusedByGuest, match="too little memory"):
         CriuEngine(container).capture(io.BytesIO(), silent)
     assert criu.requests == []

@@ -51,12 +51,27 @@ def test_the_kernel_has_these_figures() -> None:
     require_memory(0)
 
 
-def test_a_copy_must_fit_and_leave_a_reserve(proc: Path) -> None:
-    available(proc, 132)
-    require_memory(100 * MIB)
+def test_a_small_workload_must_fit_once_more_and_leave_a_reserve(proc: Path) -> None:
+    available(proc, 84)
+    require_memory(20 * MIB)
     with pytest.raises(RefusedByGuest, match="too little memory") as caught:
-        require_memory(101 * MIB)
+        require_memory(21 * MIB)
     assert "more memory" in (caught.value.hint or "")
+
+
+def test_a_large_workload_needs_no_more_than_the_window_of_its_restore(proc: Path) -> None:
+    available(proc, 96)
+    require_memory(4096 * MIB)
+    available(proc, 95)
+    with pytest.raises(RefusedByGuest, match="too little memory"):
+        require_memory(4096 * MIB)
+
+
+def test_memory_is_short_when_only_the_reserve_is_left(proc: Path) -> None:
+    available(proc, 65)
+    assert not memory.is_short()
+    available(proc, 63)
+    assert memory.is_short()
 
 
 def write_20_mib(guard: MemoryGuard) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +52,7 @@ class FakeCriu:
 
 
 def talking_to(fake: FakeCriu) -> Criu:
-    return Criu(cast(socket.socket, fake))
+    return Criu(cast(socket.socket, fake), pid=0)
 
 
 def made(fields: dict[int, Value]) -> bytes:
@@ -131,10 +133,27 @@ def test_a_criu_that_is_slow_to_roll_back_is_not_ended_before_it_has(
 
     @contextmanager
     def spawn(*_: object, **__: object) -> Iterator[object]:
-        yield SimpleNamespace(poll=lambda: 0 if clock.now > 120 else None)
+        yield SimpleNamespace(poll=lambda: 0 if clock.now > 120 else None, pid=0)
 
     monkeypatch.setattr("sevfork.deadline.time.monotonic", monotonic)
     monkeypatch.setattr("sevfork.agent.criu.rpc.process.spawn", spawn)
     with pytest.raises(TimedOut), rpc.running(tmp_path / "stderr"):
         raise TimedOut("the dump takes too long")
     assert clock.now > 120
+
+
+def test_a_criu_that_a_dead_agent_had_stopped_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
+    for pid, stat in {
+        "7": "7 (criu) T 1 7 7 0",
+        "8": "8 (criu) S 1 7 7 0",
+        "9": "9 (a) b) T 1 7 7 0",
+        "10": "10 (redis-server) T 1 7 7 0",
+    }.items():
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "stat").write_text(stat)
+    rpc.release_held(tmp_path)
+    assert told == [(7, signal.SIGCONT)]

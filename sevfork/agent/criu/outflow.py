@@ -1,0 +1,122 @@
+"""Memory goes out while CRIU writes it, so that a copy of it never lies in the guest whole.
+
+CRIU writes pages to a file on tmpfs. A thread sends what is there and gives it back behind itself.
+CRIU copies faster than pages are sealed, so it is stopped (SIGSTOP) while it is too far ahead. In a
+copy that is made while the workload runs that costs nobody anything. While all is frozen it would
+be the workload's pause, so there nothing is sent, and nobody stopped, unless memory runs short.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sevfork.agent.container.archive import Packer
+from sevfork.agent.container.holes import Range
+
+_PIECE = 1 << 20
+_AHEAD_BYTES = 32 * _PIECE
+_POLL_S = 0.005
+
+
+class _Nowhere:
+    def write(self, data: bytes, /) -> object:
+        return len(data)
+
+
+@dataclass
+class Outflow:
+    """Sends the pages below ``directory`` as members that begin with ``prefix``.
+
+    ``hold(True)`` stops who writes them, ``hold(False)`` lets it go on. ``is_short`` says whether
+    memory runs out. ``frozen``: the workload stands still meanwhile. As a context it sends by the
+    way; ``finish`` sends the rest.
+    """
+
+    packer: Packer
+    directory: Path
+    prefix: str
+    hold: Callable[[bool], None]
+    is_short: Callable[[], bool]
+    frozen: bool
+    sent_bytes: int = 0
+    _sent: dict[Path, int] = field(default_factory=dict)
+    _failure: Exception | None = None
+    _done: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run, name="outflow", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def finish(self) -> int:
+        """Send what is left, raise what went wrong; how many bytes it was in all."""
+        if self._failure is not None:
+            raise self._failure
+        for path in self._pages():
+            self._send(path, path.stat().st_size)
+        return self.sent_bytes
+
+    def _run(self) -> None:
+        held = False
+        try:
+            while not self._done.is_set():
+                held = self._step(held)
+        finally:
+            if held:
+                self.hold(False)
+
+    def _step(self, held: bool) -> bool:
+        """One look: send a piece if it is time to, and say whether the writer is stopped now."""
+        short = self.is_short()
+        sent = (short or not self.frozen) and self._send_piece()
+        too_far = self._behind_bytes() >= (_PIECE if self.frozen else _AHEAD_BYTES)
+        wanted = too_far and (short or not self.frozen)
+        if wanted != held:
+            self.hold(wanted)
+        if not sent:
+            self._done.wait(_POLL_S)
+        return wanted
+
+    def _send_piece(self) -> bool:
+        """Send the next whole piece, if there is one."""
+        for path in self._pages():
+            end = self._sent.get(path, 0) + _PIECE
+            if path.stat().st_size >= end:
+                self._send_or_drop(path, end)
+                return True
+        return False
+
+    def _send_or_drop(self, path: Path, end: int) -> None:
+        """After a failure, which finish() raises, pages go nowhere: CRIU has to come to its end."""
+        try:
+            self._send(path, end)
+        except Exception as exc:
+            self._failure = exc
+            self.packer = Packer(_Nowhere())
+
+    def _send(self, path: Path, end: int) -> None:
+        start = self._sent.get(path, 0)
+        if end > start or not start:
+            self.packer.move_part(f"{self.prefix}{path.name}", path, Range(start, end - start))
+            self.sent_bytes += end - start
+            self._sent[path] = end
+
+    def _behind_bytes(self) -> int:
+        return sum(path.stat().st_size - self._sent.get(path, 0) for path in self._pages())
+
+    def _pages(self) -> list[Path]:
+        return sorted(self.directory.glob("pages-*.img"))

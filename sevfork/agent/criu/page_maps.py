@@ -1,0 +1,102 @@
+"""CRIU's page maps: which pages of a process lie in a copy of its memory, and where.
+
+Format: CRIU's ``images/pagemap.proto``. ``pages-N.img`` holds the pages of all entries of its page
+map that are present, in order and with nothing between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sevfork.agent.criu import images, rpc
+from sevfork.errors import NotAuthentic
+
+PAGE_SIZE = 4096
+_PAGEMAP_MAGIC = 0x56084025
+_HEAD_PAGES_ID = 1
+_ADDRESS, _COMPAT_COUNT, _IN_PARENT, _FLAGS, _COUNT = 1, 2, 3, 4, 5
+_PARENT, _PRESENT = 1 << 0, 1 << 2
+
+
+@dataclass(frozen=True)
+class Range:
+    """Addresses from ``start`` up to, and not with, ``end``."""
+
+    start: int
+    end: int
+
+    def meets(self, other: Range) -> Range | None:
+        start, end = max(self.start, other.start), min(self.end, other.end)
+        return Range(start, end) if start < end else None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Pages from ``address`` on: held by this copy, or by an earlier one."""
+
+    address: int
+    count: int
+    held: bool
+
+    @classmethod
+    def parse(cls, message: bytes) -> Entry:
+        fields = rpc.decode(message)
+        count = fields.get(_COUNT, fields.get(_COMPAT_COUNT, 0))
+        # Written before CRIU had flags: held unless it is the parent's.
+        by_default = 0 if rpc.number(fields.get(_IN_PARENT, 0)) else _PRESENT
+        flags = rpc.number(fields.get(_FLAGS, by_default))
+        return cls(
+            rpc.number(fields.get(_ADDRESS, 0)), rpc.number(count), flags & _PRESENT == _PRESENT
+        )
+
+    def encode(self) -> bytes:
+        flags = _PRESENT if self.held else _PARENT
+        fields = {_ADDRESS: self.address, _COMPAT_COUNT: self.count}
+        return rpc.encode({**fields, _FLAGS: flags, _COUNT: self.count})
+
+    @property
+    def range(self) -> Range:
+        return Range(self.address, self.address + self.count * PAGE_SIZE)
+
+
+@dataclass(frozen=True)
+class PageMap:
+    """One process's page map in one copy. Reading raises NotAuthentic for what is none."""
+
+    path: Path
+
+    @property
+    def pages(self) -> Path:
+        """The file that holds the pages."""
+        return self.path.parent / f"pages-{self._pages_id()}.img"
+
+    def entries(self) -> list[Entry]:
+        _head, *entries = self._messages()
+        return [Entry.parse(message) for message in entries]
+
+    def held(self) -> Iterator[Range]:
+        """The addresses whose pages lie in this copy, in the order of the file."""
+        return (entry.range for entry in self.entries() if entry.held)
+
+    def write(self, directory: Path, entries: Iterable[Entry]) -> PageMap:
+        """The same map, in another copy and with other entries."""
+        head = rpc.encode({_HEAD_PAGES_ID: self._pages_id()})
+        path = directory / self.path.name
+        images.write(path, _PAGEMAP_MAGIC, [head, *(entry.encode() for entry in entries)])
+        return PageMap(path)
+
+    def _pages_id(self) -> int:
+        return rpc.number(rpc.decode(self._messages()[0]).get(_HEAD_PAGES_ID, 0))
+
+    def _messages(self) -> list[bytes]:
+        found = images.messages(self.path.read_bytes(), _PAGEMAP_MAGIC)
+        if not found:
+            raise NotAuthentic("one of CRIU's page maps has no head")
+        return found
+
+
+def page_maps(copies: Path, pid: str = "*") -> list[PageMap]:
+    """In every copy below ``copies``, of every process or of one."""
+    return [PageMap(path) for path in sorted(copies.glob(f"*/pagemap-{pid}.img"))]
