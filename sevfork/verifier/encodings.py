@@ -11,6 +11,8 @@ from sevfork.errors import AttestationFailed
 _HEX = re.compile(rb"(?:0[xX])?((?:[0-9A-Fa-f]{2})+)")
 # Both alphabets, padded or not: Rust's and Go's tools write the URL-safe one without padding.
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{4,}={0,2}")
+# PEM is of the URL-safe alphabet, where no certificate in it needs padding.
+_PEM_BEGIN = b"-----BEGIN"
 _OFFSET = re.compile(rb"[0-9A-Fa-f]{4,16}")
 _MAX_REPEATED_BYTES = 1 << 20
 
@@ -26,7 +28,7 @@ def octets(content: bytes) -> bytes:
     text = b"".join(content.split())
     if hexadecimal := _HEX.fullmatch(text):
         return bytes.fromhex(hexadecimal[1].decode("ascii"))
-    if len(text) >= 64 and _BASE64.fullmatch(text):
+    if len(text) >= 64 and not text.startswith(_PEM_BEGIN) and _BASE64.fullmatch(text):
         return _from_base64(text) or content
     return content
 
