@@ -94,7 +94,8 @@ class FakeHypervisor:
         return TCG_CAPABILITIES
 
     def domains(self) -> tuple[Domain, ...]:
-        return tuple(self._domain(uuid) for uuid in list(self.defined))
+        defined = list(self.defined.items())  # another thread may remove one meanwhile
+        return tuple(_domain(uuid, xml, state) for uuid, (xml, state) in defined)
 
     def find(self, reference: str) -> Domain:
         for domain in self.domains():
@@ -111,7 +112,7 @@ class FakeHypervisor:
         if any(domain.name == name and domain.uuid != uuid for domain in self.domains()):
             raise NameTaken(f"'{name}' exists already")
         self.defined[uuid] = (xml, DomainState.SHUT_OFF)
-        return self._domain(uuid)
+        return _domain(uuid, *self.defined[uuid])
 
     def start(self, uuid: str) -> None:
         self.starts += 1
@@ -184,17 +185,17 @@ class FakeHypervisor:
         uuid = f"00000000-0000-4000-8000-{next(self._ids):012d}"
         xml = f"<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid></domain>"
         self.defined[uuid] = (xml, DomainState.SHUT_OFF)
-        return self._domain(uuid)
+        return _domain(uuid, *self.defined[uuid])
 
     def _require(self, uuid: str) -> None:
         if uuid not in self.defined:
             raise WrongState("libvirt: Domain not found")
 
-    def _domain(self, uuid: str) -> Domain:
-        xml, state = self.defined[uuid]
-        domain = parse(xml)
-        found = domain.find(f"metadata/{{{NAMESPACE}}}vm")
-        return replace(
-            Domain(domain.findtext("name") or "", uuid, None, state, 1024, 1, None),
-            metadata_xml=None if found is None else to_text(found),
-        )
+
+def _domain(uuid: str, xml: str, state: DomainState) -> Domain:
+    domain = parse(xml)
+    found = domain.find(f"metadata/{{{NAMESPACE}}}vm")
+    return replace(
+        Domain(domain.findtext("name") or "", uuid, None, state, 1024, 1, None),
+        metadata_xml=None if found is None else to_text(found),
+    )
