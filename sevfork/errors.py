@@ -70,6 +70,12 @@ class RefusedByGuest(SevforkError):
     exit_code = 23
 
 
+class RestoreFailed(SevforkError):
+    """A workload was captured, and could not be brought back in a child."""
+
+    exit_code = 24
+
+
 class TimedOut(SevforkError):
     """A deadline passed."""
 

@@ -10,10 +10,7 @@ import fcntl
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from sevfork.errors import SevforkError
 
@@ -21,7 +18,6 @@ LINK = "eth0"
 _SIOCADDRT, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x890B, 0x8913, 0x8914
 _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8916, 0x891C
 _IFF_UP, _RTF_UP, _RTF_GATEWAY, _EEXIST = 0x1, 0x1, 0x2, 17
-_NONLOCAL_BIND = Path("/proc/sys/net/ipv4/ip_nonlocal_bind")
 
 
 @dataclass(frozen=True)
@@ -43,17 +39,6 @@ def link_up(address: Address | None = None) -> None:
     _control(_SIOCSIFNETMASK, address_request(LINK, chosen.interface.netmask))
     _set_up(LINK)
     _control(_SIOCADDRT, route_request(chosen.gateway), accept_errno=_EEXIST)
-
-
-@contextmanager
-def binding_allowed() -> Iterator[None]:
-    """A restored socket may bind the guest's address although the link is off."""
-    before = _NONLOCAL_BIND.read_text()
-    _NONLOCAL_BIND.write_text("1")
-    try:
-        yield
-    finally:
-        _NONLOCAL_BIND.write_text(before)
 
 
 def address_request(name: str, address: ipaddress.IPv4Address) -> bytes:

@@ -294,6 +294,7 @@ _BY_EXIT_CODE: dict[int, type[errors.SevforkError]] = {
         errors.InsecureRefused,
         errors.NotAuthentic,
         errors.RefusedByGuest,
+        errors.RestoreFailed,
         errors.TimedOut,
     )
 }

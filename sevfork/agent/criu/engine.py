@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sevfork.agent import network
+from sevfork.agent import kernel
 from sevfork.agent.afterfork import run_hooks
 from sevfork.agent.container import bundle, inodes
 from sevfork.agent.container.archive import Packer, Unpacker
@@ -38,11 +38,12 @@ from sevfork.agent.criu.comb import comb
 from sevfork.agent.criu.deleted import name_deleted_files
 from sevfork.agent.criu.memory import MemoryGuard, is_short, require_memory, resident_bytes
 from sevfork.agent.criu.outflow import Outflow
-from sevfork.agent.criu.refusal import explain, first_place
+from sevfork.agent.criu.refusal import explain
+from sevfork.agent.criu.restore_failure import explain_restore
 from sevfork.agent.criu.rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
 from sevfork.agent.engine import Capture, Generation, OnStep, Sink, Source
 from sevfork.agent.unexpected import place_of
-from sevfork.errors import RefusedByGuest, SevforkError, TimedOut, WrongState
+from sevfork.errors import RefusedByGuest, RestoreFailed, SevforkError, TimedOut, WrongState
 from sevfork.wire.protocol import Step
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,11 @@ class CriuEngine:
 
     def _restore(self) -> None:
         last = self._images / _LAST
-        with self._scratch(_RESTORE) as work, network.binding_allowed():
+        with (
+            self._scratch(_RESTORE) as work,
+            kernel.binding_allowed(),
+            kernel.reserving_allowed(),
+        ):
             places = {"--bundle": self.container.bundle, "--image-path": last, "--work-path": work}
             words = [word for option in places.items() for word in option]
             try:
@@ -172,10 +177,11 @@ class CriuEngine:
             except TimedOut:
                 raise
             except SevforkError as exc:
-                place = first_place(_text(work / "restore.log"))
-                raise SevforkError(f"the workload could not be restored: {place}") from exc
+                why = explain_restore(_text(work / "restore.log"))
+                message = f"the workload could not be restored: {why.reason}"
+                raise RestoreFailed(message, hint=why.advice) from exc
         if not self.container.is_running:
-            raise SevforkError("the restored workload ended at once")
+            raise RestoreFailed("the restored workload ended at once")
 
     @contextmanager
     def _scratch(self, name: str) -> Iterator[Path]:

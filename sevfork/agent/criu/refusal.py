@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 _ERROR = re.compile(r"Error \((?:[\w-]+/)*([\w-]+\.[ch]:\d+)\): ?(.*)")
 # What CRIU finds missing when it looks at what the kernel can do, which is no failure (measured).
-_HARMLESS = re.compile(r"tun\.c|libnetlink\.c|Unable to create a veth pair|No parent image found")
+_HARMLESS = re.compile(
+    r"tun\.c|libnetlink\.c|Unable to create a veth pair|No parent image found"
+    r"|Can't setup RLIMIT_NOFILE for self"
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def explain(log: str, held: Collection[str] = ()) -> Refusal:
     ``held`` names kernel objects, as after ``anon_inode:`` in ``/proc/PID/fd``: CRIU's own message
     about some is no help.
     """
-    errors = [message for _, message in _errors(log)]
+    errors = [message for _, message in error_lines(log)]
     for known in _KNOWN:
         if known.held & set(held) or any(known.error.search(line) for line in errors):
             return known.refusal
@@ -121,11 +124,11 @@ def explain(log: str, held: Collection[str] = ()) -> Refusal:
 
 def first_place(log: str) -> str:
     """Where CRIU first failed, by its log, in words that hold nothing of the workload's."""
-    places = [place for place, _ in _errors(log)]
+    places = [place for place, _ in error_lines(log)]
     return f"CRIU refused at {places[0]}" if places else "CRIU refused without saying where"
 
 
-def _errors(log: str) -> list[tuple[str, str]]:
+def error_lines(log: str) -> list[tuple[str, str]]:
     """Place and message of a log's error lines, but for those of CRIU's look at the kernel."""
     matches = [match for match in map(_ERROR.search, log.split("\n")) if match]
     return [(match[1], match[2].strip()) for match in matches if not _HARMLESS.search(match[0])]

@@ -324,9 +324,11 @@ def test_a_restore_that_fails_names_none_of_the_workloads_files(
         raise SevforkError("runc restore: Can't open file srv/customers.db on restore")
 
     monkeypatch.setattr(Container, "runc_detached", refused)
-    monkeypatch.setattr("sevfork.agent.network.binding_allowed", nullcontext)
+    for setting in ("binding_allowed", "reserving_allowed"):
+        monkeypatch.setattr(f"sevfork.agent.kernel.{setting}", nullcontext)
     with pytest.raises(SevforkError) as caught:
         CriuEngine(container)._restore()  # noqa: SLF001 - what comes before it needs CRIU's images
     assert caught.value.message == (
-        "the workload could not be restored: CRIU refused at files-reg.c:2280"
+        "the workload could not be restored: CRIU failed at files-reg.c:2280 (Can't open file)"
     )
+    assert caught.value.exit_code == 24
