@@ -110,6 +110,14 @@ def criu(monkeypatch: pytest.MonkeyPatch) -> FakeCriu:
     return fake
 
 
+@pytest.fixture(autouse=True)
+def _nothing_of_this_machine_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine that tests run on has is not the workload's."""
+    for source in ("_of_the_network", "_unix_listeners"):
+        monkeypatch.setattr(f"sevfork.agent.criu.unsupported.{source}", lambda: iter(()))
+    monkeypatch.setattr("sevfork.agent.criu.unsupported.datagrams_wait", lambda: False)
+
+
 @pytest.fixture
 def container(tmp_path: Path) -> FakeContainer:
     made = FakeContainer(WORKLOAD, tmp_path)
@@ -147,6 +155,7 @@ def test_files_come_first_and_what_changed_until_the_freeze_comes_last(
         "images/0/inventory.img",
         "images/0/stats-dump",
         "images/last/pages-1.img",
+        "images/last/beside",
         "images/last/descriptors.json",
         "images/last/device",
         "images/last/inventory.img",
@@ -332,3 +341,17 @@ def test_a_restore_that_fails_names_none_of_the_workloads_files(
         "the workload could not be restored: CRIU failed at files-reg.c:2280 (Can't open file)"
     )
     assert caught.value.exit_code == 24
+
+
+def test_a_datagram_that_waits_is_given_three_tries_to_be_read(
+    criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = iter((True, True, False))
+    monkeypatch.setattr(
+        "sevfork.agent.criu.unsupported.datagrams_wait", lambda: next(waiting, True)
+    )
+    CriuEngine(container).capture(io.BytesIO(), silent)
+    with pytest.raises(RefusedByGuest, match="a datagram waits") as refused:
+        CriuEngine(container).capture(io.BytesIO(), silent)
+    assert "try again" in str(refused.value.hint)
+    assert criu.rolled_back

@@ -67,9 +67,7 @@ def test_a_log_that_says_nothing_is_told_as_that(text: str) -> None:
     assert "does not say why" in explain_restore(text).reason
 
 
-@pytest.mark.parametrize(
-    "message", [f"Unable to open {CUSTOMERS}", f"File {CUSTOMERS} has bad size 5"]
-)
+@pytest.mark.parametrize("begin", ["Unable to open", "File", "Can't bind socket to", "mnt: Can't"])
 def test_what_follows_a_constant_text_is_not_told(begin: str) -> None:
     told = explain_restore(log("a.c:1", f"{begin} {CUSTOMERS} has bad size 5"))
     assert "customers" not in str(told)
