@@ -24,6 +24,9 @@ _READ_SIZE = 64 * 1024
 # poll() reports a hang-up at once while no host is connected, so an idle agent looks this often.
 _IDLE_S = 0.05
 _SEND_TIMEOUT_S = 30.0
+# Of what comes during an exchange, which lasts seconds: a host asks once and waits. It may send as
+# fast as it likes for as long as it does not answer (measured: 13 MB to 286 MB of the guest's).
+MAX_POSTPONED = 16
 
 
 class HostGone(SevforkError):
@@ -56,17 +59,26 @@ class Link(Closing):
             line = line[self._write(line, deadline) :]
 
     def exchange(self, request: Frame, timeout_s: float) -> Frame:
-        """Send a frame and wait for the one of the same kind and id; requests wait meanwhile."""
+        """Send a frame and wait for the one of the same kind and id; requests wait meanwhile.
+
+        Up to MAX_POSTPONED of them: a host that floods the channel loses what it sends.
+        """
         self.send(request)
         deadline = Deadline.after(timeout_s)
-        postponed = []
+        postponed: list[Frame] = []
+        lost = 0
         try:
             while frame := self.next_frame(deadline.left_s):
                 if (frame.kind, frame.request_id) == (request.kind, request.request_id):
                     return frame
-                postponed.append(frame)
+                if len(postponed) < MAX_POSTPONED:
+                    postponed.append(frame)
+                else:
+                    lost += 1
         finally:
             self._frames[:0] = postponed
+            if lost:
+                log.warning("%d frames came while the host was asked, and are lost", lost)
         raise TimedOut("the host did not answer the agent in time")
 
     def _poll(self, events: int, deadline: Deadline) -> int:

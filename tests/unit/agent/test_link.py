@@ -2,16 +2,18 @@
 
 import errno
 import os
+import threading
 import time
 import tty
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from sevfork.agent import serve as serve_module
-from sevfork.agent.link import HostGone, Link
+from sevfork.agent.link import MAX_POSTPONED, HostGone, Link
 from sevfork.agent.serve import VmMustEnd, serve
 from sevfork.errors import NotAuthentic, RefusedByGuest, TimedOut
 from sevfork.wire import protocol
@@ -197,3 +199,35 @@ def test_a_vm_that_must_not_go_on_is_switched_off_whatever_sending_does(
     os.write(port.host, PING.encode_line())
     with pytest.raises(Enough):
         serve(port.link, handle, power_off, lambda: None)
+
+
+def test_a_host_that_floods_the_channel_while_it_is_asked_loses_what_it_sends(port: Port) -> None:
+    """Measured before there was a bound: 286 MB of the guest's memory within 30 s."""
+    line, stop = PING.encode_line(), threading.Event()
+
+    def flood() -> None:
+        while not stop.is_set():
+            with suppress(BlockingIOError):
+                os.write(port.host, line)
+
+    os.set_blocking(port.host, False)
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        with pytest.raises(TimedOut):
+            port.link.exchange(Frame(0x80, b"question", b"?"), 0.5)
+    finally:
+        stop.set()
+        thread.join()
+    kept = list(iter(lambda: port.link.next_frame(0.1), None))
+    waiting = (1 << 16) // len(line)  # at most one read, and what the port itself holds
+    assert MAX_POSTPONED <= len(kept) <= MAX_POSTPONED + 2 * waiting
+
+
+def test_as_many_requests_as_may_wait_are_answered_after_an_exchange(port: Port) -> None:
+    frames = [Frame(Kind.REQUEST, bytes([number]) * 8, b"") for number in range(MAX_POSTPONED + 5)]
+    question = Frame(0x80, b"question", b"?")
+    answer = Frame(0x80, b"question", b"!")
+    os.write(port.host, b"".join(frame.encode_line() for frame in [*frames, answer]))
+    assert port.link.exchange(question, 1) == answer
+    assert list(iter(lambda: port.link.next_frame(0.1), None)) == frames[:MAX_POSTPONED]
