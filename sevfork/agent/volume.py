@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from sevfork.deadline import Deadline
@@ -24,6 +25,8 @@ def find_volume(serial: str, timeout_s: float = 20.0) -> Path:
     absent = f"no volume with serial number '{serial}' appeared in the guest"
     for _ in Deadline.after(timeout_s).poll(_POLL_S, absent):
         for candidate in SYS_BLOCK.glob("vd*/serial"):
-            if candidate.read_text().strip() == serial:
-                return DEV / candidate.parent.name
+            # The host may name a disk by any bytes, and pull it out while it is looked at.
+            with suppress(OSError):
+                if candidate.read_bytes().strip() == serial.encode():
+                    return DEV / candidate.parent.name
     raise AssertionError("poll ends by raising")

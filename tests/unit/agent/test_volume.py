@@ -43,6 +43,20 @@ def test_a_disk_that_is_not_sevforks_is_never_looked_for(disks: Path, serial: st
         find_volume(serial, timeout_s=0.1)
 
 
+def test_a_disk_with_a_serial_that_is_no_text_is_passed_over(disks: Path) -> None:
+    plug(disks, "vdb", "x")
+    (disks / "vdb" / "serial").write_bytes(b"\xff\xfe\n")
+    plug(disks, "vdc", SERIAL)
+    assert find_volume(SERIAL) == Path("/dev/vdc")
+
+
+def test_a_disk_that_is_pulled_out_while_it_is_looked_at_is_passed_over(disks: Path) -> None:
+    (disks / "vdb").mkdir()
+    (disks / "vdb" / "serial").symlink_to(disks / "gone")
+    plug(disks, "vdc", SERIAL)
+    assert find_volume(SERIAL) == Path("/dev/vdc")
+
+
 def test_a_volume_that_is_never_plugged_in_ends_the_wait(disks: Path) -> None:
     with pytest.raises(TimedOut, match=SERIAL):
         find_volume(SERIAL, timeout_s=0.1)
