@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sevfork.closing import Closing
-from sevfork.errors import HostCannot, NotAuthentic, WrongState
+from sevfork.errors import HostCannot, NotAuthentic, SevforkError, WrongState
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ class BlockDevice(Closing):
         """Raise WrongState if there is no such device or file, HostCannot if it cannot be used."""
         self._path = path
         self._fd, self.direct = _open(path, os.O_RDWR if writable else os.O_RDONLY)
-        mode = os.fstat(self._fd).st_mode
-        if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
+        try:
+            self.size_bytes = _size(self._fd, path)
+        except BaseException:
             self.close()
-            raise WrongState(f"'{path}' is neither a block device nor a file")
-        self.size_bytes = os.lseek(self._fd, 0, os.SEEK_END)
+            raise
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         done = 0
@@ -72,14 +72,39 @@ class BlockDevice(Closing):
         self._fd = -1
 
 
+def volume_failed(what: str, error: OSError) -> HostCannot:
+    """The one error for a medium that fails, whenever it does: full, broken, read-only, gone."""
+    return HostCannot(
+        f"sealed image: the volume cannot be {what}: {error.strerror or 'an I/O error'}",
+        hint="look at the pool that the volume lies in: its room, its health, its server",
+    )
+
+
+def _size(descriptor: int, path: Path) -> int:
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
+            raise WrongState(f"'{path}' is neither a block device nor a file")
+        return os.lseek(descriptor, 0, os.SEEK_END)
+    except OSError as exc:
+        raise volume_failed("measured", exc) from exc
+
+
 def _open(path: Path, flags: int) -> tuple[int, bool]:
     """The descriptor, and whether it does direct I/O; only tmpfs and the like refuse it."""
     try:
         return os.open(path, flags | os.O_DIRECT | os.O_CLOEXEC), True
-    except FileNotFoundError as exc:
-        raise WrongState(f"there is no device or file '{path}'") from exc
     except OSError as exc:
         if exc.errno != errno.EINVAL:
-            raise HostCannot(f"cannot open '{path}': {exc.strerror}") from exc
+            raise _not_opened(path, exc) from exc
     log.debug("'%s' refuses direct I/O, using the page cache", path)
-    return os.open(path, flags | os.O_CLOEXEC), False
+    try:
+        return os.open(path, flags | os.O_CLOEXEC), False
+    except OSError as exc:
+        raise _not_opened(path, exc) from exc
+
+
+def _not_opened(path: Path, error: OSError) -> SevforkError:
+    if error.errno == errno.ENOENT:
+        return WrongState(f"there is no device or file '{path}'")
+    return volume_failed("opened", error)

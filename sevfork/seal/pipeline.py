@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from sevfork.errors import TimedOut
+from sevfork.errors import HostCannot, TimedOut
 from sevfork.seal.chunk import Chunk
 
 # A medium that needs this long for 1 MiB is not slow, it hangs.
@@ -41,8 +41,11 @@ class Pipeline:
         return len(self._running) >= self.depth
 
     def chunk(self) -> Chunk:
-        """An empty chunk, used before where there is one."""
-        chunk = self._idle.pop() if self._idle else Chunk()
+        """An empty chunk, used before where there is one; raise HostCannot if memory is short."""
+        try:
+            chunk = self._idle.pop() if self._idle else Chunk()
+        except (OSError, MemoryError) as exc:
+            raise HostCannot("sealed image: there is no memory for another chunk") from exc
         chunk.size = 0
         return chunk
 

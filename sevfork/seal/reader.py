@@ -7,9 +7,9 @@ import hmac
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sevfork.closing import Closing
-from sevfork.errors import HostCannot, NotAuthentic, WrongState
+from sevfork.errors import NotAuthentic, WrongState
 from sevfork.seal.chunk import MAX_CHUNKS, Chunk, chunk_offset, private_buffer
-from sevfork.seal.device import ChunkDevice
+from sevfork.seal.device import ChunkDevice, volume_failed
 from sevfork.seal.header import HEADER_SIZE, NO_BASE, Header, header_digest
 from sevfork.seal.pipeline import Pipeline, default_workers
 
@@ -158,4 +158,4 @@ def _read(device: ChunkDevice, offset: int, buffer: memoryview) -> None:
     try:
         device.read_into(offset, buffer)
     except OSError as exc:
-        raise HostCannot(f"sealed image: the volume cannot be read: {exc.strerror}") from exc
+        raise volume_failed("read", exc) from exc

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sevfork.closing import Closing
 from sevfork.errors import HostCannot, WrongState
 from sevfork.seal.chunk import MAX_CHUNKS, Chunk, chunk_offset, private_buffer
-from sevfork.seal.device import ChunkDevice
+from sevfork.seal.device import ChunkDevice, volume_failed
 from sevfork.seal.header import HEADER_SIZE, NO_BASE, Header, header_digest
 from sevfork.seal.pipeline import Pipeline, default_workers
 
@@ -118,7 +118,7 @@ class SealWriter(Closing):
         try:
             self._device.flush()
         except OSError as exc:
-            raise HostCannot(f"sealed image: the volume cannot be flushed: {exc.strerror}") from exc
+            raise volume_failed("flushed", exc) from exc
 
     def _require_open(self) -> AESGCM:
         if self._cipher is None:
@@ -143,4 +143,4 @@ def _write(device: ChunkDevice, offset: int, sealed: memoryview) -> None:
         except OSError as exc:
             log.warning("writing at byte %d failed (attempt %d): %s", offset, attempt, exc)
             error = exc
-    raise HostCannot(f"sealed image: the volume cannot be written: {error.strerror}") from error
+    raise volume_failed("written", error) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +12,14 @@ import pytest
 
 from sevfork.agent import child as child_module
 from sevfork.agent.child import Child
+from sevfork.agent.engine import Source
 from sevfork.agent.serve import VmMustEnd
 from sevfork.closing import Closing
 from sevfork.errors import NotAuthentic, RefusedByGuest
 from sevfork.handshake import InstanceKey, Layer, Lineage, Manifest, ReleaseState
 from sevfork.seal import NO_BASE
 from sevfork.wire import protocol
+from tests.support.memory_device import seal
 
 KEY = InstanceKey()
 LAYER = Layer(image_key=b"k" * 32, header_digest=b"h" * 48, chunk_count=1, image_id=b"i" * 16)
@@ -138,3 +142,44 @@ def test_each_layer_is_read_as_a_delta_on_the_one_before_and_to_its_end(
         b"3" * 48,
     ]
     assert at_work == [True, True, True], "something ran before all had verified"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENODEV, errno.ENOSPC])
+@pytest.mark.parametrize("moment", [0, 4096, 4096 + 2**20], ids=["header", "first", "last"])
+def test_a_medium_that_cannot_be_read_ends_the_child_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, number: int
+) -> None:
+    sealed = seal(b"state" * 300_000)
+    (volume := tmp_path / "volume").write_bytes(sealed.device.data)
+    layer = Layer(
+        image_key=sealed.key,
+        header_digest=sealed.image.header_digest,
+        chunk_count=sealed.image.chunk_count,
+        image_id=sealed.image.image_id,
+    )
+    monkeypatch.setattr(child_module, "find_volume", lambda serial: volume)
+    monkeypatch.setattr(child_module, "ChildSession", Session)
+    monkeypatch.setattr(Session, "released", replace(RELEASED, manifest=Manifest((layer,))))
+    read, attempts = os.preadv, list[int]()
+
+    def failing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if offset == moment:
+            attempts.append(offset)
+            raise OSError(number, os.strerror(number))
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    resumed: list[object] = []
+
+    def unpack(source: Source) -> None:
+        while source.read(2**16):
+            """Nothing is kept."""
+
+    engine = SimpleNamespace(unpack=unpack, resume=resumed.append)
+    me = SimpleNamespace(identity=SimpleNamespace(launch=None), key=KEY, verifier=None)
+    child = Child(me, engine, lambda: None, tmp_path / "restoring")  # type: ignore[arg-type]
+    with pytest.raises(VmMustEnd, match=f"cannot be read: {os.strerror(number)}") as caught:
+        child.restore(protocol.Restore(b"grant", "sf-0"), lambda *_: None)
+    assert caught.value.exit_code == 13
+    assert attempts == [moment]
+    assert not resumed
