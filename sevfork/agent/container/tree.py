@@ -24,6 +24,8 @@ _MAX_LINKS = 40  # as many as the kernel follows
 # Not there, a link, a directory, a socket or a pipe without a reader.
 _NO_FILE = (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Each level costs a descriptor, of which a process has 1,024, and a frame of Python's stack.
+MAX_DEPTH = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -60,7 +62,7 @@ class Node:
 def walk(root: Path) -> Iterator[Node]:
     """Every node below root, a directory before what it holds, root itself first.
 
-    What disappears while the walk goes on is left out.
+    What disappears while the walk goes on is left out. Raises RefusedByGuest below MAX_DEPTH.
     """
     directory = os.open(root, _DIRECTORY)
     try:
@@ -81,6 +83,7 @@ def _walk(directory: int, prefix: str) -> Iterator[Node]:
 
 
 def _walk_into(node: Node) -> Iterator[Node]:
+    _require_depth(node.path.count("/") + 1)
     try:
         child = os.open(node.name, _DIRECTORY, dir_fd=node.directory)
     except OSError as exc:
@@ -91,6 +94,14 @@ def _walk_into(node: Node) -> Iterator[Node]:
         yield from _walk(child, node.path + "/")
     finally:
         os.close(child)
+
+
+def _require_depth(depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise RefusedByGuest(
+            f"a directory of the workload's lies more than {MAX_DEPTH} levels deep",
+            hint="its files cannot be carried into a child",
+        )
 
 
 def resolve(root: Path, path: str) -> str:
@@ -221,21 +232,25 @@ def make_directory(root: Path, path: str, uid: int, gid: int) -> None:
         os.fchown(directory, uid, gid)
 
 
-def remove(directory: int, name: str) -> None:
-    """Remove ``name`` and, if it is a directory, everything below; no matter if there is none."""
+def remove(directory: int, name: str, depth: int = 1) -> None:
+    """Remove ``name`` and, if it is a directory, everything below; no matter if there is none.
+
+    Raises RefusedByGuest below MAX_DEPTH.
+    """
+    _require_depth(depth)
     try:
         os.unlink(name, dir_fd=directory)
     except FileNotFoundError:
         return
     except IsADirectoryError:
-        _remove_directory(directory, name)
+        _remove_directory(directory, name, depth)
 
 
-def _remove_directory(directory: int, name: str) -> None:
+def _remove_directory(directory: int, name: str, depth: int) -> None:
     child = os.open(name, _DIRECTORY, dir_fd=directory)
     try:
         for entry in os.listdir(child):  # noqa: PTH208  # a descriptor
-            remove(child, entry)
+            remove(child, entry, depth + 1)
     finally:
         os.close(child)
     os.rmdir(name, dir_fd=directory)

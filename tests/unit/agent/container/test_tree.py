@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sevfork.agent.container.tree import (
+    MAX_DEPTH,
     make_directory,
     parent_of,
     remove,
@@ -169,3 +170,44 @@ def test_what_is_no_file_makes_way_for_one(tmp_path: Path, make: Callable[[Path]
     write_file(tmp_path, "file", b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
     assert not (tmp_path / "file").is_symlink()
+
+
+def deep(root: Path, levels: int) -> None:
+    """A chain of directories, made as a workload would make one that no path can name."""
+    directory = os.open(root, os.O_DIRECTORY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=directory)
+        below = os.open("d", os.O_DIRECTORY, dir_fd=directory)
+        os.close(directory)
+        directory = below
+    os.close(directory)
+
+
+def levelled(root: Path) -> None:
+    """Remove such a chain from its top: pytest, clearing up, would not come to its end."""
+    while (root / "d" / "d").exists():
+        (root / "d" / "d").rename(root / "below")
+        (root / "d").rmdir()
+        (root / "below").rename(root / "d")
+
+
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 1100])
+def test_a_tree_that_is_too_deep_is_refused_in_words(root: Path, levels: int) -> None:
+    """1,100 levels ended in a RecursionError."""
+    deep(root, levels)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(RefusedByGuest, match="256 levels deep"):
+        list(walk(root))
+    with pytest.raises(RefusedByGuest, match="256 levels deep"), parent_of(root, "d") as place:
+        remove(*place)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    levelled(root)
+
+
+def test_a_tree_of_the_greatest_depth_is_walked_and_removed(root: Path) -> None:
+    before = len(list(walk(root)))
+    deep(root, MAX_DEPTH)
+    assert len(list(walk(root))) == before + MAX_DEPTH
+    with parent_of(root, "d") as place:
+        remove(*place)
+    assert len(list(walk(root))) == before
