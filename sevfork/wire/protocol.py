@@ -228,17 +228,15 @@ _Decoded = TypeVar("_Decoded")
 
 
 def encode(message: Message) -> bytes:
-    """Text that UTF-8 cannot carry, as a file name of the workload's may be, is escaped."""
-    try:
-        return _encoder.encode(message)
-    except UnicodeEncodeError:
-        fields = {name: getattr(message, name) for name in message.__struct_fields__}
-        texts = {name: _escaped(text) for name, text in fields.items() if isinstance(text, str)}
-        return _encoder.encode(msgspec.structs.replace(message, **texts))
+    """Texts are cut, so that a message fits into a frame, and hold what UTF-8 can carry."""
+    fields = {name: getattr(message, name) for name in message.__struct_fields__}
+    texts = {name: _sendable(text) for name, text in fields.items() if type(text) is str}
+    return _encoder.encode(msgspec.structs.replace(message, **texts) if texts else message)
 
 
-def _escaped(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+def _sendable(text: str) -> str:
+    """A lone surrogate stands for a byte of a file name that is no UTF-8: it is escaped."""
+    return text[:_TEXT_LIMIT].encode("utf-8", "backslashreplace").decode()
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[_Decoded], payload: bytes) -> _Decoded:
@@ -279,8 +277,7 @@ def decode_failure(payload: bytes) -> errors.SevforkError:
 
 
 def failure_frame(request_id: bytes, error: errors.SevforkError) -> Frame:
-    hint = error.hint and error.hint[:_TEXT_LIMIT]
-    failure = Failure(error.exit_code, error.message[:_TEXT_LIMIT], hint)
+    failure = Failure(error.exit_code, error.message, error.hint)
     return Frame(Kind.FAILURE, request_id, encode(failure))
 
 

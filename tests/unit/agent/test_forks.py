@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sevfork.agent import forks as forks_module
 from sevfork.agent.engine import Capture, Generation, OnStep, Sink, Source
 from sevfork.agent.evidence.provider import EvidenceProvider
-from sevfork.agent.forks import MAX_OPEN_FORKS, Forks, Party
+from sevfork.agent.forks import MAX_KEPT_OFFERS, MAX_OPEN_FORKS, Forks, Party
 from sevfork.agent.identity import Identity, PolicyVerifier
 from sevfork.agent.link import HostGone
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.verdict import LaunchIdentity
-from sevfork.errors import HostCannot, RefusedByGuest, UsageError
+from sevfork.errors import HostCannot, RefusedByGuest, SevforkError, UsageError
 from sevfork.handshake import (
     InstanceKey,
     Lineage,
@@ -105,6 +107,14 @@ class Parent:
             children=1,
             serial=1,
         ).encode()
+
+    def knows(self, fork_id: bytes) -> bool:
+        """Whether it still has OFFERs of this capture, in whatever state."""
+        try:
+            self.forks.join(protocol.RelayJoin(fork_id, 0, b""))
+        except SevforkError as exc:
+            return "no such OFFER" not in exc.message
+        return True
 
     def capture(self, progress: Callable[[str, int, int], None]) -> protocol.Captured:
         request = protocol.Capture(1, "sf-0", self.token())
@@ -224,3 +234,70 @@ def test_a_token_for_one_child_is_no_token_for_two(parent: Parent) -> None:
     with pytest.raises(RefusedByGuest, match="allows 1 children"):
         parent.forks.capture(protocol.Capture(2, "sf-0", parent.token()), watching)
     assert not parent.engine.kept
+
+
+def test_a_host_that_captures_again_and_again_does_not_fill_the_agents_memory(
+    public: Parent, clock: Clock
+) -> None:
+    """256 captures of 64 OFFERs each kept 66 MiB; under fork = "anyone" any host may ask."""
+    captured = []
+    for _ in range(3 * MAX_OPEN_FORKS):
+        request = protocol.Capture(MAX_CHILDREN, "sf-0")
+        captured.append(public.forks.capture(request, watching).fork_id)
+        clock.now += POLICY.offer_lifetime_s
+    assert sum(public.knows(fork_id) for fork_id in captured) * MAX_CHILDREN == MAX_KEPT_OFFERS
+    assert public.knows(captured[-1])
+    assert not public.knows(captured[0])
+
+
+def test_an_open_capture_is_never_forgotten_for_a_new_one(public: Parent, clock: Clock) -> None:
+    first = public.capture(watching).fork_id
+    for _ in range(3 * MAX_OPEN_FORKS):
+        request = protocol.Capture(MAX_CHILDREN, "sf-0")
+        public.forks.abandon(public.forks.capture(request, watching).fork_id)
+    assert public.knows(first)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.ENODEV])
+@pytest.mark.parametrize("moment", ["the first chunk", "the middle", "the header", "the flush"])
+def test_a_medium_that_fails_costs_the_fork_and_never_the_workload(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch, moment: str, number: int
+) -> None:
+    offsets = {"the first chunk": 4096, "the middle": 4096 + 3 * MIB, "the header": 0}
+    write, attempts = os.pwritev, list[int]()
+
+    def failing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if offset == offsets.get(moment):
+            attempts.append(offset)
+            raise OSError(number, os.strerror(number))
+        return write(descriptor, buffers, offset)
+
+    def failing_flush(descriptor: int) -> None:
+        attempts.append(-1)
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pwritev", failing)
+        if moment == "the flush":
+            broken.setattr(os, "fsync", failing_flush)
+        with pytest.raises(HostCannot, match=os.strerror(number)) as caught:
+            parent.capture(watching)
+    assert caught.value.exit_code == 13
+    assert "pool" in (caught.value.hint or "")
+    assert len(attempts) <= 3, "it was tried again and again"
+    assert not parent.engine.frozen
+    assert parent.volume.resolve() not in open_files()
+    assert len(parent.capture(watching).offers) == 1, "the next fork passes, its token unspent"
+
+
+def test_a_volume_that_may_not_be_written_is_said_to_be_one(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", refused)
+        with pytest.raises(HostCannot, match="cannot be opened: Read-only"):
+            parent.capture(watching)
+    assert not parent.engine.frozen
