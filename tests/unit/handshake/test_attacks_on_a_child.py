@@ -247,3 +247,9 @@ def test_child_that_claims_to_be_a_root_is_rejected(family: Family) -> None:
     CompromisedParent(second).claims(root_key=key, certificates=())
     with pytest.raises(NotAuthentic, match="does not fit how the parent was launched"):
         second.child.receive_grant(second.grant())
+
+
+def test_grant_before_the_childs_own_evidence_is_refused(fork: Fork) -> None:
+    fork.child.receive_offer(fork.offer)
+    with pytest.raises(WrongState, match="not waiting"):
+        fork.child.receive_grant(Grant(b"", b"").encode())

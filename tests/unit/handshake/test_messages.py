@@ -223,3 +223,38 @@ def test_layer_with_an_impossible_chunk_count_is_rejected(chunk_count: int) -> N
     encoded = bytes(32) + bytes(48) + chunk_count.to_bytes(4, "big") + bytes(16)
     with pytest.raises(NotAuthentic, match="wrong size"):
         Manifest.decode(b"\x01\x07\x00\x01" + encoded)
+
+
+@pytest.mark.parametrize("kept", [2, 100, 1952])
+def test_a_message_that_is_cut_is_said_to_be_cut(kept: int) -> None:
+    with pytest.raises(NotAuthentic, match="cut short"):
+        Offer.decode((b"\x01\x01\x01\x01" + bytes(1949))[:kept])
+
+
+def test_a_lineage_with_an_owner_flag_that_is_none_is_rejected() -> None:
+    with pytest.raises(NotAuthentic, match="reserved"):
+        Lineage.decode(
+            b"\x01\x08\x02\x00" + bytes(32) + OwnerCertificate(bytes(32), bytes(32)).encode()
+        )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_key": bytes(31)},
+        {"header_digest": bytes(47)},
+        {"image_id": bytes(17)},
+        {"chunk_count": 0},
+        {"chunk_count": 2**24 + 1},
+    ],
+)
+def test_a_layer_with_a_field_of_another_size_is_rejected(change: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {
+        "image_key": bytes(32),
+        "header_digest": bytes(48),
+        "chunk_count": 2**24,
+        "image_id": bytes(16),
+    }
+    assert Layer(**fields).chunk_count == 2**24
+    with pytest.raises(NotAuthentic, match="wrong size"):
+        Layer(**{**fields, **change})

@@ -44,6 +44,11 @@ def test_report_that_masks_its_chip_cannot_satisfy_a_one_chip_policy(family: Fam
         family.launch(LaunchConfig(Role.ROOT), chip_id=bytes(64)).own()
 
 
+def test_report_that_masks_its_chip_satisfies_a_policy_that_asks_for_none(family: Family) -> None:
+    guest = family.launch(LaunchConfig(Role.ROOT), chip_id=bytes(64), same_chip=False)
+    assert guest.own().peer_chip_id is None
+
+
 def test_tdx_has_no_report_id_and_its_instances_differ_by_their_keys() -> None:
     how: dict[str, Any] = {"technology": Technology.TDX, "report_id": None, "same_chip": False}
     family = Family(**how)
