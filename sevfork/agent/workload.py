@@ -65,6 +65,7 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     after_fork: tuple[Hook, ...] = ()
     files: dict[str, str] = {}
     ports: tuple[Port, ...] = ()
+    io_uring: bool = False
 
     @classmethod
     def load(cls, data: bytes) -> Workload:

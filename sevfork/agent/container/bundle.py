@@ -13,6 +13,7 @@ import os
 import pwd
 from dataclasses import dataclass
 
+from sevfork.agent.container import seccomp
 from sevfork.agent.workload import Workload
 from sevfork.errors import UsageError
 
@@ -37,6 +38,7 @@ NAMESPACES = ("pid", "ipc", "mount", "time")
 # The agent, whose value a process would inherit, is never killed. Not 0: CRIU restores others only.
 OOM_SCORE_ADJ = 100
 OPEN_FILES = 65536
+_PTS_OPTIONS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -74,13 +76,20 @@ def config(workload: Workload, user: User, root: str, cgroup: str) -> dict[str, 
                 "type": "proc",
                 "source": "proc",
                 "options": ["nosuid", "noexec", "nodev", "ro"],
-            }
+            },
+            {
+                "destination": "/dev/pts",
+                "type": "devpts",
+                "source": "devpts",
+                "options": [*_PTS_OPTIONS],
+            },
         ],
         "linux": {
             "namespaces": [{"type": namespace} for namespace in NAMESPACES],
             "cgroupsPath": cgroup,
-            # runc adds null, zero, full, random, urandom and tty to this.
+            # runc adds null, zero, full, random, urandom, tty and pseudo-terminals to this.
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+            "seccomp": seccomp.profile(io_uring=workload.io_uring),
         },
     }
 

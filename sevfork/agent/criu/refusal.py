@@ -50,7 +50,7 @@ TOO_LITTLE_MEMORY = Refusal(
 _KNOWN = (
     _known(  # CRIU only says "send_fds failed": such a descriptor cannot be sent over a socket
         "the workload uses io_uring, which CRIU cannot capture",
-        "tell it to use epoll instead (many programs have an option or a variable for that)",
+        "take 'io_uring = true' out of the workload file: most programs do without it",
         r"io_uring",
         "io_uring",
     ),

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from sevfork.agent.container.bundle import User, config
+from sevfork.agent.container.seccomp import profile
 from sevfork.agent.workload import Ready, Workload
 from sevfork.errors import UsageError
 
@@ -55,11 +56,18 @@ def test_a_workload_has_no_power_over_the_guest(name: str) -> None:
     assert name not in capabilities()
 
 
-def test_proc_is_the_only_mount_and_cannot_be_written() -> None:
+def test_proc_cannot_be_written_and_terminals_are_the_only_other_mount() -> None:
     mounts = made()["mounts"]
     assert isinstance(mounts, list)
-    assert [mount["destination"] for mount in mounts] == ["/proc"]
+    assert [mount["destination"] for mount in mounts] == ["/proc", "/dev/pts"]
     assert {"ro", "nosuid", "noexec", "nodev"} <= set(mounts[0]["options"])
+    assert {"newinstance", "nosuid", "noexec"} <= set(mounts[1]["options"])
+
+
+def test_the_system_calls_are_filtered() -> None:
+    linux = made()["linux"]
+    assert isinstance(linux, dict)
+    assert linux["seccomp"] == profile(io_uring=False)
 
 
 def test_no_device_is_allowed_beyond_runcs_own() -> None:
