@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from sevfork.agent.container.adopt import Ended
 from sevfork.agent.engine import Generation
 from sevfork.agent.workload import Hook
 from sevfork.errors import RefusedByGuest, TimedOut
@@ -14,17 +15,12 @@ from sevfork.errors import RefusedByGuest, TimedOut
 log = logging.getLogger(__name__)
 
 
-class Finished(Protocol):
-    @property
-    def returncode(self) -> int: ...
-
-
 class Runner(Protocol):
     """Runs a command inside the container; raises TimedOut."""
 
     def exec(
         self, argv: Sequence[str], env: Mapping[str, str] | None = None, *, timeout_s: float
-    ) -> Finished: ...
+    ) -> Ended: ...
 
 
 def run_hooks(runner: Runner, hooks: Sequence[Hook], generation: Generation) -> None:
@@ -52,6 +48,6 @@ def _run(runner: Runner, hook: Hook, environment: Mapping[str, str]) -> None:
         ) from exc
     if finished.returncode:
         raise RefusedByGuest(
-            f"the after-fork hook '{name}' exited with {finished.returncode}",
+            f"the after-fork hook '{name}' {finished}",
             hint="the child was not released; run the command in the parent's workload to see why",
         )

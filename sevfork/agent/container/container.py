@@ -1,7 +1,8 @@
 """The workload's container: an overlay on the guest's own root, run by ``runc``.
 
-Standard streams are ``/dev/null``: nothing that the workload prints may reach the serial console,
-which the host reads, and CRIU can restore it (runc opens the container's own).
+Standard streams are the container's own ``/dev/null``: nothing that the workload prints may reach
+the serial console, which the host reads; CRIU can restore it; and no process inside holds anything
+of the agent's, so a command may leave a daemon behind.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import logging
 import os
 import secrets
+import shlex
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sevfork import process
-from sevfork.agent.container import bundle
+from sevfork.agent.container import adopt, bundle
+from sevfork.agent.container.adopt import Ended
+from sevfork.agent.container.hosts import name_host
 from sevfork.agent.container.layer import inodes_of, shared_mappings
 from sevfork.agent.container.rootfs import RootFilesystem
-from sevfork.agent.container.tree import make_directory, resolve, write_file
+from sevfork.agent.container.tree import make_directory, parent_of, resolve, write_file
 from sevfork.agent.engine import Generation
 from sevfork.agent.workload import Workload
 from sevfork.deadline import Deadline
-from sevfork.errors import SevforkError, TimedOut, WrongState
+from sevfork.errors import RefusedByGuest, SevforkError, TimedOut, WrongState
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +41,6 @@ _CGROUP_DIRECTORY = Path("/sys/fs/cgroup") / _CGROUP.removeprefix("/")
 _START_TIMEOUT_S = 60.0
 _SHORT_TIMEOUT_S = 30.0
 _POLL_S = 0.05
-
-
-@dataclass(frozen=True)
-class Finished:
-    """How a command inside the container ended. Its output is the workload's own and is dropped."""
-
-    returncode: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,9 @@ class Container:
         """
         write_file(self.root, GENERATION_FILE, generation.page(), 0o444)
         write_file(self.root, "etc/machine-id", f"{secrets.token_hex(16)}\n".encode(), 0o444)
-        write_file(self.root, "etc/hostname", f"{socket.gethostname()}\n".encode())
+        host_name = socket.gethostname()
+        write_file(self.root, "etc/hostname", f"{host_name}\n".encode())
+        name_host(self.root, host_name)
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
         """Wait until the workload answers. Raise TimedOut, or WrongState when it has ended."""
@@ -123,7 +122,10 @@ class Container:
             if self._is_ready():
                 return
             if not self.is_running:
-                raise WrongState(f"the workload '{self.workload.name}' ended before it was ready")
+                raise WrongState(
+                    f"the workload '{self.workload.name}' ended before it was ready: "
+                    f"{self._how_it_ended()}"
+                )
 
     def _is_ready(self) -> bool:
         ready = self.workload.ready
@@ -133,14 +135,44 @@ class Container:
             return self.exec(ready.command or (), timeout_s=_SHORT_TIMEOUT_S).returncode == 0
         return False
 
+    def _how_it_ended(self) -> str:
+        command = shlex.join(self.workload.command)
+        try:
+            ended = adopt.wait(self.pid, Deadline.after(_SHORT_TIMEOUT_S))
+        except SevforkError as exc:
+            return f"{command}: {exc.message}"
+        advice = "" if ended.returncode else ", but has to stay in the foreground"
+        return f"{command} {ended}{advice}"
+
     def exec(
         self, argv: Sequence[str], env: Mapping[str, str] | None = None, *, timeout_s: float
-    ) -> Finished:
-        """Run a command inside, as the workload's user. Raise TimedOut."""
+    ) -> Ended:
+        """Run a command inside, as the workload's user, and wait for it alone. Raise TimedOut.
+
+        Whatever it prints is dropped, and what it leaves running goes on.
+        """
+        deadline = Deadline.after(timeout_s)
         assignments = [f"--env={name}={value}" for name, value in (env or {}).items()]
-        with self.busy:
-            done = self._runc("exec", *assignments, _ID, *argv, timeout_s=timeout_s, check=False)
-        return Finished(done.returncode)
+        pid_file = self.state / "exec.pid"
+        words: list[str | Path] = [
+            "exec",
+            "--detach",
+            "--pid-file",
+            pid_file,
+            *assignments,
+            _ID,
+            *argv,
+        ]
+        with self.busy, self._null() as null, adopt.adopting():
+            returncode = self._runc_with(null, words, timeout_s=timeout_s)
+            if returncode:
+                return Ended(returncode)
+            pid = int(pid_file.read_text())
+            try:
+                return adopt.wait(pid, deadline)
+            except TimedOut:
+                adopt.end(pid)
+                raise
 
     def pause(self) -> None:
         self._freeze("1")
@@ -194,27 +226,57 @@ class Container:
         self, verb: str, *words: str | Path, env: Mapping[str, str] | None = None
     ) -> None:
         """``runc run`` or ``runc restore``; the workload's streams are those of the command."""
-        failure = self.state / "runc.log"
-        failure.unlink(missing_ok=True)
         options: list[str | Path] = ["--detach", "--pid-file", self.state / "pid"]
-        argv = [*self._runc_words(failure), verb, *options, *words, _ID]
-        with (
-            Path(os.devnull).open("wb") as null,
-            process.spawn(argv, stdout=null, stderr=null, env=env) as child,
-        ):
-            try:
-                returncode = child.wait(_START_TIMEOUT_S)
-            except process.StillRunning as exc:
-                raise TimedOut(f"'runc {verb}' did not finish in {_START_TIMEOUT_S:g} s") from exc
+        with Path(os.devnull).open("r+b") as null, adopt.adopting():
+            returncode = self._runc_with(
+                null.fileno(), [verb, *options, *words, _ID], timeout_s=_START_TIMEOUT_S, env=env
+            )
         if returncode:
-            raise SevforkError(f"runc {verb}: {_last_message(failure)}")
+            raise SevforkError(f"runc {verb}: {_last_message(self._log)}")
+
+    def _runc_with(
+        self,
+        streams: int,
+        words: Sequence[str | Path],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+    ) -> int:
+        """Run runc with these standard streams, which what it starts inside inherits."""
+        self._log.unlink(missing_ok=True)
+        argv = [*self._runc_words(), *words]
+        with process.spawn(argv, stdin=streams, stdout=streams, stderr=streams, env=env) as child:
+            try:
+                return child.wait(timeout_s)
+            except process.StillRunning as exc:
+                raise TimedOut(f"'runc {words[0]}' did not finish in {timeout_s:g} s") from exc
+
+    @contextmanager
+    def _null(self) -> Iterator[int]:
+        """The container's own ``/dev/null``: what is of another mount, CRIU cannot restore."""
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            with parent_of(Path("/proc", str(self.pid), "root", "dev"), "null") as (dev, name):
+                null = os.open(name, flags, dir_fd=dev)
+        except OSError as exc:
+            raise RefusedByGuest("the container has no '/dev/null' any more") from exc
+        try:
+            if os.fstat(null).st_rdev != Path(os.devnull).stat().st_rdev:
+                raise RefusedByGuest("'/dev/null' in the container is something else")
+            yield null
+        finally:
+            os.close(null)
 
     def _runc(self, *words: str | Path, timeout_s: float, check: bool = True) -> process.Completed:
-        argv = [*self._runc_words(self.state / "runc.log"), *words]
+        argv = [*self._runc_words(), *words]
         return process.run(argv, timeout_s=timeout_s, check=check)
 
-    def _runc_words(self, failure: Path) -> list[str | Path]:
-        return ["runc", "--root", self.state / "runc", "--log", failure, "--log-format", "json"]
+    @property
+    def _log(self) -> Path:
+        return self.state / "runc.log"
+
+    def _runc_words(self) -> list[str | Path]:
+        return ["runc", "--root", self.state / "runc", "--log", self._log, "--log-format", "json"]
 
     @contextmanager
     def undisturbed(self, timeout_s: float) -> Iterator[None]:

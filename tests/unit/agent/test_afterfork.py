@@ -8,16 +8,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from sevfork.agent.afterfork import run_hooks
+from sevfork.agent.container.adopt import Ended
 from sevfork.agent.engine import Generation
 from sevfork.agent.workload import Hook
 from sevfork.errors import NotAuthentic, RefusedByGuest, TimedOut
 
 GENERATION = Generation(3, bytes(range(16)))
-
-
-@dataclass(frozen=True)
-class Ended:
-    returncode: int
 
 
 @dataclass
