@@ -1,7 +1,8 @@
 """The guest's interfaces, by ioctl: no process to start, and nothing to parse.
 
 ``eth0`` stays down in a child until its hooks have run; that is what keeps every packet inside.
-Requests and structures: netdevice(7), ``linux/route.h``. IPv6 is off (the kernel's command line).
+Requests and structures: netdevice(7), ``linux/route.h``. IPv6 is off but for
+loopback (the kernel's command line, init).
 """
 
 from __future__ import annotations

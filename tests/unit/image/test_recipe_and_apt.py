@@ -20,7 +20,7 @@ RECIPE = Recipe.load(TEXT)
 
 def test_a_panic_ends_the_vm_and_nothing_is_sent_by_itself() -> None:
     command_line = RECIPE.kernel.command_line
-    for word in ("panic=-1", "oops=panic", "ipv6.disable=1", "module.sig_enforce=1"):
+    for word in ("panic=-1", "oops=panic", "ipv6.disable_ipv6=1", "module.sig_enforce=1"):
         assert word in command_line
     assert "transparent_hugepage=madvise" in command_line
     assert not any(word.startswith(("break", "init=", "rdinit=", "debug")) for word in command_line)
