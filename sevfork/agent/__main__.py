@@ -15,11 +15,14 @@ from sevfork.agent import network, unexpected
 from sevfork.agent.agent import Agent
 from sevfork.agent.container.container import STATE, Container
 from sevfork.agent.criu.engine import CriuEngine
+from sevfork.agent.criu.version import require_version
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.image_technology import TECHNOLOGY
 from sevfork.agent.link import PORT, Link
+from sevfork.agent.machine import Guest
 from sevfork.agent.measured import read_measured
 from sevfork.agent.serve import serve
+from sevfork.errors import SevforkError
 from sevfork.handshake import InstanceKey
 from sevfork.technology import Technology
 
@@ -39,6 +42,7 @@ def main() -> None:
     # When memory runs out the workload ends, not the agent nor a CRIU that is at work in it.
     OOM_SCORE.write_text("-1000")
     give_up_what_was_half_restored()
+    refuse_an_old_criu()
     measured = read_measured()
     key = InstanceKey()
     # A host name of this instance's own, so that logs of parent and child can be told apart.
@@ -49,7 +53,7 @@ def main() -> None:
         provider = evidence_provider(measured.technology, link)
         engine = CriuEngine(container)
         engine.clear()
-        agent = Agent(measured, key, provider, container, engine, network.link_up, RESTORING)
+        agent = Agent(measured, key, provider, container, engine, Guest(RESTORING))
         log.info("agent ready, technology: %s", measured.technology.label)
         serve(link, agent.handle, power_off, agent.forget_expired)
 
@@ -69,6 +73,15 @@ def give_up_what_was_half_restored() -> None:
     """An agent before this one ended in the middle of a restore: its VM must not go on."""
     if RESTORING.exists():
         log.error("switching off: the agent ended in the middle of a restore")
+        power_off()
+
+
+def refuse_an_old_criu() -> None:
+    """Whoever withholds packages while an image is built can make it one with an older CRIU."""
+    try:
+        require_version()
+    except SevforkError as exc:
+        log.error("switching off: %s", exc)
         power_off()
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from pathlib import Path
+import time
 from typing import Protocol
 
 from sevfork import __version__
@@ -14,6 +13,7 @@ from sevfork.agent.engine import Engine
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.forks import Forks, Party
 from sevfork.agent.identity import Identity, PolicyVerifier, establish
+from sevfork.agent.machine import Machine
 from sevfork.agent.measured import Measured
 from sevfork.agent.serve import OnProgress
 from sevfork.agent.unexpected import place_of
@@ -50,13 +50,10 @@ class Agent:
         provider: EvidenceProvider,
         workload: RunningWorkload,
         engine: Engine,
-        network_up: Callable[[], None],
-        restoring: Path,
+        machine: Machine,
     ) -> None:
-        """``restoring`` is the marker that exists while this VM restores its parent's state."""
         self._measured, self._key, self._provider = measured, key, provider
-        self._workload, self._engine, self._network_up = workload, engine, network_up
-        self._restoring = restoring
+        self._workload, self._engine, self._machine = workload, engine, machine
         self._verifier = PolicyVerifier(measured.policy)
         self._state = CurrentState()
         self._identity: Identity | None = None
@@ -68,14 +65,15 @@ class Agent:
         match request:
             case protocol.GetStatus():
                 return self._status()
-            case protocol.Configure(launch_config=launch_config):
-                self._configure(launch_config)
+            case protocol.ReadClock():
+                return protocol.Clock(time.time_ns())
+            case protocol.Configure():
+                self._configure(request)
                 return self._status()
             case protocol.Attest(nonce=nonce):
                 return self._attest(nonce)
             case protocol.Capture():
-                self._require_ready()
-                return self._parent().capture(request, progress)
+                return self._capture(request, progress)
             case protocol.RelayJoin():
                 return self._parent().join(request)
             case protocol.RelayConfirm():
@@ -111,14 +109,14 @@ class Agent:
             workload=self._measured.workload.name,
         )
 
-    def _configure(self, launch_config: bytes) -> None:
+    def _configure(self, request: protocol.Configure) -> None:
         """Once; the same configuration again changes nothing.
 
         An agent that was started again finds its workload running. It has no key, no OFFER and no
         lineage any more: the workload serves on, and cannot be forked.
         """
         if self._identity is not None:
-            if self._identity.launch.launch_config != launch_config:
+            if self._identity.launch.launch_config != request.launch_config:
                 raise RefusedByGuest("this VM is configured already, as something else")
             return
         if self._workload.is_running:
@@ -126,7 +124,8 @@ class Agent:
                 "the agent was started again under its workload, which cannot be forked any more",
                 hint="the workload serves on; start a new VM to fork from",
             )
-        identity = establish(launch_config, self._provider, self._verifier, self._key)
+        self._machine.step_clock(request.clock_step_ns)
+        identity = establish(request.launch_config, self._provider, self._verifier, self._key)
         self._identity = identity
         me = self._me(identity, Lineage(self._key.public))
         if identity.config.role is Role.ROOT:
@@ -134,7 +133,7 @@ class Agent:
             self._state.change(phase=WorkloadPhase.STARTING)
             threading.Thread(target=self._start, name="workload", daemon=True).start()
         else:
-            self._child = Child(me, self._engine, self._network_up, self._restoring)
+            self._child = Child(me, self._engine, self._machine)
             self._state.change(phase=WorkloadPhase.WAITING)
             threading.Thread(target=self._engine.warm_up, name="warm-up", daemon=True).start()
 
@@ -144,7 +143,7 @@ class Agent:
     def _start(self) -> None:
         """Start the workload, wait for it, and try whether it can be captured."""
         try:
-            self._network_up()
+            self._machine.raise_network()
             self._workload.start()
             self._workload.wait_ready()
             self._state.change(phase=WorkloadPhase.STARTING, detail="trying a capture")
@@ -176,12 +175,17 @@ class Agent:
         evidence = self._provider.evidence(attest_report_data(nonce, claims))
         return protocol.Attested(evidence.encode(), claims)
 
+    def _capture(self, request: protocol.Capture, progress: OnProgress) -> protocol.Captured:
+        """Whatever the trial at start-up found: it may have been of that moment only."""
+        self._require_ready()
+        captured = self._parent().capture(request, progress)
+        self._state.change(uncapturable=None)
+        return captured
+
     def _require_ready(self) -> None:
         state = self._state.now
         if state.phase is not WorkloadPhase.READY:
             raise WrongState(f"the workload is not ready to be forked: it is {state.phase}")
-        if state.uncapturable:
-            raise RefusedByGuest(f"the workload cannot be forked: {state.uncapturable}")
         if not self._workload.is_running:
             raise WrongState("the workload has ended")
 

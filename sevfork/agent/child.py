@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 from sevfork.agent.engine import Engine, Generation
 from sevfork.agent.forks import Party, sent
+from sevfork.agent.machine import Machine
 from sevfork.agent.serve import OnProgress, VmMustEnd
 from sevfork.agent.unexpected import place_of
 from sevfork.agent.volume import find_volume
@@ -32,12 +31,8 @@ _UNIQUE_ID_SIZE = 16
 class Child:
     """Joins, restores, and then is a VM like its parent."""
 
-    def __init__(
-        self, me: Party, engine: Engine, network_up: Callable[[], None], marker: Path
-    ) -> None:
-        """``marker`` is a file that exists while a restore is under way."""
-        self._me, self._engine, self._network_up = me, engine, network_up
-        self._marker = marker
+    def __init__(self, me: Party, engine: Engine, machine: Machine) -> None:
+        self._me, self._engine, self._machine = me, engine, machine
         self._session = ChildSession(me.identity.launch, me.key, me.verifier)
         self.lineage: Lineage | None = None
 
@@ -61,12 +56,12 @@ class Child:
             raise TypeError("a GRANT releases state or is refused")
         started = time.monotonic()
         try:
-            self._marker.touch()
+            self._machine.restoring.touch()
             self._unseal(released, request.volume_serial, progress)
             progress(protocol.Step.RESTORE, 0, 0)
             self._engine.resume(Generation(released.generation, self._unique_id()))
-            self._network_up()
-            self._marker.unlink()
+            self._machine.raise_network()
+            self._machine.restoring.unlink()
         except SevforkError as exc:
             raise VmMustEnd(exc) from exc
         except Exception as exc:

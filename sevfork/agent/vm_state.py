@@ -10,7 +10,7 @@ from sevfork.wire.protocol import WorkloadPhase
 
 @dataclass(frozen=True)
 class VmState:
-    """``uncapturable`` is the engine's reason or None."""
+    """``uncapturable`` is what the last trial said, or None."""
 
     phase: WorkloadPhase = WorkloadPhase.UNCONFIGURED
     detail: str = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -29,6 +30,8 @@ _RETRY_S = 1.0
 SILENCE_S = 2.0
 # How often a workload that is starting is asked whether it is ready.
 _READY_POLL_S = 0.5
+
+_LOOKS_AT_CLOCK = 5
 
 _Reply = TypeVar("_Reply", bound=protocol.Message)
 OnProgress = Callable[[protocol.Progress], None]
@@ -89,6 +92,17 @@ class AgentClient(Closing):
                     "no agent answered in the VM",
                     hint="is it a guest built by 'sevfork guest build'? see its serial log",
                 )
+
+    def clock_step_ns(self, deadline: Deadline) -> int:
+        """How far the guest's wall clock is behind the host's, by the quickest of some looks."""
+        return min(self._look_at_clock(deadline) for _ in range(_LOOKS_AT_CLOCK))[1]
+
+    def _look_at_clock(self, deadline: Deadline) -> tuple[int, int]:
+        """How long it took, which bounds twice the error, and how far the guest is behind."""
+        before = time.time_ns()
+        clock = self.ask(protocol.ReadClock(), protocol.Clock, deadline=deadline)
+        after = time.time_ns()
+        return after - before, (before + after) // 2 - clock.wall_ns
 
     def wait_until_ready(
         self, deadline: Deadline, on_phase: Callable[[protocol.Status], None] | None = None

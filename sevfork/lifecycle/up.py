@@ -222,7 +222,8 @@ def converse(job: Job, spec: GuestSpec) -> float:
         agent.wait_for_agent(job.deadline)
         boot_s = time.monotonic() - started
         job.watch(spec.name, "workload")
-        config = protocol.Configure(root_config().encode())
+        step_ns = agent.clock_step_ns(job.deadline)
+        config = protocol.Configure(root_config().encode(), step_ns)
         agent.ask(config, protocol.Status, deadline=job.deadline)
         agent.wait_until_ready(job.deadline)
     return boot_s

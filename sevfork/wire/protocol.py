@@ -29,6 +29,9 @@ Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Index = Annotated[int, Meta(ge=0, lt=MAX_CHILDREN)]
 
 
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+
+
 class WorkloadPhase(StrEnum):
     """What a VM's workload is doing, as its agent says."""
 
@@ -62,10 +65,19 @@ class GetStatus(Message, frozen=True):
     """Answered by Status at any time."""
 
 
+class ReadClock(Message, frozen=True):
+    """What the guest's wall clock says. -> Clock"""
+
+
 class Configure(Message, frozen=True):
-    """The launch configuration, which the agent checks against its own report. -> Status"""
+    """The launch configuration, which the agent checks against its own report. -> Status
+
+    ``clock_step_ns`` is what the guest's wall clock is behind the host's, as ReadClock told: a
+    guest has its time from a clock with seconds, and from nobody but the host.
+    """
 
     launch_config: bytes
+    clock_step_ns: Nanoseconds = 0
 
 
 class Capture(Message, frozen=True):
@@ -127,6 +139,7 @@ class Attest(Message, frozen=True):
 
 Request = (
     GetStatus
+    | ReadClock
     | Configure
     | Capture
     | RelayJoin
@@ -144,7 +157,8 @@ Request = (
 class Status(Message, frozen=True):
     """What the agent is and what its workload does.
 
-    ``uncapturable``: why the workload cannot be forked, in words, or None.
+    ``uncapturable``: why a trial capture at start-up failed, in words, or None: a hint, because
+    what was in its way may be over. A capture tries.
     """
 
     version: str
@@ -158,6 +172,12 @@ class Status(Message, frozen=True):
     policy_digest: bytes
     fork_policy: str
     workload: str
+
+
+class Clock(Message, frozen=True):
+    """Nanoseconds since 1970."""
+
+    wall_ns: Nanoseconds
 
 
 class Captured(Message, frozen=True):
@@ -198,7 +218,7 @@ class Done(Message, frozen=True):
     pass
 
 
-Reply = Status | Captured | Granted | Joining | Restored | Attested | Done
+Reply = Status | Clock | Captured | Granted | Joining | Restored | Attested | Done
 
 
 class Progress(Message, frozen=True):

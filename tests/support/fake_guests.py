@@ -17,7 +17,7 @@ from sevfork.agent.workload import Workload
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.domain.xml import spec_from_xml
-from sevfork.errors import SevforkError
+from sevfork.errors import RefusedByGuest, SevforkError
 from sevfork.handshake import InstanceKey
 from sevfork.host.hypervisor import Channel, ChannelBusy, ChannelClosed, DomainState, Volume
 from sevfork.simulated.launch import simulated_report
@@ -42,6 +42,8 @@ class FakeEngine:
 
     def capture(self, sink: Sink, on_step: OnStep) -> Capture:
         on_step(protocol.Step.COPY)
+        if self._guest.refuses_capture:
+            raise RefusedByGuest(self._guest.refuses_capture)
         sink.write(self._guest.state)
         size = len(self._guest.state)
         return Capture(12.0, (), size, size, 0, 0)
@@ -64,7 +66,9 @@ class FakeGuest:
 
     def __init__(self, house: FakeHouse, uuid: str) -> None:
         self.state, self.unpacked, self.generation = b"", b"", 0
-        self.uncapturable: str | None = None
+        self.uncapturable = house.uncapturable
+        self.refuses_capture = ""
+        self.clock_steps_ns: list[int] = []
         self.is_running = self.network_up = False
         self.on_resume: Callable[[], None] = house.on_resume
         self._metadata = spec_from_xml(house.xml(uuid)).metadata
@@ -72,8 +76,7 @@ class FakeGuest:
         self.lock = threading.Lock()
         self.engine = FakeEngine(self)
         self.restoring = house.pool / f"{uuid}.restoring"
-        at_work = (self.engine, self._raise_network, self.restoring)
-        self.agent = Agent(house.measured, InstanceKey(), self, self, *at_work)
+        self.agent = Agent(house.measured, InstanceKey(), self, self, self.engine, self)
 
     def evidence(self, report_data: bytes) -> Evidence:
         report = simulated_report(self._metadata)
@@ -86,8 +89,11 @@ class FakeGuest:
     def wait_ready(self) -> None:
         pass
 
-    def _raise_network(self) -> None:
+    def raise_network(self) -> None:
         self.network_up = True
+
+    def step_clock(self, nanoseconds: int) -> None:
+        self.clock_steps_ns.append(nanoseconds)
 
 
 class FakeChannel:
@@ -147,6 +153,7 @@ class FakeHouse(FakeHypervisor):
         self.heard: list[protocol.Request] = []
         self.on_resume: Callable[[], None] = lambda: None
         self.plugged: list[str] = []
+        self.uncapturable: str | None = None  # what the trial captures of new guests say
         self.measured = Measured(
             Technology.SIMULATED, policy_for(processor), Workload.load(WORKLOAD)
         )

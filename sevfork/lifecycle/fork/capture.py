@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sevfork.deadline import Deadline
-from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
+from sevfork.errors import NotAuthentic, WrongState
 from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import ChannelClosed, Volume
 from sevfork.lifecycle.agents import open_agent
@@ -88,7 +88,7 @@ def captured(job: Job, plan: ForkPlan) -> Iterator[Capture]:
         undo.at_end(agent.close)
         parent = Parent(plan.domain.name, agent, job)
         names = _names(job, plan)
-        _require_capturable(parent)
+        _require_ready(parent)
         volume = make_volume(job.hypervisor, plan, undo)
         sealed = _seal(job, plan, parent, volume, undo)
         job.watch(parent.name, "captured")
@@ -116,15 +116,12 @@ def _names(job: Job, plan: ForkPlan) -> tuple[str, ...]:
     return tuple(child_names(plan.domain.name, None, request.count, taken))
 
 
-def _require_capturable(parent: Parent) -> None:
+def _require_ready(parent: Parent) -> None:
     agent, deadline = parent.agent, parent.job.deadline
     status = agent.wait_for_agent(deadline.within(_ANSWER_TIMEOUT_S))
     if status.role is None:
         raise WrongState(f"'{parent.name}' was never configured by 'sevfork up'")
-    status = agent.wait_until_ready(deadline)
-    if status.uncapturable:
-        reason = protocol.clean(status.uncapturable)
-        raise RefusedByGuest(f"the workload cannot be forked: {reason}")
+    agent.wait_until_ready(deadline)
 
 
 def _seal(

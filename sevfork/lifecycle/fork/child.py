@@ -130,7 +130,8 @@ def _open(job: Job, capture: Capture, spec: GuestSpec, undo: Undo, choices: Choi
     agent = open_agent(job, spec)
     undo.at_end(agent.close)
     agent.wait_for_agent(job.deadline)
-    config = protocol.Configure(choices.told(_offer(capture, spec)).encode())
+    step_ns = agent.clock_step_ns(job.deadline)
+    config = protocol.Configure(choices.told(_offer(capture, spec)).encode(), step_ns)
     agent.ask(config, protocol.Status, deadline=job.deadline)
     return agent
 

@@ -57,7 +57,17 @@ class House:
         monkeypatch.setattr(Child, "_unseal", lambda *_: self.step("unseal"))
         me = SimpleNamespace(identity=SimpleNamespace(launch=None), key=KEY, verifier=None)
         engine = SimpleNamespace(resume=lambda _: self.step("resume"))
-        self.child = Child(me, engine, lambda: self.step("network"), marker)  # type: ignore[arg-type]
+        self.child = Child(me, engine, self)  # type: ignore[arg-type]
+
+    @property
+    def restoring(self) -> Path:
+        return self.marker
+
+    def raise_network(self) -> None:
+        self.step("network")
+
+    def step_clock(self, nanoseconds: int) -> None:
+        raise AssertionError("a restore does not touch the clock")
 
     def step(self, name: str) -> None:
         self.steps.append((name, self.marker.exists()))
@@ -131,7 +141,8 @@ def test_each_layer_is_read_as_a_delta_on_the_one_before_and_to_its_end(
     )
     monkeypatch.setattr(child_module, "ChildSession", Session)
     me = SimpleNamespace(identity=SimpleNamespace(launch=None), key=KEY, verifier=None)
-    child = Child(me, engine, lambda: None, tmp_path / "restoring")  # type: ignore[arg-type]
+    machine = SimpleNamespace(restoring=tmp_path / "restoring", raise_network=lambda: None)
+    child = Child(me, engine, machine)  # type: ignore[arg-type]
     child.restore(protocol.Restore(b"grant", "sf-0"), lambda *_: None)
 
     bases = [reader.named["base_digest"] for reader in readers]

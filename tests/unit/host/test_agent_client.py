@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from sevfork import errors
@@ -121,3 +122,29 @@ def test_without_a_simulator_nobody_answers_for_it() -> None:
     with pytest.raises(errors.TimedOut):
         ask(agent)
     assert len(agent.heard) == 1
+
+
+def test_the_quickest_look_at_the_clock_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest is 3 s behind; one answer in the middle takes 10 ms, all others much longer."""
+    now_ns, took_ms = [10**18], iter([400, 900, 10, 700, 500])
+
+    def look(frame: Frame) -> bytes:
+        half_ns = next(took_ms) * 500_000
+        now_ns[0] += half_ns // 5  # the way there is quicker than the way back
+        clock = protocol.Clock(now_ns[0] - 3 * 10**9)
+        now_ns[0] += 2 * half_ns - half_ns // 5
+        return reply(frame, protocol.encode(clock))
+
+    monkeypatch.setattr("sevfork.host.agent_client.time.time_ns", lambda: now_ns[0])
+    step_ns = AgentClient(FakeAgent(look), None).clock_step_ns(Deadline.after(30))
+    assert abs(step_ns - 3 * 10**9) <= 5 * 10**6
+
+
+@pytest.mark.parametrize("wall_ns", [2**62 + 1, -(2**63), 2**63])
+def test_a_clock_beyond_all_reason_is_refused(wall_ns: int) -> None:
+    def look(frame: Frame) -> bytes:
+        payload = msgspec.msgpack.encode({"type": "Clock", "wall_ns": wall_ns})
+        return reply(frame, payload)
+
+    with pytest.raises(errors.NotAuthentic):
+        AgentClient(FakeAgent(look), None).clock_step_ns(Deadline.after(30))

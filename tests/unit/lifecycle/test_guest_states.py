@@ -8,10 +8,12 @@ from sevfork import errors
 from sevfork.agent.agent import Agent
 from sevfork.handshake import InstanceKey
 from sevfork.handshake.launch import LaunchConfig, Role
+from sevfork.image.image import Image
 from sevfork.lifecycle.fork import ForkRequest, plan_fork
 from sevfork.lifecycle.fork.capture import captured
 from sevfork.lifecycle.fork.child import child_domain
 from sevfork.lifecycle.launching import child_config
+from sevfork.lifecycle.up import UpRequest, plan_up, run_up
 from sevfork.wire import protocol
 from tests.support.fake_guests import FakeGuest, FakeHouse
 from tests.support.jobs import job_on
@@ -95,9 +97,7 @@ def test_a_root_is_not_told_that_it_is_somebody_elses(parent: FakeGuest) -> None
 def test_a_configuration_that_the_hardware_has_not_signed(
     house: FakeHouse, parent: FakeGuest
 ) -> None:
-    agent = Agent(
-        house.measured, InstanceKey(), parent, parent, parent.engine, lambda: None, parent.restoring
-    )
+    agent = Agent(house.measured, InstanceKey(), parent, parent, parent.engine, parent)
     parent.is_running = False
     owned = LaunchConfig(Role.ROOT, owner=b"o" * 48)
     with pytest.raises(errors.AttestationFailed, match="launch configuration"):
@@ -108,9 +108,7 @@ def test_a_configuration_that_the_hardware_has_not_signed(
 def test_an_agent_that_was_started_again_serves_no_fork(
     house: FakeHouse, parent: FakeGuest
 ) -> None:
-    agent = Agent(
-        house.measured, InstanceKey(), parent, parent, parent.engine, lambda: None, parent.restoring
-    )
+    agent = Agent(house.measured, InstanceKey(), parent, parent, parent.engine, parent)
     with pytest.raises(errors.WrongState, match="started again"):
         agent.handle(protocol.Configure(LaunchConfig(Role.ROOT).encode()), lambda *_: None)
     assert parent.is_running
@@ -130,3 +128,34 @@ def test_a_capture_for_an_odd_number_of_children(parent: FakeGuest, count: int) 
 
 def test_abandoning_what_never_was_is_harmless(parent: FakeGuest) -> None:
     assert ask(parent, protocol.Abandon(bytes(16))) == protocol.Done()
+
+
+def test_the_wall_clock_is_stepped_once_before_anything_starts(parent: FakeGuest) -> None:
+    before = list(parent.clock_steps_ns)
+    assert len(before) == 1
+    assert abs(before[0]) < 10**9, "the fake guest has this machine's clock"
+    config = LaunchConfig(Role.ROOT).encode()
+    ask(parent, protocol.Configure(config, 10**15))
+    assert parent.clock_steps_ns == before
+
+
+def test_a_child_has_its_clock_stepped_too(child: FakeGuest) -> None:
+    assert len(child.clock_steps_ns) == 1
+
+
+def test_what_a_trial_found_is_a_hint_and_a_capture_tries(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    house.uncapturable = "a connection was being accepted"
+    image = Image.load(house.pool / "image")
+    run_up(job_on(house), plan_up(house, UpRequest("moody", image)))
+    (moody,) = set(house.guests.values()) - {parent}
+    assert _uncapturable(moody) == house.uncapturable
+    with captured(job_on(house), plan_fork(house, ForkRequest("moody"))):
+        assert _uncapturable(moody) is None
+
+
+def _uncapturable(guest: FakeGuest) -> str | None:
+    status = ask(guest, protocol.GetStatus())
+    assert isinstance(status, protocol.Status)
+    return status.uncapturable

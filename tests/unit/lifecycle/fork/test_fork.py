@@ -299,7 +299,7 @@ def test_a_hypervisor_that_has_gone_is_noticed_while_an_agent_is_waited_for(
 
 
 def test_a_parent_that_cannot_be_captured_is_refused(house: FakeHouse, parent: FakeGuest) -> None:
-    parent.agent._state.change(uncapturable="it holds an io_uring")  # noqa: SLF001 - found at start-up
+    parent.refuses_capture = "the workload uses io_uring"
     with pytest.raises(errors.RefusedByGuest, match="io_uring"):
         forked(house)
     assert names(house) == ["web"]
