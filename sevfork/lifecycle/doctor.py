@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,8 +11,9 @@ from enum import Enum
 from pathlib import Path
 
 from sevfork.domain.launch_security import security_types
-from sevfork.domain.spec import Accelerator
-from sevfork.errors import SevforkError
+from sevfork.domain.spec import Accelerator, GuestSpec
+from sevfork.domain.xml import spec_from_xml
+from sevfork.errors import SevforkError, WrongState
 from sevfork.host import kvm_probe
 from sevfork.host.hypervisor import HostFacts, Hypervisor
 
@@ -101,13 +103,32 @@ def _storage(hypervisor: Hypervisor) -> Finding:
 
 
 def _accelerator(hypervisor: Hypervisor) -> Finding:
-    probe = kvm_probe.kvm_without_image(hypervisor)
+    tried, probe = _try_kvm(hypervisor)
     if probe.works:
-        return Finding("KVM", Verdict.OK, "runs a guest")
+        return Finding("KVM", Verdict.OK, f"runs {tried}")
     if hypervisor.domain_capabilities(Accelerator.TCG) is None:
         return Finding("KVM", Verdict.MISSING, probe.reason, "apt install qemu-system-x86")
     remedy = "guests run under software emulation, about 20 times slower; use a host with KVM"
-    return Finding("KVM", Verdict.LIMITED, probe.reason, remedy)
+    return Finding("KVM", Verdict.LIMITED, f"{probe.reason} (tried: {tried})", remedy)
+
+
+def _try_kvm(hypervisor: Hypervisor) -> tuple[str, kvm_probe.Probe]:
+    """What was tried, and what came of it: the least of kernels may run where a real one fails."""
+    known = _any_vm(hypervisor)
+    if known:
+        image = f"the kernel of image '{known.metadata.image}'"
+        return image, kvm_probe.kvm(hypervisor, known.boot)
+    least = "a test kernel of some 100 bytes; 'sevfork up' tries the image's own"
+    return least, kvm_probe.kvm_without_image(hypervisor)
+
+
+def _any_vm(hypervisor: Hypervisor) -> GuestSpec | None:
+    """A VM of sevfork's: what it boots is in the storage pool."""
+    for domain in hypervisor.domains():
+        if domain.metadata_xml is not None:
+            with contextlib.suppress(WrongState):  # it went away meanwhile, or was edited
+                return spec_from_xml(hypervisor.xml(domain.uuid))
+    return None
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ import pytest
 
 from sevfork.domain.launch_security import security_types
 from sevfork.domain.spec import Accelerator
+from sevfork.domain.xml import domain_xml
 from sevfork.host.kvm_probe import least_kernel
 from sevfork.lifecycle.doctor import Finding, Verdict, examine
 from tests.support.fake_hypervisor import FakeHypervisor
+from tests.support.guest_specs import ROOT
 
 WITH_SNP = """<domainCapabilities><features>
   <sev supported='yes'/>
@@ -57,6 +59,20 @@ def test_kvm_that_runs_a_guest_is_fine() -> None:
     assert finding(hypervisor, "KVM").verdict is Verdict.OK
     assert not hypervisor.defined
     assert not hypervisor.storage.files
+
+
+def test_what_was_tried_is_said_while_there_is_no_image() -> None:
+    assert "test kernel" in finding(FakeHypervisor(kvm_console=b"Run /init"), "KVM").found
+    assert "test kernel" in finding(FakeHypervisor(), "KVM").found
+
+
+def test_once_a_vm_is_there_its_image_is_what_kvm_is_tried_with() -> None:
+    hypervisor = FakeHypervisor()
+    hypervisor.define(domain_xml(ROOT))
+    found = finding(hypervisor, "KVM")
+    assert found.verdict is Verdict.LIMITED
+    assert f"the kernel of image '{ROOT.metadata.image}'" in found.found
+    assert [each.name for each in hypervisor.domains()] == [ROOT.name]
 
 
 def test_neither_kvm_nor_emulation_means_that_nothing_runs(
