@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -80,16 +81,20 @@ def private() -> Iterator[Private]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture
-def hypervisor(private: Private) -> Iterator[Hypervisor]:
-    connected = private.connect()
-    yield connected
+def leave_nothing(connected: Hypervisor) -> None:
     for domain in connected.domains():
         connected.destroy(domain.uuid)
         connected.undefine(domain.uuid)
     for volume in connected.storage.volumes():
         connected.storage.delete(volume.name)
     connected.close()
+
+
+@pytest.fixture
+def hypervisor(private: Private) -> Iterator[Hypervisor]:
+    connected = private.connect()
+    yield connected
+    leave_nothing(connected)
 
 
 def upload(hypervisor: Hypervisor, name: str, data: bytes) -> str:
@@ -242,9 +247,27 @@ def test_guests_survive_the_end_of_the_daemon(private: Private) -> None:
     first.close()
     again = private.connect()
     assert again.find(spec.uuid) == before
-    again.destroy(spec.uuid)
-    again.undefine(spec.uuid)
-    again.close()
+    leave_nothing(again)
+
+
+def test_a_daemon_that_was_killed_is_noticed_at_once_by_whoever_waits(private: Private) -> None:
+    connected = private.connect()
+    spec = running(connected)
+    channel = connected.open_channel(spec.uuid)
+    (pid,) = private.pids()
+    threading.Timer(0.5, os.kill, (int(pid), signal.SIGKILL)).start()
+    started = time.monotonic()
+    with pytest.raises(HypervisorUnreachable):
+        channel.receive(60)
+    with pytest.raises(HypervisorUnreachable):
+        channel.send(b"x")
+    with pytest.raises(HypervisorUnreachable):
+        connected.find(spec.uuid)
+    channel.close()
+    connected.close()
+    assert time.monotonic() - started < 10
+    leave_nothing(private.connect())
+
 
 
 def test_a_daemon_that_is_killed_is_noticed_while_an_agent_is_waited_for(
@@ -263,7 +286,4 @@ def test_a_daemon_that_is_killed_is_noticed_while_an_agent_is_waited_for(
             agent.wait_for_agent(job.deadline)
     assert time.monotonic() - killed < 10
     first.close()
-    again = private.connect()
-    again.destroy(spec.uuid)
-    again.undefine(spec.uuid)
-    again.close()
+    leave_nothing(private.connect())

@@ -9,7 +9,7 @@ from typing import Any
 
 import libvirt
 
-from sevfork.errors import SevforkError
+from sevfork.errors import HypervisorUnreachable, SevforkError
 from sevfork.host import hypervisor as hv
 from sevfork.host.libvirt.connection import close_connection
 from sevfork.host.libvirt.errors import first_line
@@ -17,6 +17,7 @@ from sevfork.host.libvirt.errors import first_line
 log = logging.getLogger(__name__)
 
 _CHANNEL_PIECE = 64 * 1024
+_LOST = "the connection to libvirt broke"
 _WOULD_BLOCK = -2
 _READABLE = libvirt.VIR_STREAM_EVENT_READABLE
 _ENDED = libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
@@ -33,6 +34,8 @@ class LibvirtStream:
         self, on_data: Callable[[bytes], None], on_end: Callable[[SevforkError], None]
     ) -> None:
         self._listening = True
+        # When libvirtd dies, a stream reports nothing (measured with 9.0): the connection does.
+        self._connection.registerCloseCallback(self._connection_closed, on_end)
         self._stream.eventAddCallback(_READABLE | _ENDED, self._event, (on_data, on_end))
 
     def pause(self, paused: bool) -> None:
@@ -43,7 +46,7 @@ class LibvirtStream:
         try:
             taken = int(self._stream.send(data))
         except libvirt.libvirtError as exc:
-            raise hv.ChannelClosed(f"the channel broke: {first_line(exc)}") from exc
+            raise self._ended(f"the channel broke: {first_line(exc)}") from exc
         return max(taken, 0)  # -2 where it would block
 
     def abort(self) -> None:
@@ -64,13 +67,31 @@ class LibvirtStream:
             on_data(data)
         else:
             self._stop_listening()
-            on_end(hv.ChannelClosed("the VM closed the channel: it has ended"))
+            on_end(self._ended("the VM closed the channel: it has ended"))
+
+    def _connection_closed(
+        self, _connection: Any, _reason: int, on_end: Callable[[SevforkError], None]
+    ) -> None:
+        on_end(HypervisorUnreachable(_LOST))
+
+    def _ended(self, message: str) -> SevforkError:
+        """Why the channel is over: for the reason given, or because libvirtd is."""
+        with contextlib.suppress(libvirt.libvirtError):
+            if self._connection.isAlive():
+                return hv.ChannelClosed(message)
+        return HypervisorUnreachable(_LOST)
 
     def _stop_listening(self) -> None:
         if self._listening:
             self._listening = False
-            with contextlib.suppress(libvirt.libvirtError):  # the connection is gone
-                self._stream.eventRemoveCallback()
+            # Each holds a reference, so that closing would close nothing; the connection may be
+            # gone already.
+            for remove in (
+                self._stream.eventRemoveCallback,
+                self._connection.unregisterCloseCallback,
+            ):
+                with contextlib.suppress(libvirt.libvirtError):
+                    remove()
 
 
 def abort(stream: Any) -> None:
