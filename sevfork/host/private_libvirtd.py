@@ -34,7 +34,7 @@ _LONGEST_STATE_DIR = 40
 
 _QEMU_CONF = """\
 # Written by sevfork for its private libvirtd; changed whenever it starts.
-stdio_handler = "file"
+stdio_handler = "logd"
 user = "root"
 group = "root"
 dynamic_ownership = 0
@@ -53,6 +53,15 @@ host_uuid = "{uuid}"
 log_outputs = "3:file:{log}"
 """
 
+# A guest writes as much to its serial port as it likes. What is longer than this begins anew.
+LOG_LIMIT_BYTES = 1024 * 1024
+_VIRTLOGD_CONF = f"""\
+# Written by sevfork for its private virtlogd; changed whenever it starts.
+log_outputs = "3:file:/var/log/libvirt/virtlogd.log"
+max_size = {LOG_LIMIT_BYTES}
+max_backups = 0
+"""
+
 # libvirtd has its directories compiled in. In a mount namespace of its own they are ours, so that
 # a libvirtd of the system, now or later, shares no socket, lock, or list of VMs with this one.
 _IN_NAMESPACE = """\
@@ -61,6 +70,19 @@ while [ "$1" != -- ]; do mount --bind "$1" "$2"; shift 2; done
 shift
 exec "$@"
 """
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A program that listens at a socket once it has started."""
+
+    program: str
+    socket: Path
+    pid_file: Path
+
+    @property
+    def answers(self) -> bool:
+        return answers(self.socket)
 
 
 @dataclass(frozen=True)
@@ -89,12 +111,22 @@ class Layout:
         return self.run / "libvirt" / "libvirt-sock"
 
     @property
-    def pid_file(self) -> Path:
-        return self.run / "libvirtd.pid"
+    def libvirtd(self) -> Daemon:
+        return Daemon("libvirtd", self.socket, self.run / "libvirtd.pid")
 
     @property
-    def log(self) -> Path:
-        return self.state / "log" / "libvirtd.log"
+    def virtlogd(self) -> Daemon:
+        """Writes the guests' serial logs, and bounds them; libvirtd wants it at every start."""
+        socket = self.run / "libvirt" / "virtlogd-sock"
+        return Daemon("virtlogd", socket, self.run / "virtlogd.pid")
+
+    @property
+    def runs_guests(self) -> bool:
+        """Whether libvirtd, when it was last seen, left a guest running."""
+        return any((self.run / "libvirt" / "qemu").glob("*.xml"))
+
+    def log(self, daemon: Daemon) -> Path:
+        return self.state / "log" / f"{daemon.program}.log"
 
     @property
     def pool(self) -> Path:
@@ -133,32 +165,39 @@ def ensure_running(layout: Layout, note: Callable[[str], None]) -> None:
     Raises InsecureRefused where others may write to its directories, and HostCannot.
     """
     _require_own(layout)
-    if answers(layout.socket):
+    if layout.virtlogd.answers and layout.libvirtd.answers:
         return
     _require_programs()
     _make_directories(layout)
     _require_own(layout)  # what was not there yet, somebody else may have made meanwhile
     with _locked(layout):
-        if not answers(layout.socket):
+        if not layout.libvirtd.answers:
             note(
                 "no libvirtd answers: starting a private one (the first time takes up to a minute)"
             )
-            _start(layout)
+        _start(layout)
 
 
 def stop(layout: Layout) -> bool:
     """End the private libvirtd; guests go on running and are found again. False if none ran."""
     _require_own(layout)
-    if not answers(layout.socket):
+    if not layout.libvirtd.answers:
         return False
     with _locked(layout):
-        pid = int(layout.pid_file.read_text())
-        os.kill(pid, signal.SIGTERM)
-        stays = f"libvirtd ({pid}) did not end in {_STOP_TIMEOUT_S} s"
-        for _ in Deadline.after(_STOP_TIMEOUT_S).poll(_POLL_S, stays):
-            if maker.start_time(pid) is None:
-                break
+        _end(layout.libvirtd)
+        # What a guest writes goes through virtlogd for as long as the guest runs.
+        if layout.virtlogd.answers and not layout.runs_guests:
+            _end(layout.virtlogd)
     return True
+
+
+def _end(daemon: Daemon) -> None:
+    pid = int(daemon.pid_file.read_text())
+    os.kill(pid, signal.SIGTERM)
+    stays = f"{daemon.program} ({pid}) did not end in {_STOP_TIMEOUT_S} s"
+    for _ in Deadline.after(_STOP_TIMEOUT_S).poll(_POLL_S, stays):
+        if maker.start_time(pid) is None:
+            return
 
 
 def _require_own(layout: Layout) -> None:
@@ -169,6 +208,7 @@ def _require_own(layout: Layout) -> None:
 def _require_programs() -> None:
     for program, package in (
         ("libvirtd", "libvirt-daemon libvirt-daemon-driver-qemu"),
+        ("virtlogd", "libvirt-daemon"),
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("unshare", "util-linux"),
         ("mount", "mount"),
@@ -200,19 +240,30 @@ def _locked(layout: Layout) -> Iterator[None]:
 
 
 def _start(layout: Layout) -> None:
+    """Start what does not answer; virtlogd first, which libvirtd asks for."""
     mounts = {**_write_configuration(layout), **layout.mounts}
+    for daemon in (layout.virtlogd, layout.libvirtd):
+        if not daemon.answers:
+            _start_daemon(layout, daemon, mounts)
+
+
+def _start_daemon(layout: Layout, daemon: Daemon, mounts: Mapping[Path, str]) -> None:
     pairs = [word for ours, theirs in mounts.items() for word in (str(ours), theirs)]
-    daemon = ["libvirtd", "--daemon", "--pid-file", str(layout.pid_file)]
+    command = [daemon.program, "--daemon", "--pid-file", str(daemon.pid_file)]
     namespace = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", _IN_NAMESPACE, "sh"]
     try:
         process.run(
-            [*namespace, *pairs, "--", *daemon],
+            [*namespace, *pairs, "--", *command],
             timeout_s=_START_TIMEOUT_S,
             env={"PATH": _path()},
         )
+        for _ in Deadline.after(_START_TIMEOUT_S).poll(_POLL_S, "it does not answer"):
+            if daemon.answers:
+                return
     except process.CommandFailed as exc:
-        raise _cannot_start(layout, exc.output) from exc
-    _await_socket(layout)
+        raise _cannot_start(layout, daemon, exc.output) from exc
+    except TimedOut as exc:
+        raise _cannot_start(layout, daemon, exc.message) from exc
 
 
 def _write_configuration(layout: Layout) -> dict[Path, str]:
@@ -220,6 +271,7 @@ def _write_configuration(layout: Layout) -> dict[Path, str]:
     etc = layout.state / "etc"
     cgroups = "" if _cgroups_usable() else "cgroup_controllers = [ ]\n"
     (etc / "qemu.conf").write_text(_QEMU_CONF + cgroups)
+    (etc / "virtlogd.conf").write_text(_VIRTLOGD_CONF)
     # Its own: a host's usual sources (SMBIOS, machine-id) are missing in a container.
     settings = _LIBVIRTD_CONF.format(log="/var/log/libvirt/libvirtd.log", uuid=uuids.uuid4())
     (etc / "libvirtd.conf").write_text(settings)
@@ -250,21 +302,14 @@ def _user_files(layout: Layout) -> dict[Path, str]:
     return made
 
 
-def _await_socket(layout: Layout) -> None:
-    try:
-        for _ in Deadline.after(_START_TIMEOUT_S).poll(_POLL_S, "it does not answer"):
-            if answers(layout.socket):
-                return
-    except TimedOut as exc:
-        raise _cannot_start(layout, exc.message) from exc
-
-
-def _cannot_start(layout: Layout, output: str) -> SevforkError:
+def _cannot_start(layout: Layout, daemon: Daemon, output: str) -> SevforkError:
     last = (output.strip().splitlines() or ["it said nothing"])[-1]
     if "ermission denied" in output or "not permitted" in output:
         return HostCannot(
-            f"cannot start a private libvirtd: {last}",
+            f"cannot start a private {daemon.program}: {last}",
             hint="it needs CAP_SYS_ADMIN for a mount namespace: a container must be privileged; "
             "or name a libvirt with --connect",
         )
-    return HostCannot(f"cannot start a private libvirtd: {last}", hint=f"see '{layout.log}'")
+    return HostCannot(
+        f"cannot start a private {daemon.program}: {last}", hint=f"see '{layout.log(daemon)}'"
+    )

@@ -31,6 +31,7 @@ from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, Hypervisor, PortTaken
 from sevfork.host.kvm_probe import least_kernel
 from sevfork.host.libvirt.hypervisor import connect
+from sevfork.host.private_libvirtd import LOG_LIMIT_BYTES
 from sevfork.lifecycle.agents import open_agent
 from sevfork.technology import Technology
 from tests.support.jobs import job_on
@@ -45,6 +46,11 @@ pytestmark = [
 
 # Instead of switching itself off, the kernel halts for good: `out` becomes two `nop`s.
 PATIENT_KERNEL = least_kernel().replace(b"\x66\xef", b"\x90\x90")
+
+# mov dx, 0x3f8; mov al, "x"; out dx, al; jmp back to the out
+CHATTY_KERNEL = PATIENT_KERNEL[:32] + bytes.fromhex("66baf803 b078 ee ebfd").ljust(
+    len(PATIENT_KERNEL) - 32, b"\0"
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Private:
                 words = (process / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if words[0] == b"libvirtd" and os.fsencode(self.layout.pid_file) in words:
+            if words[0] == b"libvirtd" and os.fsencode(self.layout.libvirtd.pid_file) in words:
                 found.append(process.name)
         return found
 
@@ -78,6 +84,7 @@ def private() -> Iterator[Private]:
         yield started
     finally:
         private_libvirtd.stop(started.layout)
+        assert not started.layout.virtlogd.answers
         shutil.rmtree(folder)
 
 
@@ -133,8 +140,8 @@ def console(hypervisor: Hypervisor, spec: GuestSpec) -> bytes:
     return b"".join(hypervisor.storage.download(volume.name, volume.size_bytes))
 
 
-def wait_for(what: str, holds: object) -> None:
-    deadline = time.monotonic() + 30
+def wait_for(what: str, holds: object, within_s: float = 30) -> None:
+    deadline = time.monotonic() + within_s
     while not holds():  # type: ignore[operator]
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.05)
@@ -166,6 +173,21 @@ def test_a_guest_runs_and_its_console_is_read_through_libvirt(hypervisor: Hyperv
     spec = running(hypervisor, least_kernel())
     wait_for("the guest's words", lambda: b"Run /init" in console(hypervisor, spec))
     wait_for("its end", lambda: not hypervisor.find(spec.uuid).state.active)
+
+
+def test_no_guest_fills_the_hosts_disk_through_the_log_daemon(
+    hypervisor: Hypervisor,
+) -> None:
+    running(hypervisor, CHATTY_KERNEL)
+    sizes = [0]
+
+    def has_begun_anew() -> bool:
+        logs = [each for each in hypervisor.storage.volumes() if each.name.startswith("tiny.log")]
+        sizes.append(sum(each.size_bytes for each in logs))
+        return sizes[-1] < sizes[-2]
+
+    wait_for("the log to begin anew", has_begun_anew, within_s=120)
+    assert LOG_LIMIT_BYTES / 2 < max(sizes) <= LOG_LIMIT_BYTES
 
 
 def test_a_spec_survives_what_libvirt_makes_of_a_running_domain(hypervisor: Hypervisor) -> None:
@@ -244,6 +266,7 @@ def test_guests_survive_the_end_of_the_daemon(private: Private) -> None:
     before = first.find(spec.uuid)
     assert private_libvirtd.stop(private.layout)
     assert not private_libvirtd.stop(private.layout)
+    assert private.layout.virtlogd.answers
     first.close()
     again = private.connect()
     assert again.find(spec.uuid) == before
