@@ -180,9 +180,9 @@ def ensure_running(layout: Layout, note: Callable[[str], None]) -> None:
 
 def stop(layout: Layout) -> bool:
     """End the private libvirtd; guests go on running and are found again. False if none ran."""
-    _require_own(layout)
     if not layout.libvirtd.answers:
         return False
+    _require_own(layout)
     with _locked(layout):
         _end(layout.libvirtd)
         # What a guest writes goes through virtlogd for as long as the guest runs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,6 @@ from sevfork.errors import InsecureRefused, UsageError
 from sevfork.host import private_libvirtd
 
 LAYOUT = private_libvirtd.Layout.of({})
-
-
-def start(layout: private_libvirtd.Layout) -> None:
-    private_libvirtd.ensure_running(layout, lambda _text: None)
 
 
 def test_the_state_directory_can_be_moved() -> None:
@@ -34,19 +30,39 @@ def test_the_private_libvirtd_shares_none_of_the_systems_directories() -> None:
     assert covered >= {"/etc/libvirt", "/run/libvirt", "/var/lib/libvirt", "/var/cache/libvirt"}
 
 
-@pytest.mark.parametrize("call", [private_libvirtd.stop, start])
-def test_a_state_directory_that_others_may_write_to_is_neither_used_nor_written(
-    call: Callable[[private_libvirtd.Layout], object],
-) -> None:
+@pytest.fixture
+def foreign() -> Iterator[private_libvirtd.Layout]:
+    """A state directory that others may write to, with what they may have put there."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        victim = Path(folder) / "victim"
-        victim.write_text("untouched")
         state = Path(folder) / "state"
-        (state / "etc").mkdir(parents=True)
-        (state / "etc" / "qemu.conf").symlink_to(victim)
-        state.chmod(0o777)
         layout = private_libvirtd.Layout.of({"SEVFORK_STATE_DIR": str(state)})
-        with pytest.raises(InsecureRefused, match="can be written to by others"):
-            call(layout)
-        assert victim.read_text() == "untouched"
-        assert [each.name for each in state.iterdir()] == ["etc"]
+        (state / "etc").mkdir(parents=True)
+        (state / "etc" / "qemu.conf").symlink_to(Path(folder) / "victim")
+        layout.socket.parent.mkdir(parents=True)
+        layout.libvirtd.pid_file.write_text("4194305")  # above the greatest PID that there is
+        state.chmod(0o777)
+        yield layout
+
+
+def test_a_state_directory_that_others_may_write_to_is_not_written_to(
+    foreign: private_libvirtd.Layout,
+) -> None:
+    with pytest.raises(InsecureRefused, match="can be written to by others"):
+        private_libvirtd.ensure_running(foreign, lambda _text: None)
+    assert not (foreign.state.parent / "victim").exists()
+    assert not foreign.pool.exists()
+
+
+def test_no_process_is_ended_that_others_may_have_named(
+    foreign: private_libvirtd.Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_libvirtd, "answers", lambda _path: True)
+    with pytest.raises(InsecureRefused, match="can be written to by others"):
+        private_libvirtd.stop(foreign)
+
+
+def test_there_is_nothing_to_end_where_nothing_answers(
+    foreign: private_libvirtd.Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private_libvirtd, "answers", lambda _path: False)
+    assert not private_libvirtd.stop(foreign)
