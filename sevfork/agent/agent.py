@@ -15,6 +15,7 @@ from sevfork.agent.forks import Forks, Party
 from sevfork.agent.identity import Identity, PolicyVerifier, establish
 from sevfork.agent.machine import Machine
 from sevfork.agent.measured import Measured
+from sevfork.agent.memory_use import state_bytes
 from sevfork.agent.serve import OnProgress
 from sevfork.agent.unexpected import place_of
 from sevfork.agent.vm_state import CurrentState
@@ -107,6 +108,7 @@ class Agent:
             policy_digest=self._measured.policy.digest,
             fork_policy=self._measured.policy.fork,
             workload=self._measured.workload.name,
+            state_bytes=state_bytes(),
         )
 
     def _configure(self, request: protocol.Configure) -> None:

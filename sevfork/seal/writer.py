@@ -57,7 +57,7 @@ class SealWriter(Closing):
         self._chunk = self._pipeline.chunk()
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Take all of data; raise HostCannot if the device is full or fails, TimedOut if stuck."""
+        """Take all of data; raise HostCannot if the device is full, fails or hangs."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         self._require_open()
@@ -116,7 +116,7 @@ class SealWriter(Closing):
         # Not tried again: after a failed fsync the kernel may have dropped the pages it could not
         # write, and a second one would report success.
         try:
-            self._device.flush()
+            self._pipeline.flush(self._device.flush)
         except OSError as exc:
             raise volume_failed("flushed", exc) from exc
 

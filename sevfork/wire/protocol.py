@@ -158,7 +158,8 @@ class Status(Message, frozen=True):
     """What the agent is and what its workload does.
 
     ``uncapturable``: why a trial capture at start-up failed, in words, or None: a hint, because
-    what was in its way may be over. A capture tries.
+    what was in its way may be over. A capture tries. ``state_bytes``: about what a capture would
+    have to write now.
     """
 
     version: str
@@ -172,6 +173,7 @@ class Status(Message, frozen=True):
     policy_digest: bytes
     fork_policy: str
     workload: str
+    state_bytes: Count = 0
 
 
 class Clock(Message, frozen=True):

@@ -16,7 +16,7 @@ from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import ChannelClosed, Volume
 from sevfork.lifecycle.agents import open_agent
 from sevfork.lifecycle.fork.plan import ForkPlan
-from sevfork.lifecycle.fork.sealed_volume import make_volume, plugged
+from sevfork.lifecycle.fork.sealed_volume import make_volume, naming_the_pool, plugged, require_room
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.naming import child_names
 from sevfork.lifecycle.undo import Undo
@@ -88,7 +88,8 @@ def captured(job: Job, plan: ForkPlan) -> Iterator[Capture]:
         undo.at_end(agent.close)
         parent = Parent(plan.domain.name, agent, job)
         names = _names(job, plan)
-        _require_ready(parent)
+        status = _require_ready(parent)
+        require_room(job.hypervisor, plan, status.state_bytes)
         volume = make_volume(job.hypervisor, plan, undo)
         sealed = _seal(job, plan, parent, volume, undo)
         job.watch(parent.name, "captured")
@@ -116,12 +117,12 @@ def _names(job: Job, plan: ForkPlan) -> tuple[str, ...]:
     return tuple(child_names(plan.domain.name, None, request.count, taken))
 
 
-def _require_ready(parent: Parent) -> None:
+def _require_ready(parent: Parent) -> protocol.Status:
     agent, deadline = parent.agent, parent.job.deadline
     status = agent.wait_for_agent(deadline.within(_ANSWER_TIMEOUT_S))
     if status.role is None:
         raise WrongState(f"'{parent.name}' was never configured by 'sevfork up'")
-    agent.wait_until_ready(deadline)
+    return agent.wait_until_ready(deadline)
 
 
 def _seal(
@@ -130,7 +131,8 @@ def _seal(
     count = plan.request.count
     with plugged(job.hypervisor, plan.spec.uuid, volume, plan.serial, readonly=False):
         request = protocol.Capture(count, plan.serial, plan.request.token)
-        sealed = parent.ask(request, protocol.Captured)
+        with naming_the_pool(job.hypervisor):
+            sealed = parent.ask(request, protocol.Captured)
         undo.best_effort(parent.abandon, sealed.fork_id)
     if len(sealed.offers) != count:
         raise NotAuthentic("the parent's agent made another number of OFFERs than was asked for")

@@ -18,7 +18,7 @@ from sevfork.host.hypervisor import ChannelClosed
 from sevfork.lifecycle.agents import open_agent
 from sevfork.lifecycle.fork.capture import Capture, ParentEnded, telling
 from sevfork.lifecycle.fork.plan import sketch_child
-from sevfork.lifecycle.fork.sealed_volume import plugged
+from sevfork.lifecycle.fork.sealed_volume import naming_the_pool, plugged
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.launching import child_config, launched_as
 from sevfork.lifecycle.ports import publish
@@ -153,7 +153,10 @@ def _hand_over(
     joining = agent.ask(offer, protocol.Joining, deadline=job.deadline)
     join = protocol.RelayJoin(capture.fork_id, _index(spec), joining.join)
     granted = capture.parent.ask(join, protocol.Granted)
-    with plugged(job.hypervisor, spec.uuid, capture.volume, capture.serial, readonly=True):
+    with (
+        plugged(job.hypervisor, spec.uuid, capture.volume, capture.serial, readonly=True),
+        naming_the_pool(job.hypervisor),
+    ):
         restored = agent.ask(
             protocol.Restore(granted.grant, capture.serial),
             protocol.Restored,

@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Iterator
 
 from sevfork.domain.disks import disk_xml, free_target, has_target, volume_paths
-from sevfork.errors import SevforkError, WrongState
+from sevfork.errors import HostCannot, SevforkError, WrongState
 from sevfork.host.hypervisor import Hypervisor, Volume
 from sevfork.lifecycle.fork.plan import ForkPlan
 from sevfork.lifecycle.undo import Undo
 
 _DETACH_TIMEOUT_S = 30.0
+# The header, a last chunk that is never full, CRIU's own images.
+_LEAST_BYTES = 32 * 2**20
 
 
 def make_volume(hypervisor: Hypervisor, plan: ForkPlan, undo: Undo) -> Volume:
@@ -29,6 +31,37 @@ def _delete(hypervisor: Hypervisor, plan: ForkPlan) -> None:
     if storage.path_of(name) in plugged_in:
         raise WrongState(f"the parent has not let the volume '{name}' go")
     storage.delete(name)
+
+
+def require_room(hypervisor: Hypervisor, plan: ForkPlan, state_bytes: int) -> None:
+    """Raise HostCannot where the pool has no room for what the capture may write.
+
+    What changes while it is copied is written twice: a quarter is allowed for that.
+    """
+    needed = min(state_bytes * 5 // 4 + _LEAST_BYTES, plan.volume_bytes)
+    if hypervisor.storage.free_bytes() < needed:
+        raise HostCannot(
+            f"{_pool(hypervisor)}; the capture may need {needed / 2**20:.0f} MiB",
+            hint="make room there, and fork again",
+        )
+
+
+@contextlib.contextmanager
+def naming_the_pool(hypervisor: Hypervisor) -> Iterator[None]:
+    """A guest whose volume fails knows of an I/O error only: say where that volume lies."""
+    try:
+        yield
+    except HostCannot as exc:
+        with contextlib.suppress(SevforkError):
+            exc.message = f"{exc.message}; {_pool(hypervisor)}"
+            exc.args = (exc.message,)
+        raise
+
+
+def _pool(hypervisor: Hypervisor) -> str:
+    storage = hypervisor.storage
+    free, path = storage.free_bytes(), storage.path_of("").rstrip("/")
+    return f"the storage pool at '{path}' has {free / 2**20:.0f} MiB free"
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sevfork.errors import HostCannot, NotAuthentic, WrongState
-from sevfork.seal import CHUNK_SIZE, DATA_SIZE, HEADER_SIZE, Header, SealWriter
+from sevfork.seal import CHUNK_SIZE, DATA_SIZE, HEADER_SIZE, Header, SealWriter, pipeline
 from sevfork.seal.chunk import PLAINTEXT_SIZE, Chunk, chunk_nonce
 from sevfork.seal.header import header_digest
 from tests.support.memory_device import MemoryDevice, Sealed, seal
@@ -282,6 +283,22 @@ def test_write_that_keeps_failing_aborts_the_image_for_good() -> None:
             attempt()
     assert device.data[:HEADER_SIZE] == bytes(HEADER_SIZE)
     assert device.flushes == 0
+
+
+@pytest.mark.parametrize("call", ["write_from", "flush"])
+def test_a_medium_that_hangs_ends_the_image_within_its_time(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "CHUNK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(pipeline, "FLUSH_TIMEOUT_S", 0.1)
+    device, released = MemoryDevice(HEADER_SIZE + 2 * CHUNK_SIZE), threading.Event()
+    monkeypatch.setattr(device, call, lambda *_: released.wait(60))
+    writer = SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0)
+    try:
+        with pytest.raises(HostCannot, match="does not answer"):
+            writer.finish()
+    finally:
+        released.set()
 
 
 def test_failed_flush_is_not_taken_for_success() -> None:
