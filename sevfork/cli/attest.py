@@ -117,22 +117,23 @@ def _print(app: App, attested: Attestation, as_json: bool) -> None:
         report_data = {"vm": attested.vm, "report_data": attested.report_data.hex()}
         app.output.json(document | report_data | {"claims": claims})
         return
-    shown = "\n".join(f"  {name}: {value}" for name, value in claims.items())
-    said = f"what the agent of '{attested.vm}' claims, worth as much as the launch above:\n{shown}"
-    app.output.data(f"{render.verdict_as_text(attested.verdict)}\n\n{said}")
+    app.output.data(
+        *render.verdict_as_lines(attested.verdict),
+        "",
+        f"what the agent of '{attested.vm}' claims, worth as much as the launch above:",
+        *(f"  {name}: {value}" for name, value in claims.items()),
+    )
 
 
 def _claims(attested: Attestation) -> dict[str, object]:
-    from sevfork.wire.protocol import clean
-
     claims = attested.claims
     return {
-        "version": clean(claims.version),
-        "role": clean(claims.role or "none yet"),
+        "version": claims.version,
+        "role": claims.role or "none yet",
         "generation": claims.generation,
         "phase": claims.phase.value,
-        "workload": clean(claims.workload),
+        "workload": claims.workload,
         "instance_key": claims.instance_key.hex(),
         "policy_digest": claims.policy_digest.hex(),
-        "fork": clean(claims.fork_policy),
+        "fork": claims.fork_policy,
     }

@@ -92,7 +92,7 @@ def _print_xml(app: App, plan: ForkPlan) -> None:
     from sevfork.lifecycle.fork import sketch_child
 
     for name in plan.names:
-        app.output.data(domain_xml(sketch_child(plan, name, str(uuids.uuid4()))))
+        app.output.text(domain_xml(sketch_child(plan, name, str(uuids.uuid4()))))
 
 
 def _print_plan(app: App, plan: ForkPlan, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sevfork.cli.output import Output
+from sevfork.cli.output import Output, indented
 
 if TYPE_CHECKING:
     from sevfork.host.hypervisor import Hypervisor
@@ -55,9 +55,13 @@ def log_everything() -> None:
     """--debug: every step and every command, on stderr."""
     import logging
 
-    logging.basicConfig(
-        level=logging.DEBUG, format="%(relativeCreated)7d ms %(name)s: %(message)s", force=True
-    )
+    class Cleaned(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return indented(super().format(record))
+
+    shown = logging.StreamHandler()
+    shown.setFormatter(Cleaned("%(relativeCreated)7d ms %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG, handlers=[shown], force=True)
 
 
 def common(command: _Command) -> _Command:

@@ -1,5 +1,9 @@
 """The one place that prints: stdout is data, stderr is everything else.
 
+What is printed may come from evidence, a guest, libvirt or a file: it is cleaned here, and nowhere
+else, whichever way it is printed. A value can neither drive the terminal nor begin a line of its
+own, so that `grep ^PASSED` finds sevfork's verdict only. In JSON strings are escaped.
+
 Progress is drawn only on a terminal. rich honours NO_COLOR and TERM=dumb by itself.
 """
 
@@ -30,17 +34,24 @@ class Output:
 
     def json(self, document: Mapping[str, object]) -> None:
         """One document on stdout, with the schema's version first (docs/json.md)."""
-        self.data(json.dumps({"schema": SCHEMA, **document}, indent=2, allow_nan=False))
+        self.data(
+            *json.dumps({"schema": SCHEMA, **document}, indent=2, allow_nan=False).split("\n")
+        )
 
-    def data(self, text: str) -> None:
-        sys.stdout.write(text.rstrip("\n") + "\n")
+    def data(self, *lines: str) -> None:
+        """Lines on stdout; one of them stays one, whatever is in it."""
+        sys.stdout.write("".join(f"{one_line(line).rstrip()}\n" for line in lines))
         sys.stdout.flush()
+
+    def text(self, text: str) -> None:
+        """Text of several lines on stdout, which nobody else can have put line breaks into."""
+        self.data(*text.rstrip("\n").split("\n"))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout; off a terminal plain columns, nothing cut off or wrapped."""
-        rows = [[_shown(cell) for cell in row] for row in rows]
+        rows = [[one_line(cell) for cell in row] for row in rows]
         if not sys.stdout.isatty():
-            self.data(_plain([columns, *rows]))
+            self.data(*_plain([columns, *rows]))
             return
         from rich import box
         from rich.table import Table
@@ -72,16 +83,15 @@ class Output:
             yield unwatched
             return
         with _progress(console) as bars:
-            yield _Lines(bars)
+            yield Lines(bars)
 
     @staticmethod
     def _stderr(text: str) -> None:
-        shown = "\n".join(_shown(line) for line in text.splitlines())
-        sys.stderr.write(shown + "\n")
+        sys.stderr.write(indented(text) + "\n")
         sys.stderr.flush()
 
 
-class _Lines:
+class Lines:
     """One line a VM: its name, its phase, a bar where the amount is known, the time."""
 
     def __init__(self, bars: Progress) -> None:
@@ -90,6 +100,7 @@ class _Lines:
         self._lock = threading.Lock()
 
     def __call__(self, who: str, phase: str, done: int = 0, total: int = 0) -> None:
+        who, phase = one_line(who), one_line(phase)
         with self._lock:
             if who not in self._tasks:
                 self._tasks[who] = self._bars.add_task(who, total=None, phase="")
@@ -120,14 +131,19 @@ def _console(stream: TextIO) -> Console:
     return Console(file=stream, highlight=False)
 
 
-def _shown(text: str) -> str:
-    """Without what drives a terminal: names and messages may come from another host, or a guest."""
+def one_line(text: str) -> str:
+    """Without line breaks and without what drives a terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-def _plain(rows: Sequence[Sequence[str]]) -> str:
+def indented(text: str) -> str:
+    """A message of one or more lines, all but the first moved in: none looks like our own."""
+    return "\n  ".join(one_line(line) for line in text.rstrip("\n").split("\n"))
+
+
+def _plain(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
-    )
+    ]

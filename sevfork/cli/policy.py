@@ -53,4 +53,4 @@ def policy(app: App, purpose: str, names: tuple[str, ...], as_json: bool) -> Non
         values = [technology.value for technology in technologies]
         app.output.json({"for": purpose, "technologies": values, "policy": commented(text)})
     else:
-        app.output.data(commented(text).rstrip("\n"))
+        app.output.text(commented(text))

@@ -82,7 +82,7 @@ def up(
     hypervisor = app.hypervisor(change_nothing=dry_run or print_xml)
     plan = plan_up(hypervisor, request)
     if print_xml:
-        app.output.data(domain_xml(plan.spec))
+        app.output.text(domain_xml(plan.spec))
     elif dry_run:
         _print_plan(app, plan, as_json)
     else:

@@ -83,7 +83,7 @@ def _explain(app: App, explain: bool) -> None:
 
     if not explain:
         raise UsageError("want a FILE with evidence, or --explain")
-    app.output.data(EXPLANATION)
+    app.output.text(EXPLANATION)
 
 
 def _tell(app: App, verdict: Verdict, explain: bool, as_json: bool) -> None:
@@ -93,8 +93,9 @@ def _tell(app: App, verdict: Verdict, explain: bool, as_json: bool) -> None:
     if as_json:
         app.output.json(render.verdict_as_json(verdict))
     else:
-        more = f"\n\n{render.EXPLANATION}" if explain else ""
-        app.output.data(render.verdict_as_text(verdict) + more)
+        app.output.data(*render.verdict_as_lines(verdict))
+        if explain:
+            app.output.text(f"\n{render.EXPLANATION}")
     if not verdict.passed:
         raise render.rejection(verdict)
 

@@ -41,7 +41,7 @@ def verdict_as_json(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def verdict_as_text(verdict: Verdict) -> str:
+def verdict_as_lines(verdict: Verdict) -> list[str]:
     """For a person: what the evidence says, each check, what was left open, the verdict last."""
     failures, checks = len(verdict.failures), len(verdict.checks)
     end = (
@@ -60,7 +60,8 @@ def verdict_as_text(verdict: Verdict) -> str:
         ["warnings:", *(f"  ! {what}" for what in verdict.warnings)],
         [end + ("" if verdict.technology.confidential else " (simulated, not confidential)")],
     ]
-    return "\n\n".join("\n".join(part) for part in parts if len(part) > 1 or part[0][-1] != ":")
+    shown = [part for part in parts if len(part) > 1 or part[0][-1] != ":"]
+    return [line for part in shown for line in ("", *part)][1:]
 
 
 def rejection(verdict: Verdict) -> EvidenceRejected:

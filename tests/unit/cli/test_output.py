@@ -17,13 +17,13 @@ def test_names_from_another_host_make_no_rows_and_no_escapes(
     assert not {"\x1b", "\x9b"} & set(out)
 
 
-def test_an_errors_text_keeps_its_lines_and_loses_its_escapes(
+def test_an_errors_lines_are_moved_in_and_lose_their_escapes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Output().error(SevforkError("bad\x1b]0;title\x07", hint="one\ntwo"))
     err = capsys.readouterr().err
     assert not {"\x1b", "\x07"} & set(err)
-    assert err.splitlines()[1:] == ["hint: one", "two"]
+    assert err.splitlines()[1:] == ["hint: one", "  two"]
 
 
 def test_a_document_with_nan_is_never_written(capsys: pytest.CaptureFixture[str]) -> None:
