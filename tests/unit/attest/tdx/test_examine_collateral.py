@@ -69,6 +69,14 @@ def test_a_document_that_a_pck_key_signed_is_rejected() -> None:
     assert set(rejected(evidence(INTEL, tcb_info=as_pck), POLICY, NOW)) == {"TCB info"}
 
 
+def test_an_expired_tcb_signer_is_rejected() -> None:
+    expired = INTEL.but(signer=replace(INTEL.signer, end=NOW - DAY))
+    assert set(failures(expired)) == {
+        "validity of the TCB info's signing chain",
+        "validity of the QE identity's signing chain",
+    }
+
+
 def test_collateral_under_an_attackers_own_intel_root_is_rejected() -> None:
     """All signed, named and current, down from a root that calls itself Intel's and is not."""
     root = Certificate("attacker", "attacker", ca=True, common_name=ROOT, issuer_name=ROOT)
