@@ -292,7 +292,6 @@ def test_a_daemon_that_was_killed_is_noticed_at_once_by_whoever_waits(private: P
     leave_nothing(private.connect())
 
 
-
 def test_a_daemon_that_is_killed_is_noticed_while_an_agent_is_waited_for(
     private: Private,
 ) -> None:

@@ -188,7 +188,8 @@ def test_a_medium_that_cannot_be_read_ends_the_child_and_says_why(
 
     engine = SimpleNamespace(unpack=unpack, resume=resumed.append)
     me = SimpleNamespace(identity=SimpleNamespace(launch=None), key=KEY, verifier=None)
-    child = Child(me, engine, lambda: None, tmp_path / "restoring")  # type: ignore[arg-type]
+    machine = SimpleNamespace(restoring=tmp_path / "restoring", raise_network=lambda: None)
+    child = Child(me, engine, machine)  # type: ignore[arg-type]
     with pytest.raises(VmMustEnd, match=f"cannot be read: {os.strerror(number)}") as caught:
         child.restore(protocol.Restore(b"grant", "sf-0"), lambda *_: None)
     assert caught.value.exit_code == 13
