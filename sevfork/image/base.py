@@ -36,7 +36,7 @@ from sevfork.process import run
 Say = Callable[[str], None]
 
 # Raised when a stage begins to make something else of the same inputs.
-_REVISION = 1
+_REVISION = 2
 _WAIT_S = 900
 _POLL_S = 0.2
 _BASES_KEPT = 6

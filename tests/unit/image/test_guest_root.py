@@ -101,6 +101,16 @@ def test_the_fixed_names_of_a_root_are_written_in_the_tree(root: GuestRoot, host
     assert root.real("var/tmp").is_relative_to(root.directory)
 
 
+def test_no_mode_of_the_build_hosts_files_gets_into_the_image(root: GuestRoot) -> None:
+    """mmdebstrap copies the host's ``/etc/hostname``, mode and all."""
+    (root.directory / "etc").mkdir()
+    (root.directory / "dev/shm").mkdir(parents=True)
+    (root.directory / "etc/hostname").write_text("of the host\n")
+    (root.directory / "etc/hostname").chmod(0o755)
+    settle(root)
+    assert (root.directory / "etc/hostname").stat().st_mode & 0o777 == 0o644
+
+
 def test_links_that_go_round_are_refused(root: GuestRoot) -> None:
     (root.directory / "round").symlink_to("round")
     with pytest.raises(UsageError, match="links"):
