@@ -41,9 +41,12 @@ def machine(tmp_path: Path, place: Path) -> Iterator[subprocess.Popen[bytes]]:
     program.write_text(MMDEBSTRAP)
     program.chmod(0o755)
     environment = {**os.environ, "TMPDIR": str(place), "PATH": f"{program.parent}:/usr/bin:/bin"}
+    # Under nohup it would inherit that SIGHUP is ignored, and no shell can undo that.
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with subprocess.Popen(
         [SCRIPT, "trixie", "true"], env=environment, start_new_session=True
     ) as child:
+        signal.signal(signal.SIGHUP, hangup)
         for _ in Deadline.after(20).poll(0.05, "no machine was begun"):
             if list(place.glob("fresh-machine.*/root/file")):
                 break
