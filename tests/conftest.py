@@ -9,6 +9,16 @@ import pytest
 EXHAUSTIVE = "exhaustive: run with -m slow"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The exhaustive variants run only when they are asked for."""
+    if "slow" in config.option.markexpr:
+        return
+    skip = pytest.mark.skip(reason=EXHAUSTIVE)
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A suite that skips what it lacks looks as green as one that ran: name what is missing."""
     skipped = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))

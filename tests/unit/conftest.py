@@ -15,7 +15,6 @@ from sevfork.lifecycle.ports import PortWish
 from sevfork.lifecycle.up import UpRequest, plan_up, run_up
 from sevfork.simulated.paths import simulator_directory
 from sevfork.simulated.processor import SimulatedProcessor
-from tests.conftest import EXHAUSTIVE
 from tests.support import genuine
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
 from tests.support.image_factory import write_image
@@ -24,16 +23,6 @@ from tests.support.jobs import job_on
 # No test is timed: a busy machine must not fail one.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The exhaustive variants run only when they are asked for."""
-    if "slow" in config.option.markexpr:
-        return
-    skip = pytest.mark.skip(reason=EXHAUSTIVE)
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)
