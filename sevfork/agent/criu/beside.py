@@ -24,7 +24,8 @@ from sevfork.errors import NotAuthentic, RestoreFailed
 _PROC = Path("/proc")
 _PIDFD_GETFD = 438  # asm/unistd_64.h: a copy of another process's descriptor
 _NOT_CONNECTED = (7, 10)  # closed and listening, net/tcp_states.h: all others are closed in a child
-_TCP_INFO = 11
+_TCP_INFO, _TCP_INFO_SIZE = 11, 144
+_SEGMENTS_OUT = slice(136, 140)  # tcpi_segs_out of struct tcp_info, linux/tcp.h
 _TCP, _UDP, _IP, _IPV6, _SOCKET = 6, 17, 0, 41, socket.SOL_SOCKET
 # All that were found to be lost; numbers of linux/{tcp,udp,in,in6}.h and asm-generic/socket.h.
 _OPTIONS = {
@@ -133,9 +134,15 @@ def _options(endpoint: socket.socket) -> SocketOptions | None:
 
 
 def _is_restored(endpoint: socket.socket) -> bool:
+    """Not what is or was a connection: it is closed in a child, and its options cannot be set.
+
+    One that both sides have closed is in the state of a new socket, until its descriptor is closed,
+    too; but it has sent something (seen: such a one, under load, made every restore fail).
+    """
     if endpoint.type != socket.SOCK_STREAM:
         return True
-    return endpoint.getsockopt(_TCP, _TCP_INFO, 1)[0] in _NOT_CONNECTED
+    info = endpoint.getsockopt(_TCP, _TCP_INFO, _TCP_INFO_SIZE)
+    return info[0] in _NOT_CONNECTED and not any(info[_SEGMENTS_OUT])
 
 
 def _set(endpoint: socket.socket, options: SocketOptions) -> None:
