@@ -44,7 +44,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Capture:
+class CaptureCost:
     """What one capture cost. Times in milliseconds of CLOCK_MONOTONIC, sizes in bytes.
 
     ``pause_ms`` is the last and consistent freeze; ``earlier_pauses_ms`` are the short ones of the
@@ -65,7 +65,7 @@ class Engine(Protocol):
     def probe(self) -> str | None:
         """None if the running workload can be captured, else the reason in words."""
 
-    def capture(self, sink: Sink, on_step: OnStep) -> Capture:
+    def capture(self, sink: Sink, on_step: OnStep) -> CaptureCost:
         """Write the workload's state to the sink; the workload runs on, whatever happens."""
 
     def unpack(self, source: Source) -> None:

@@ -11,7 +11,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-from sevfork.agent.engine import Capture, Engine
+from sevfork.agent.engine import CaptureCost, Engine
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.identity import Identity, PolicyVerifier
 from sevfork.agent.serve import OnProgress
@@ -166,7 +166,7 @@ class Forks:
 
     def _seal(
         self, serial: str, image_key: bytes, progress: OnProgress
-    ) -> tuple[Capture, SealedImage, int]:
+    ) -> tuple[CaptureCost, SealedImage, int]:
         vm_id, generation = self._me.key.instance_id[:_VM_ID_SIZE], self._me.lineage.generation
         with (
             BlockDevice(find_volume(serial), writable=True) as device,

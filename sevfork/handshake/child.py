@@ -61,7 +61,7 @@ class _Joining:
 
 
 @dataclass(frozen=True)
-class _Granted:
+class _GrantTaken:
     """The one GRANT was used, and its key is gone."""
 
     boxes: LaterBoxes = field(repr=False)
@@ -75,7 +75,7 @@ class ChildSession:
         if own.config.role is not Role.CHILD:
             raise RefusedByGuest("this VM was launched as a root, and a root takes no OFFER")
         self._own, self._instance, self._verifier = own, instance, verifier
-        self._state: _Waiting | _Joining | _Granted = _Waiting()
+        self._state: _Waiting | _Joining | _GrantTaken = _Waiting()
 
     def receive_offer(self, data: bytes) -> Actions:
         """NeedEvidence, and after that the same JOIN again.
@@ -85,7 +85,7 @@ class ChildSession:
         """
         if not hmac.compare_digest(hashlib.sha384(data).digest(), self._offer_digest()):
             raise NotAuthentic("offer: this VM was launched for another one")
-        if isinstance(self._state, _Granted):
+        if isinstance(self._state, _GrantTaken):
             raise RefusedByGuest("offer: this child has used its GRANT")
         if isinstance(self._state, _Waiting):
             self._state = self._join(data)
@@ -112,7 +112,7 @@ class ChildSession:
         boxes = self._verify_parent(state, state.evidence, grant.evidence)
         content = GrantContent.decode(boxes.grant.open(grant.box))
         released = self._release(state.offer, content)
-        self._state = _Granted(boxes.later)
+        self._state = _GrantTaken(boxes.later)
         return (released,)
 
     def confirm(self) -> bytes:
@@ -187,6 +187,6 @@ class ChildSession:
             raise NotAuthentic("grant: the lineage is that of another child")
 
     def _boxes(self) -> LaterBoxes:
-        if not isinstance(self._state, _Granted):
+        if not isinstance(self._state, _GrantTaken):
             raise WrongState("this child has no GRANT yet")
         return self._state.boxes

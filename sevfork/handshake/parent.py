@@ -73,7 +73,7 @@ class _Granting:
 
 
 @dataclass(frozen=True)
-class _Granted:
+class _GrantSent:
     """The GRANT is made. It can be sent again byte for byte, and never be made again or opened."""
 
     received: bytes = field(repr=False)
@@ -125,7 +125,7 @@ class ParentSession:
         self._expires = min(now + lifetime_s, self._keys_expire)
         keys, encoded = OfferKeys(), manifest.encode()
         self.offer = self._make_offer(keys, manifest_digest(encoded)).encode()
-        self._state: _Offered | _Granting | _Granted | _Confirmed | _Dead
+        self._state: _Offered | _Granting | _GrantSent | _Confirmed | _Dead
         self._state = _Offered(keys, encoded)
 
     @property
@@ -143,7 +143,7 @@ class ParentSession:
         state = self._state
         if isinstance(state, _Offered):
             return self._spend(state, data)
-        if isinstance(state, _Granting | _Granted) and state.received == data:
+        if isinstance(state, _Granting | _GrantSent) and state.received == data:
             return state.again()
         raise RefusedByGuest("offer: it is spent on another JOIN")
 
@@ -159,13 +159,13 @@ class ParentSession:
         lineage = self._lineage.extended(self._certify(state)).encode()
         content = GrantContent(state.manifest, lineage).encode()
         grant = Grant(evidence, boxes.grant.seal(content)).encode()
-        self._state = _Granted(state.received, grant, state.core.instance_key, boxes.later)
+        self._state = _GrantSent(state.received, grant, state.core.instance_key, boxes.later)
         return (Send(grant),)
 
     def receive_confirm(self, data: bytes) -> Actions:
         """Confirmed, once. Raises NotAuthentic if it is forged, WrongState at any other time."""
         state = self._state
-        if not isinstance(state, _Granted):
+        if not isinstance(state, _GrantSent):
             raise WrongState("confirm: no child is about to confirm this OFFER")
         if state.boxes.confirm.open(Confirm.decode(data).box):
             raise NotAuthentic("confirm: the box is not empty")
@@ -184,7 +184,7 @@ class ParentSession:
         """Erase the keys of an OFFER or GRANT whose time is over; whether it is dead."""
         if now >= self._expires and isinstance(self._state, _Offered | _Granting):
             self._state = _Dead("it has expired")
-        if now >= self._keys_expire and isinstance(self._state, _Granted):
+        if now >= self._keys_expire and isinstance(self._state, _GrantSent):
             self._state = _Dead("its GRANT was not confirmed in time")
         return isinstance(self._state, _Dead)
 
@@ -249,7 +249,7 @@ class ParentSession:
             raise RefusedByGuest("offer: the time in which its GRANT is sent again is over")
 
     def _boxes(self) -> LaterBoxes:
-        if not isinstance(self._state, _Granted | _Confirmed):
+        if not isinstance(self._state, _GrantSent | _Confirmed):
             raise WrongState("event: this OFFER has no child")
         return self._state.boxes
 

@@ -74,7 +74,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Source:
+class BuildInputs:
     """Everything that is read before anything is made."""
 
     recipe: Recipe
@@ -143,7 +143,7 @@ def _say_moved(moved: tuple[str, ...], say: Say) -> None:
         say(f"... and {len(moved) - _MOVED_SHOWN} more (all of them are in manifest.json)")
 
 
-def _read(order: Order, say: Say) -> Source:
+def _read(order: Order, say: Say) -> BuildInputs:
     recipe = Recipe.load((order.firmware / "guest.toml").read_bytes())
     toml = order.workload.read_bytes()
     workload = Workload.load(toml)
@@ -157,7 +157,7 @@ def _read(order: Order, say: Say) -> Source:
     policy = _policy(order, base.info.epoch_s)
     files[POLICY_PATH.lstrip("/")] = File(policy)
     init = (order.firmware / "initramfs-init").read_bytes()
-    return Source(recipe, workload, files, init, policy, base)
+    return BuildInputs(recipe, workload, files, init, policy, base)
 
 
 def _base(order: Order, recipe: Recipe, workload: Workload, say: Say) -> Base:
@@ -197,7 +197,7 @@ def _policy(order: Order, epoch_s: int) -> bytes:
     return text.encode()
 
 
-def _make(order: Order, source: Source, root: GuestRoot, image: Path, say: Say) -> None:
+def _make(order: Order, source: BuildInputs, root: GuestRoot, image: Path, say: Say) -> None:
     """Fill ``image`` with the four files."""
     base, modules = source.base, KernelModules(source.base.kernel)
     say("filling the root file system")
@@ -213,7 +213,9 @@ def _make(order: Order, source: Source, root: GuestRoot, image: Path, say: Say) 
     manifest_json.write(image, _manifest(order, source, hashed, image))
 
 
-def _fill(root: GuestRoot, source: Source, modules: KernelModules, technology: Technology) -> None:
+def _fill(
+    root: GuestRoot, source: BuildInputs, modules: KernelModules, technology: Technology
+) -> None:
     root.directory.mkdir()
     archive = source.base.root_archive
     run(["tar", "--numeric-owner", "-C", root.directory, "-xpf", archive], timeout_s=300)
@@ -239,7 +241,7 @@ def agent_imports(root: GuestRoot) -> list[str]:
     return run(["chroot", root.directory, *command], timeout_s=120, env=env).stdout.split()
 
 
-def _manifest(order: Order, source: Source, root: verity.Verity, image: Path) -> ImageManifest:
+def _manifest(order: Order, source: BuildInputs, root: verity.Verity, image: Path) -> ImageManifest:
     kernel, info, workload = source.recipe.kernel, source.base.info, source.workload
     command_line = " ".join([*kernel.command_line, root.kernel_argument])
     files = manifest_json.digests(image)

@@ -28,7 +28,7 @@ _BUILD_PROGRAMS = {
 }
 
 
-class Verdict(Enum):
+class Standing(Enum):
     OK = "ok"
     LIMITED = "limited"
     MISSING = "missing"
@@ -39,7 +39,7 @@ class Finding:
     """One thing looked at; ``remedy`` says how to get what is missing."""
 
     subject: str
-    verdict: Verdict
+    verdict: Standing
     found: str
     remedy: str | None = None
 
@@ -59,32 +59,32 @@ def examine(connect: Callable[[], Hypervisor]) -> Report:
         hypervisor = connect()
         facts = hypervisor.facts()
     except SevforkError as exc:
-        findings.append(Finding("libvirt", Verdict.MISSING, exc.message, exc.hint))
+        findings.append(Finding("libvirt", Standing.MISSING, exc.message, exc.hint))
         return Report(tuple(findings), runs_guests=False)
     needed = [*_host(hypervisor, facts), _accelerator(hypervisor)]
     findings += [*needed, *_technologies(hypervisor, facts)]
-    return Report(tuple(findings), all(each.verdict is not Verdict.MISSING for each in needed))
+    return Report(tuple(findings), all(each.verdict is not Standing.MISSING for each in needed))
 
 
 def _programs() -> Iterator[Finding]:
     for program, package in _BUILD_PROGRAMS.items():
         path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
         if path:
-            yield Finding(f"{program} (guest build)", Verdict.OK, path)
+            yield Finding(f"{program} (guest build)", Standing.OK, path)
         else:
             remedy = f"apt install {package}"
-            yield Finding(f"{program} (guest build)", Verdict.LIMITED, "not installed", remedy)
+            yield Finding(f"{program} (guest build)", Standing.LIMITED, "not installed", remedy)
 
 
 def _host(hypervisor: Hypervisor, facts: HostFacts) -> Iterator[Finding]:
     libvirt, qemu = (".".join(map(str, each)) for each in (facts.libvirt, facts.qemu))
-    yield Finding("libvirt", Verdict.OK, f"{libvirt} at '{hypervisor.uri}' on '{facts.name}'")
-    yield Finding("QEMU", Verdict.OK, qemu)
+    yield Finding("libvirt", Standing.OK, f"{libvirt} at '{hypervisor.uri}' on '{facts.name}'")
+    yield Finding("QEMU", Standing.OK, qemu)
     memory = f"{facts.free_memory_mib} of {facts.memory_mib} MiB free, {facts.cpus} CPUs"
     enough = facts.free_memory_mib >= _LEAST_MEMORY_MIB
     yield Finding(
         "memory",
-        Verdict.OK if enough else Verdict.MISSING,
+        Standing.OK if enough else Standing.MISSING,
         memory,
         None if enough else f"a guest needs {_LEAST_MEMORY_MIB} MiB: end something",
     )
@@ -95,21 +95,21 @@ def _storage(hypervisor: Hypervisor) -> Finding:
     try:
         free, path = hypervisor.storage.free_bytes(), hypervisor.storage.path_of("")
     except SevforkError as exc:
-        return Finding("storage pool", Verdict.MISSING, exc.message, exc.hint)
+        return Finding("storage pool", Standing.MISSING, exc.message, exc.hint)
     found = f"{free / 2**30:.1f} GiB free in '{path}'"
     if free < _LEAST_POOL_BYTES:
-        return Finding("storage pool", Verdict.MISSING, found, "make room: 1 GiB at least")
-    return Finding("storage pool", Verdict.OK, found)
+        return Finding("storage pool", Standing.MISSING, found, "make room: 1 GiB at least")
+    return Finding("storage pool", Standing.OK, found)
 
 
 def _accelerator(hypervisor: Hypervisor) -> Finding:
     tried, probe = _try_kvm(hypervisor)
     if probe.works:
-        return Finding("KVM", Verdict.OK, f"runs {tried}")
+        return Finding("KVM", Standing.OK, f"runs {tried}")
     if hypervisor.domain_capabilities(Accelerator.TCG) is None:
-        return Finding("KVM", Verdict.MISSING, probe.reason, "apt install qemu-system-x86")
+        return Finding("KVM", Standing.MISSING, probe.reason, "apt install qemu-system-x86")
     remedy = "guests run under software emulation, about 20 times slower; use a host with KVM"
-    return Finding("KVM", Verdict.LIMITED, f"{probe.reason} (tried: {tried})", remedy)
+    return Finding("KVM", Standing.LIMITED, f"{probe.reason} (tried: {tried})", remedy)
 
 
 def _try_kvm(hypervisor: Hypervisor) -> tuple[str, kvm_probe.Probe]:
@@ -167,7 +167,7 @@ _HARDWARE = (
 
 
 def _technologies(hypervisor: Hypervisor, facts: HostFacts) -> Iterator[Finding]:
-    yield Finding("simulated (not confidential)", Verdict.OK, "needs no hardware")
+    yield Finding("simulated (not confidential)", Standing.OK, "needs no hardware")
     offered = security_types(hypervisor.domain_capabilities(Accelerator.KVM))
     for hardware in _HARDWARE:
         yield _technology(hardware, hypervisor, facts, offered)
@@ -179,8 +179,8 @@ def _technology(
     lacks = list(_lacks(hardware, hypervisor, facts, offered))
     if not lacks:
         found = "libvirt offers it; sevfork was never run on such hardware"
-        return Finding(hardware.name, Verdict.LIMITED, found)
-    return Finding(hardware.name, Verdict.LIMITED, "; ".join(lacks), hardware.remedy)
+        return Finding(hardware.name, Standing.LIMITED, found)
+    return Finding(hardware.name, Standing.LIMITED, "; ".join(lacks), hardware.remedy)
 
 
 def _lacks(

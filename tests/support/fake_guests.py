@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sevfork.agent.agent import Agent
-from sevfork.agent.engine import Capture, Generation, OnStep, Sink, Source
+from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source
 from sevfork.agent.measured import Measured
 from sevfork.agent.serve import VmMustEnd
 from sevfork.agent.workload import Workload
@@ -40,13 +40,13 @@ class FakeEngine:
     def probe(self) -> str | None:
         return self._guest.uncapturable
 
-    def capture(self, sink: Sink, on_step: OnStep) -> Capture:
+    def capture(self, sink: Sink, on_step: OnStep) -> CaptureCost:
         on_step(protocol.Step.COPY)
         if self._guest.refuses_capture:
             raise RefusedByGuest(self._guest.refuses_capture)
         sink.write(self._guest.state)
         size = len(self._guest.state)
-        return Capture(12.0, (), size, size, 0, 0)
+        return CaptureCost(12.0, (), size, size, 0, 0)
 
     def unpack(self, source: Source) -> None:
         parts = iter(lambda: source.read(2**16), b"")

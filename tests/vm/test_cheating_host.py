@@ -28,7 +28,7 @@ from sevfork.handshake.messages import JoinCore, Offer
 from sevfork.handshake.transcript import child_report_data, transcript_1
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.fork import ForkedChild, ForkRequest, plan_fork
-from sevfork.lifecycle.fork.capture import Capture, captured
+from sevfork.lifecycle.fork.capture import OpenCapture, captured
 from sevfork.lifecycle.fork.child import HONEST, Choices, make_child
 from sevfork.lifecycle.fork.sealed_volume import make_volume, plugged
 from sevfork.lifecycle.job import Job
@@ -50,7 +50,7 @@ class Fork:
     """A capture, and whatever its host decides to make of it."""
 
     job: Job
-    capture: Capture
+    capture: OpenCapture
 
     def make_child(self, index: int, choices: Choices = HONEST) -> ForkedChild:
         with Undo() as undo:

@@ -18,7 +18,7 @@ from sevfork.agent.criu.memory import MemoryGuard, is_short, require_memory, res
 from sevfork.agent.criu.outflow import Outflow
 from sevfork.agent.criu.refusal import explain
 from sevfork.agent.criu.rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
-from sevfork.agent.engine import Capture, OnStep
+from sevfork.agent.engine import CaptureCost, OnStep
 from sevfork.errors import RefusedByGuest, SevforkError, WrongState
 from sevfork.wire.protocol import Step
 
@@ -60,7 +60,7 @@ class Attempt:
     def __post_init__(self) -> None:
         self._layer = LayerCopy(self.container.upper)
 
-    def run(self) -> Capture:
+    def run(self) -> CaptureCost:
         self.on_step(Step.COPY)
         file_bytes = self._send_files()
         frozen_file_bytes = self._copy_until_frozen()
@@ -215,8 +215,8 @@ class Attempt:
         directory, prefix = self.scratch / name, f"images/{name}/"
         return Outflow(self.packer, directory, prefix, criu.hold, is_short, frozen)
 
-    def _account(self, file_bytes: int, frozen_file_bytes: int) -> Capture:
-        return Capture(
+    def _account(self, file_bytes: int, frozen_file_bytes: int) -> CaptureCost:
+        return CaptureCost(
             pause_ms=self._pauses_ms[-1],
             earlier_pauses_ms=tuple(self._pauses_ms[:-1]),
             memory_bytes=sum(self._memory_bytes),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sevfork.agent.criu.page_maps import PAGE_SIZE, Entry, PageMap, page_maps
+from sevfork.agent.criu.page_maps import PAGE_SIZE, PageMap, PageRun, page_maps
 
 STRETCH_PAGES = 2048
 # Two stretches of each copy of one process's memory are held twice, and the first two copies count.
@@ -48,7 +48,7 @@ def _comb(page_map: PageMap, whole: Path) -> None:
     page_map.write(page_map.path.parent, (entry for _, entry in _with_place(entries)))
 
 
-def _with_place(entries: Iterable[Entry]) -> Iterator[tuple[int, Entry]]:
+def _with_place(entries: Iterable[PageRun]) -> Iterator[tuple[int, PageRun]]:
     """The upper map's entries, each with the place in the file below of its first page."""
     place = 0
     for entry in entries:
@@ -59,12 +59,12 @@ def _with_place(entries: Iterable[Entry]) -> Iterator[tuple[int, Entry]]:
         place += entry.count
 
 
-def _teeth_and_gaps(entry: Entry, place: int) -> Iterator[tuple[int, Entry]]:
+def _teeth_and_gaps(entry: PageRun, place: int) -> Iterator[tuple[int, PageRun]]:
     """One held entry: its pages at every multiple of a stretch, and what is between them."""
     at, end = 0, entry.count
     while at < end:
         is_tooth = (place + at) % STRETCH_PAGES == 0
         to_next = STRETCH_PAGES - (place + at) % STRETCH_PAGES
         count = 1 if is_tooth else min(to_next, end - at)
-        yield place + at, Entry(entry.address + at * PAGE_SIZE, count, held=is_tooth)
+        yield place + at, PageRun(entry.address + at * PAGE_SIZE, count, held=is_tooth)
         at += count

@@ -34,8 +34,9 @@ from sevfork.agent.criu import beside, rpc, wipe_on_fork
 from sevfork.agent.criu.attempt import BESIDE, COPY_TIMEOUT_S, DEVICE, LAST, Attempt, read_log
 from sevfork.agent.criu.comb import comb
 from sevfork.agent.criu.deleted import name_deleted_files
+from sevfork.agent.criu.outflow import Nowhere
 from sevfork.agent.criu.restore_failure import explain_restore
-from sevfork.agent.engine import Capture, Generation, OnStep, Sink, Source
+from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source
 from sevfork.agent.unexpected import place_of
 from sevfork.errors import RestoreFailed, SevforkError, TimedOut, WrongState
 
@@ -60,7 +61,7 @@ class CriuEngine:
         Raises WrongState when the workload has ended; all else is a reason not to fork it.
         """
         try:
-            self.capture(_Nowhere(), lambda _: None)
+            self.capture(Nowhere(), lambda _: None)
         except WrongState:
             raise
         except SevforkError as exc:
@@ -70,7 +71,7 @@ class CriuEngine:
             return f"a trial capture failed unexpectedly ({place_of(exc)})"
         return None
 
-    def capture(self, sink: Sink, on_step: OnStep) -> Capture:
+    def capture(self, sink: Sink, on_step: OnStep) -> CaptureCost:
         """Write the workload's state to the sink.
 
         Raises RefusedByGuest with the reason in words when CRIU cannot capture the workload,
@@ -185,10 +186,3 @@ class CriuEngine:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-
-
-class _Nowhere:
-    """A sink for a trial."""
-
-    def write(self, data: bytes, /) -> object:
-        return len(data)

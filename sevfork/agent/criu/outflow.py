@@ -23,7 +23,9 @@ _AHEAD_BYTES = 32 * _PIECE
 _POLL_S = 0.005
 
 
-class _Nowhere:
+class Nowhere:
+    """A sink that keeps nothing."""
+
     def write(self, data: bytes, /) -> object:
         return len(data)
 
@@ -106,7 +108,7 @@ class Outflow:
             self._send(path, end)
         except Exception as exc:
             self._failure = exc
-            self.packer = Packer(_Nowhere())
+            self.packer = Packer(Nowhere())
 
     def _send(self, path: Path, end: int) -> None:
         start = self._sent.get(path, 0)

@@ -21,19 +21,19 @@ _PARENT, _PRESENT = 1 << 0, 1 << 2
 
 
 @dataclass(frozen=True)
-class Range:
+class AddressRange:
     """Addresses from ``start`` up to, and not with, ``end``."""
 
     start: int
     end: int
 
-    def meets(self, other: Range) -> Range | None:
+    def meets(self, other: AddressRange) -> AddressRange | None:
         start, end = max(self.start, other.start), min(self.end, other.end)
-        return Range(start, end) if start < end else None
+        return AddressRange(start, end) if start < end else None
 
 
 @dataclass(frozen=True)
-class Entry:
+class PageRun:
     """Pages from ``address`` on: held by this copy, or by an earlier one."""
 
     address: int
@@ -41,7 +41,7 @@ class Entry:
     held: bool
 
     @classmethod
-    def parse(cls, message: bytes) -> Entry:
+    def parse(cls, message: bytes) -> PageRun:
         fields = rpc.decode(message)
         count = fields.get(_COUNT, fields.get(_COMPAT_COUNT, 0))
         # Written before CRIU had flags: held unless it is the parent's.
@@ -57,8 +57,8 @@ class Entry:
         return rpc.encode({**fields, _FLAGS: flags, _COUNT: self.count})
 
     @property
-    def range(self) -> Range:
-        return Range(self.address, self.address + self.count * PAGE_SIZE)
+    def range(self) -> AddressRange:
+        return AddressRange(self.address, self.address + self.count * PAGE_SIZE)
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ class PageMap:
         """The file that holds the pages."""
         return self.path.parent / f"pages-{self._pages_id()}.img"
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[PageRun]:
         _head, *entries = self._messages()
-        return [Entry.parse(message) for message in entries]
+        return [PageRun.parse(message) for message in entries]
 
-    def held(self) -> Iterator[Range]:
+    def held(self) -> Iterator[AddressRange]:
         """The addresses whose pages lie in this copy, in the order of the file."""
         return (entry.range for entry in self.entries() if entry.held)
 
-    def write(self, directory: Path, entries: Iterable[Entry]) -> PageMap:
+    def write(self, directory: Path, entries: Iterable[PageRun]) -> PageMap:
         """The same map, in another copy and with other entries."""
         head = rpc.encode({_HEAD_PAGES_ID: self._pages_id()})
         path = directory / self.path.name

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sevfork.agent.criu import rpc
 from sevfork.agent.criu.images import messages
-from sevfork.agent.criu.page_maps import PageMap, Range, page_maps
+from sevfork.agent.criu.page_maps import AddressRange, PageMap, page_maps
 
 _MM_MAGIC = 0x57492820
 _MM_VMAS = 14
@@ -37,19 +37,19 @@ def wipe(images: Path, last: str) -> int:
     return wiped
 
 
-def _marked(image: bytes) -> Iterator[Range]:
+def _marked(image: bytes) -> Iterator[AddressRange]:
     """The mappings of one process that are marked."""
     for message in messages(image, _MM_MAGIC):
         for field, value in rpc.fields(message):
             if field == _MM_VMAS:
                 vma = rpc.decode(rpc.blob(value))
                 if rpc.number(vma.get(_VMA_ADVICE, 0)) & _WIPE_ON_FORK:
-                    yield Range(
+                    yield AddressRange(
                         rpc.number(vma.get(_VMA_START, 0)), rpc.number(vma.get(_VMA_END, 0))
                     )
 
 
-def _wipe_copy(page_map: PageMap, ranges: Sequence[Range]) -> int:
+def _wipe_copy(page_map: PageMap, ranges: Sequence[AddressRange]) -> int:
     """Zero what one copy of a process's memory holds of the ranges."""
     wiped, offset = 0, 0
     with page_map.pages.open("r+b") as pages:

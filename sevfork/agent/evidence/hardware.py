@@ -22,7 +22,7 @@ RETRY_S = 0.2
 _TRANSIENT = {errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT}
 
 
-class Source(Protocol):
+class EvidenceSource(Protocol):
     """One of the kernel's interfaces."""
 
     def ask(self, report_data: bytes) -> tuple[bytes, bytes]:
@@ -47,7 +47,7 @@ class HardwareProvider:
     def __init__(
         self,
         technology: Technology,
-        source: Source,
+        source: EvidenceSource,
         *,
         certificates_for: Callable[[bytes], bytes] = no_certificates,
         deadline_s: float = DEADLINE_S,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sevfork.agent.evidence.hardware import HardwareProvider, Source, no_certificates
+from sevfork.agent.evidence.hardware import EvidenceSource, HardwareProvider, no_certificates
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.evidence.sev_guest import DEVICE, SevGuestDevice, SevGuestSource
 from sevfork.agent.evidence.tsm import REPORTS, ConfigfsReports, TsmSource
@@ -28,7 +28,7 @@ def hardware_provider(
     return HardwareProvider(technology, source, certificates_for=certificates_for)
 
 
-def _source(technology: Technology, reports: Path, device: Path) -> Source:
+def _source(technology: Technology, reports: Path, device: Path) -> EvidenceSource:
     if not technology.confidential:
         raise AttestationFailed(f"'{technology.value}' is no technology of hardware")
     if reports.is_dir():

@@ -61,7 +61,7 @@ class Parent:
 
 
 @dataclass(frozen=True)
-class Capture:
+class OpenCapture:
     """What children are made from. ``names`` and ``offers`` have one for each child, in order."""
 
     plan: ForkPlan
@@ -80,7 +80,7 @@ class Capture:
 
 
 @contextlib.contextmanager
-def captured(job: Job, plan: ForkPlan) -> Iterator[Capture]:
+def captured(job: Job, plan: ForkPlan) -> Iterator[OpenCapture]:
     """Seal the parent's state into a new volume; at the end it is deleted, the OFFERs forgotten."""
     with Undo() as undo:
         job.watch(plan.domain.name, "connect")
@@ -93,7 +93,7 @@ def captured(job: Job, plan: ForkPlan) -> Iterator[Capture]:
         volume = make_volume(job.hypervisor, plan, undo)
         sealed = _seal(job, plan, parent, volume, undo)
         job.watch(parent.name, "captured")
-        yield Capture(
+        yield OpenCapture(
             plan=plan,
             parent=parent,
             names=names,

@@ -16,7 +16,7 @@ from sevfork.host import serial_log
 from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import ChannelClosed
 from sevfork.lifecycle.agents import open_agent
-from sevfork.lifecycle.fork.capture import Capture, ParentEnded, telling
+from sevfork.lifecycle.fork.capture import OpenCapture, ParentEnded, telling
 from sevfork.lifecycle.fork.plan import sketch_child
 from sevfork.lifecycle.fork.sealed_volume import naming_the_pool, plugged
 from sevfork.lifecycle.job import Job
@@ -54,7 +54,7 @@ HONEST = Choices()
 
 
 def make_child(
-    job: Job, capture: Capture, index: int, undo: Undo, choices: Choices = HONEST
+    job: Job, capture: OpenCapture, index: int, undo: Undo, choices: Choices = HONEST
 ) -> ForkedChild:
     """The child that the OFFER with this index is for; removed again when anything fails.
 
@@ -100,7 +100,7 @@ def _is_active(job: Job, spec: GuestSpec) -> bool:
         return False
 
 
-def _launch(job: Job, capture: Capture, index: int, undo: Undo, choices: Choices) -> GuestSpec:
+def _launch(job: Job, capture: OpenCapture, index: int, undo: Undo, choices: Choices) -> GuestSpec:
     name = capture.names[index]
     job.watch(name, "launch")
     job.check_cancelled()
@@ -114,7 +114,9 @@ def _launch(job: Job, capture: Capture, index: int, undo: Undo, choices: Choices
     return spec
 
 
-def child_domain(job: Job, capture: Capture, index: int, choices: Choices = HONEST) -> GuestSpec:
+def child_domain(
+    job: Job, capture: OpenCapture, index: int, choices: Choices = HONEST
+) -> GuestSpec:
     """The child's domain, launched like its parent, its configuration naming its OFFER."""
     storage = job.hypervisor.storage
     sketch = sketch_child(capture.plan, capture.names[index], str(uuids.uuid4()))
@@ -124,7 +126,9 @@ def child_domain(job: Job, capture: Capture, index: int, choices: Choices = HONE
     return launched_as(storage, spec, child_config(capture.offers[index]))
 
 
-def _open(job: Job, capture: Capture, spec: GuestSpec, undo: Undo, choices: Choices) -> AgentClient:
+def _open(
+    job: Job, capture: OpenCapture, spec: GuestSpec, undo: Undo, choices: Choices
+) -> AgentClient:
     """The child's agent, which knows what it was launched as."""
     job.watch(spec.name, "boot")
     agent = open_agent(job, spec)
@@ -136,7 +140,7 @@ def _open(job: Job, capture: Capture, spec: GuestSpec, undo: Undo, choices: Choi
     return agent
 
 
-def _offer(capture: Capture, spec: GuestSpec) -> bytes:
+def _offer(capture: OpenCapture, spec: GuestSpec) -> bytes:
     return capture.offers[_index(spec)]
 
 
@@ -145,7 +149,7 @@ def _index(spec: GuestSpec) -> int:
 
 
 def _hand_over(
-    job: Job, capture: Capture, spec: GuestSpec, agent: AgentClient
+    job: Job, capture: OpenCapture, spec: GuestSpec, agent: AgentClient
 ) -> protocol.Restored:
     """Relay the handshake, and let the child restore."""
     job.watch(spec.name, "handshake")
@@ -167,14 +171,14 @@ def _hand_over(
     return restored
 
 
-def _tell_parent(capture: Capture, index: int, restored: protocol.Restored) -> None:
+def _tell_parent(capture: OpenCapture, index: int, restored: protocol.Restored) -> None:
     fork_id, ask = capture.fork_id, capture.parent.ask
     ask(protocol.RelayConfirm(fork_id, index, restored.confirm), protocol.Done)
     for event in restored.events:
         ask(protocol.RelayEvent(fork_id, index, event), protocol.Done)
 
 
-def _release(job: Job, capture: Capture, spec: GuestSpec) -> tuple[PublishedPort, ...]:
+def _release(job: Job, capture: OpenCapture, spec: GuestSpec) -> tuple[PublishedPort, ...]:
     """Plug the network cable in and publish the ports; the guest has raised its own end."""
     job.hypervisor.set_link(spec.uuid, up=True)
     return tuple(publish(job.hypervisor, spec.uuid, wish) for wish in capture.plan.publish)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from sevfork.domain.spec import Accelerator
 from sevfork.errors import SevforkError
-from sevfork.lifecycle.fork.capture import Capture, captured
+from sevfork.lifecycle.fork.capture import OpenCapture, captured
 from sevfork.lifecycle.fork.child import ForkedChild, make_child
 from sevfork.lifecycle.fork.plan import ForkPlan
 from sevfork.lifecycle.job import Job
@@ -61,7 +61,7 @@ def run_fork(job: Job, plan: ForkPlan) -> ForkOutcome:
     )
 
 
-def _make_children(job: Job, capture: Capture, undo: Undo) -> tuple[ForkedChild, ...]:
+def _make_children(job: Job, capture: OpenCapture, undo: Undo) -> tuple[ForkedChild, ...]:
     """A few at a time, so that a wide fork does not bring the host down."""
     count, cpus = len(capture.names), job.hypervisor.facts().cpus
     with ThreadPoolExecutor(max_workers=min(count, max(2, cpus))) as pool:
@@ -86,7 +86,7 @@ def results(futures: Iterable[Future[ForkedChild]]) -> tuple[ForkedChild, ...]:
     return tuple(future.result() for future in in_order)
 
 
-def _attempt(job: Job, capture: Capture, index: int, undo: Undo) -> ForkedChild:
+def _attempt(job: Job, capture: OpenCapture, index: int, undo: Undo) -> ForkedChild:
     name = capture.names[index]
     try:
         return make_child(job, capture, index, undo)

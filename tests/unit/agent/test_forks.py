@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.agent import forks as forks_module
-from sevfork.agent.engine import Capture, Generation, OnStep, Sink, Source
+from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.forks import MAX_KEPT_OFFERS, MAX_OPEN_FORKS, Forks, Party
 from sevfork.agent.identity import Identity, PolicyVerifier
@@ -53,7 +53,7 @@ class FakeEngine:
         self.size, self.frozen = size, False
         self.kept: list[weakref.ref[Sink]] = []
 
-    def capture(self, sink: Sink, on_step: OnStep) -> Capture:
+    def capture(self, sink: Sink, on_step: OnStep) -> CaptureCost:
         self.kept.append(weakref.ref(sink))
         try:
             on_step(protocol.Step.COPY)
@@ -61,7 +61,7 @@ class FakeEngine:
             on_step(protocol.Step.FREEZE)
             for _ in range(self.size // MIB):
                 sink.write(bytes(MIB))
-            return Capture(1.0, (), self.size, self.size, 0, 0)
+            return CaptureCost(1.0, (), self.size, self.size, 0, 0)
         finally:
             self.frozen = False
 

@@ -184,7 +184,7 @@ def test_doctor(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = {"subject": "libvirt", "found": "found", "remedy": "remedy", field: HOSTILE}
-    finding = doctor.Finding(verdict=doctor.Verdict.OK, **words)
+    finding = doctor.Finding(verdict=doctor.Standing.OK, **words)
     report = doctor.Report((finding,), runs_guests=True)
     monkeypatch.setattr(doctor, "examine", returning(report))
     assert command.run(App(), ["doctor"]) == 0

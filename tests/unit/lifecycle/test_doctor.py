@@ -10,7 +10,7 @@ from sevfork.domain.launch_security import security_types
 from sevfork.domain.spec import Accelerator
 from sevfork.domain.xml import domain_xml
 from sevfork.host.kvm_probe import least_kernel
-from sevfork.lifecycle.doctor import Finding, Verdict, examine
+from sevfork.lifecycle.doctor import Finding, Standing, examine
 from tests.support.fake_hypervisor import FakeHypervisor
 from tests.support.guest_specs import ROOT
 
@@ -49,14 +49,14 @@ def test_absence_of_launch_security_means_no(capabilities: str | None) -> None:
 
 def test_kvm_that_does_not_run_a_guest_limits_and_does_not_prevent() -> None:
     found = finding(FakeHypervisor(), "KVM")
-    assert found.verdict is Verdict.LIMITED
+    assert found.verdict is Standing.LIMITED
     assert "KVM is broken" in found.found
     assert "software emulation" in (found.remedy or "")
 
 
 def test_kvm_that_runs_a_guest_is_fine() -> None:
     hypervisor = FakeHypervisor(kvm_console=b"Run /init")
-    assert finding(hypervisor, "KVM").verdict is Verdict.OK
+    assert finding(hypervisor, "KVM").verdict is Standing.OK
     assert not hypervisor.defined
     assert not hypervisor.storage.files
 
@@ -70,7 +70,7 @@ def test_once_a_vm_is_there_its_image_is_what_kvm_is_tried_with() -> None:
     hypervisor = FakeHypervisor()
     hypervisor.define(domain_xml(ROOT))
     found = finding(hypervisor, "KVM")
-    assert found.verdict is Verdict.LIMITED
+    assert found.verdict is Standing.LIMITED
     assert f"the kernel of image '{ROOT.metadata.image}'" in found.found
     assert [each.name for each in hypervisor.domains()] == [ROOT.name]
 
@@ -87,7 +87,7 @@ def test_old_versions_are_named_with_what_is_needed() -> None:
     found = finding(FakeHypervisor(), "AMD SEV-SNP")
     assert "libvirt 9.0, needs 10.5" in found.found
     assert "QEMU 7.2, needs 9.1" in found.found
-    assert found.verdict is Verdict.LIMITED
+    assert found.verdict is Standing.LIMITED
 
 
 def test_hardware_that_libvirt_offers_is_still_said_to_be_untried(

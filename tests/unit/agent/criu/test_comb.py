@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from sevfork.agent.criu import comb as combing
 from sevfork.agent.criu import rpc
 from sevfork.agent.criu.comb import comb
-from sevfork.agent.criu.page_maps import PAGE_SIZE, Entry, PageMap
+from sevfork.agent.criu.page_maps import PAGE_SIZE, PageMap, PageRun
 
 COMMON, PAGEMAP = 0x54564319, 0x56084025
 
 
-def make_copy(directory: Path, entries: list[Entry], tag: bytes, parent: str | None) -> None:
+def make_copy(directory: Path, entries: list[PageRun], tag: bytes, parent: str | None) -> None:
     """A copy of process 7; every page it holds says whose it is and where it belongs."""
     directory.mkdir()
     head = rpc.encode({1: 1})
@@ -32,7 +32,7 @@ def make_copy(directory: Path, entries: list[Entry], tag: bytes, parent: str | N
         (directory / "parent").symlink_to(f"../{parent}")
 
 
-def pages_of(entry: Entry) -> range:
+def pages_of(entry: PageRun) -> range:
     first = entry.address // PAGE_SIZE
     return range(first, first + entry.count)
 
@@ -70,7 +70,7 @@ def longest_stretch(top: Path) -> int:
 
 
 def test_a_large_copy_is_read_in_stretches(tmp_path: Path) -> None:
-    make_copy(tmp_path / "last", [Entry(0x10000, 5000, held=True)], b"L", None)
+    make_copy(tmp_path / "last", [PageRun(0x10000, 5000, held=True)], b"L", None)
     before = restored(tmp_path / "last")
     comb(tmp_path)
     assert restored(tmp_path / "last") == before
@@ -78,7 +78,7 @@ def test_a_large_copy_is_read_in_stretches(tmp_path: Path) -> None:
 
 
 def test_stretches_end_across_mappings_too(tmp_path: Path) -> None:
-    entries = [Entry(n * 0x1000000, 1500, held=True) for n in range(1, 5)]
+    entries = [PageRun(n * 0x1000000, 1500, held=True) for n in range(1, 5)]
     make_copy(tmp_path / "last", entries, b"L", None)
     before = restored(tmp_path / "last")
     comb(tmp_path)
@@ -87,10 +87,14 @@ def test_stretches_end_across_mappings_too(tmp_path: Path) -> None:
 
 
 def test_a_chain_of_copies_restores_as_before(tmp_path: Path) -> None:
-    make_copy(tmp_path / "0", [Entry(0x10000, 60, held=True)], b"0", None)
+    make_copy(tmp_path / "0", [PageRun(0x10000, 60, held=True)], b"0", None)
     make_copy(
         tmp_path / "last",
-        [Entry(0x10000, 20, held=False), Entry(0x24000, 10, held=True), Entry(0x2E000, 9, False)],
+        [
+            PageRun(0x10000, 20, held=False),
+            PageRun(0x24000, 10, held=True),
+            PageRun(0x2E000, 9, False),
+        ],
         b"L",
         "0",
     )
@@ -110,9 +114,11 @@ def test_any_map_restores_as_before(
         patch.setattr(combing, "STRETCH_PAGES", 4)
         address, entries = 0x10000, []
         for gap, count, held in shape:
-            entries.append(Entry(address, count, held))
+            entries.append(PageRun(address, count, held))
             address += (count + gap) * PAGE_SIZE
-        make_copy(images / "0", [Entry(e.address, e.count, held=True) for e in entries], b"0", None)
+        make_copy(
+            images / "0", [PageRun(e.address, e.count, held=True) for e in entries], b"0", None
+        )
         make_copy(images / "last", entries, b"L", "0")
         before = restored(images / "last")
         comb(images)
