@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from sevfork.agent.container.archive import Packer
 from sevfork.agent.container.holes import Range
+from sevfork.closing import Closing
 
 _PIECE = 1 << 20
 _AHEAD_BYTES = 32 * _PIECE
@@ -31,7 +31,7 @@ class Nowhere:
 
 
 @dataclass
-class Outflow:
+class Outflow(Closing):
     """Sends the pages below ``directory`` as members that begin with ``prefix``.
 
     ``hold(True)`` stops who writes them, ``hold(False)`` lets it go on. ``is_short`` says whether
@@ -55,12 +55,8 @@ class Outflow:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Send no more by the way; who was stopped goes on."""
         self._done.set()
         self._thread.join()
 
