@@ -41,7 +41,10 @@ dynamic_ownership = 0
 remember_owner = 0
 security_driver = "none"
 namespaces = [ ]
+max_core = 0
 """
+# max_core: sudo of Debian 13 starts everything with a hard limit of 0, which libvirt's default
+# would have to raise, and may not; and what a guest held has no business in a core file.
 
 _LIBVIRTD_CONF = """\
 # Written by sevfork for its private libvirtd; changed whenever it starts.
