@@ -26,9 +26,8 @@ def comb(images: Path) -> None:
     for directory in sorted(path for path in images.iterdir() if path.is_dir()):
         whole = directory.with_name(directory.name + _WHOLE)
         whole.mkdir(mode=0o700)
-        for page_map in page_maps(images):
-            if page_map.path.parent == directory:
-                _comb(page_map, whole)
+        for page_map in page_maps(directory):
+            _comb(page_map, whole)
         if (directory / _PARENT).is_symlink():
             (directory / _PARENT).rename(whole / _PARENT)
         (directory / _PARENT).symlink_to(f"../{whole.name}")
@@ -40,12 +39,13 @@ def _comb(page_map: PageMap, whole: Path) -> None:
     below = whole / pages.name
     pages.rename(below)
     page_map.write(whole, entries)
-    teeth = [page for page, entry in _with_place(entries) if entry.held]
+    above = list(_with_place(entries))
     with below.open("rb") as source, pages.open("wb") as target:
-        for page in teeth:
-            source.seek(page * PAGE_SIZE)
-            target.write(source.read(PAGE_SIZE))
-    page_map.write(page_map.path.parent, (entry for _, entry in _with_place(entries)))
+        for place, entry in above:
+            if entry.held:
+                source.seek(place * PAGE_SIZE)
+                target.write(source.read(PAGE_SIZE))
+    page_map.write(page_map.path.parent, (entry for _, entry in above))
 
 
 def _with_place(entries: Iterable[PageRun]) -> Iterator[tuple[int, PageRun]]:

@@ -80,9 +80,10 @@ class Outflow(Closing):
     def _step(self, held: bool) -> bool:
         """One look: send a piece if it is time to, and say whether the writer is stopped now."""
         short = self.is_short()
-        sent = (short or not self.frozen) and self._send_piece()
-        too_far = self._behind_bytes() >= (_PIECE if self.frozen else _AHEAD_BYTES)
-        wanted = too_far and (short or not self.frozen)
+        sending = short or not self.frozen  # else not even a look at the files: it is the pause
+        sent = sending and self._send_piece()
+        limit = _PIECE if self.frozen else _AHEAD_BYTES
+        wanted = sending and self._behind_bytes() >= limit
         if wanted != held:
             self.hold(wanted)
         if not sent:

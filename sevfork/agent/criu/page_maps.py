@@ -80,12 +80,11 @@ class PageMap:
         """The addresses whose pages lie in this copy, in the order of the file."""
         return (entry.range for entry in self.entries() if entry.held)
 
-    def write(self, directory: Path, entries: Iterable[PageRun]) -> PageMap:
+    def write(self, directory: Path, entries: Iterable[PageRun]) -> None:
         """The same map, in another copy and with other entries."""
         head = rpc.encode({_HEAD_PAGES_ID: self._pages_id()})
         path = directory / self.path.name
         images.write(path, _PAGEMAP_MAGIC, [head, *(entry.encode() for entry in entries)])
-        return PageMap(path)
 
     def _pages_id(self) -> int:
         return rpc.number(rpc.decode(self._messages()[0]).get(_HEAD_PAGES_ID, 0))
@@ -97,6 +96,6 @@ class PageMap:
         return found
 
 
-def page_maps(copies: Path, pid: str = "*") -> list[PageMap]:
-    """In every copy below ``copies``, of every process or of one."""
-    return [PageMap(path) for path in sorted(copies.glob(f"*/pagemap-{pid}.img"))]
+def page_maps(copy: Path, pid: str = "*") -> list[PageMap]:
+    """Those in one copy, of every process or of one."""
+    return [PageMap(path) for path in sorted(copy.glob(f"pagemap-{pid}.img"))]

@@ -33,7 +33,8 @@ def wipe(images: Path, last: str) -> int:
         ranges = tuple(_marked(path.read_bytes()))
         if ranges:
             pid = path.stem.removeprefix("mm-")
-            wiped += sum(_wipe_copy(page_map, ranges) for page_map in page_maps(images, pid))
+            for copy in sorted(path for path in images.iterdir() if path.is_dir()):
+                wiped += sum(_wipe_copy(each, ranges) for each in page_maps(copy, pid))
     return wiped
 
 
