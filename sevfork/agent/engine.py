@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sevfork.errors import NotAuthentic
+from sevfork.errors import NotAuthentic, WrongState
 from sevfork.wire.protocol import Step
 
 GENERATION_FILE_SIZE = 4096  # one page, so that a mapping of it is a mapping of the whole file
@@ -59,17 +59,58 @@ class CaptureCost:
     frozen_file_bytes: int
 
 
+class TrackingLost(WrongState):
+    """An update has nothing to build on: the next capture has to be a base."""
+
+
 class Engine(Protocol):
-    """Each call ends within its own deadlines and raises a SevforkError when it fails."""
+    """Each call ends within its own deadlines and raises a SevforkError when it fails.
+
+    A capture is a *base*, or an *update* of the one before; a base and the updates that follow it
+    are a chain of *layers*.
+    """
 
     def probe(self) -> str | None:
-        """None if the running workload can be captured, else the reason in words."""
+        """None if the running workload can be captured, else the reason in words.
 
-    def capture(self, sink: Sink, on_step: OnStep) -> CaptureCost:
-        """Write the workload's state to the sink; the workload runs on, whatever happens."""
+        It is a one-off capture, after which there is nothing to update.
+        """
+
+    def capture(self, sink: Sink, on_step: OnStep, *, keep: bool = False) -> CaptureCost:
+        """Write the workload's state to the sink; the workload runs on, whatever happens.
+
+        With ``keep`` it is the base of a chain: what an update needs to know of it stays in the
+        guest. Without, it is one-off, and there is nothing to update afterwards.
+        """
+
+    def update(self, sink: Sink, on_step: OnStep) -> CaptureCost:
+        """Write what has changed since the last layer, and keep what the next one needs.
+
+        Raises TrackingLost if there is no last layer, and what ``capture`` raises. After any error
+        there is nothing to update, and what the sink has got is of no use.
+        """
+
+    def forget(self) -> None:
+        """Drop what is kept for an update."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """The guest memory that is held for an update; 0 if there is nothing to update."""
 
     def unpack(self, source: Source) -> None:
-        """Read a capture to its end into this guest's memory; nothing runs yet."""
+        """Read one layer to its end, on top of those before; nothing runs yet.
+
+        The first is a base. After an error nothing is unpacked any more.
+        """
+
+    def discard(self) -> None:
+        """Drop all that was unpacked."""
+
+    def settle(self) -> None:
+        """Do now what ``resume`` would have to do, as far as no later layer undoes it.
+
+        In a guest that waits, after each layer: it gives back what the later layers have replaced.
+        """
 
     def resume(self, generation: Generation) -> None:
         """Let what was unpacked run, as the given generation, and run the after-fork hooks."""

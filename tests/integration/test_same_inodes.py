@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from sevfork.agent.container import inodes
-from sevfork.agent.container.archive import Packer, Unpacker
+from sevfork.agent.container.archive import Packer
 from sevfork.agent.container.layer import LayerCopy
 from sevfork.agent.container.mounts import unmount
 from sevfork.agent.container.rootfs import RootFilesystem
 from sevfork.agent.container.tree import walk, write_file
+from sevfork.agent.container.unpacker import Unpacker
 from sevfork.errors import SevforkError
 
 pytestmark = [

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sevfork.agent.agent import Agent
-from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source
+from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source, TrackingLost
 from sevfork.agent.measured import Measured
 from sevfork.agent.serve import VmMustEnd
 from sevfork.agent.workload import Workload
@@ -36,21 +36,56 @@ class FakeEngine:
 
     def __init__(self, guest: FakeGuest) -> None:
         self._guest = guest
+        self._kept: bytes | None = None
+        self._layers = 0
 
     def probe(self) -> str | None:
         return self._guest.uncapturable
 
-    def capture(self, sink: Sink, on_step: OnStep) -> CaptureCost:
+    def capture(self, sink: Sink, on_step: OnStep, *, keep: bool = False) -> CaptureCost:
+        self._kept = None
         on_step(protocol.Step.COPY)
         if self._guest.refuses_capture:
             raise RefusedByGuest(self._guest.refuses_capture)
         sink.write(self._guest.state)
         size = len(self._guest.state)
+        self._kept = self._guest.state if keep else None
         return CaptureCost(12.0, (), size, size, 0, 0)
 
+    def update(self, sink: Sink, on_step: OnStep) -> CaptureCost:
+        """What has been added since is written, or all, and behind how much of what was."""
+        kept, self._kept = self._kept, None
+        if kept is None:
+            raise TrackingLost("there is no earlier capture that could be updated")
+        on_step(protocol.Step.COPY)
+        if self._guest.refuses_capture:
+            raise RefusedByGuest(self._guest.refuses_capture)
+        state = self._guest.state
+        same = len(kept) if state.startswith(kept) else 0
+        sink.write(same.to_bytes(8, "big") + state[same:])
+        self._kept = state
+        size = len(state) - same
+        return CaptureCost(12.0, (), size, size, 0, 0)
+
+    def forget(self) -> None:
+        self._kept = None
+
+    @property
+    def kept_bytes(self) -> int:
+        return len(self._kept or b"")
+
     def unpack(self, source: Source) -> None:
-        parts = iter(lambda: source.read(2**16), b"")
-        self._guest.unpacked = b"".join(parts)
+        layer = b"".join(iter(lambda: source.read(2**16), b""))
+        if self._layers:
+            layer = self._guest.unpacked[: int.from_bytes(layer[:8], "big")] + layer[8:]
+        self._guest.unpacked = layer
+        self._layers += 1
+
+    def discard(self) -> None:
+        self._guest.unpacked, self._layers = b"", 0
+
+    def settle(self) -> None:
+        pass
 
     def resume(self, generation: Generation) -> None:
         self._guest.on_resume()

@@ -79,6 +79,12 @@ class Container:
         return int((self.state / "pid").read_text())
 
     @property
+    def incarnation(self) -> tuple[int, int]:
+        """Another one each time that it is started or restored."""
+        status = (self.state / "pid").stat()
+        return status.st_ino, status.st_mtime_ns
+
+    @property
     def is_running(self) -> bool:
         with suppress(FileNotFoundError):
             return "populated 1" in (self.cgroup / "cgroup.events").read_text()

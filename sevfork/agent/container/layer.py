@@ -1,10 +1,12 @@
-"""The files that the workload has written: the overlay's upper layer, copied twice.
+"""The files that the workload has written: the overlay's upper layer, copied twice a capture.
 
-Once while the workload runs, and, when it is frozen, again whatever has changed since. A file's
-change time is what tells; where it cannot, the file is copied again:
+Once while the workload runs, and, when it is frozen, whatever has changed since. A file's change
+time is what tells; where it cannot, the file is copied again:
 
 - a change within the clock's tick of the first look leaves the same time behind;
 - tmpfs sees only the first write to a page through a shared mapping, not those that follow.
+
+What was copied is remembered, so the next capture can be an update: of what has changed since.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ from sevfork.errors import RefusedByGuest
 
 # Kernel timestamps are as coarse as its tick, 10 ms at most (CONFIG_HZ=100); ten of them.
 _TICK_NS = 100_000_000
+# Of one path, beside its name: two objects, five integers, an entry of a dict (measured).
+_ENTRY_BYTES = 350
 _GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENODATA, errno.ESTALE)
 # Address, permissions, offset, device, inode, path: proc_pid_maps(5).
 _MAPPING = re.compile(r"[0-9a-f-]+ .w.s [0-9a-f]+ [0-9a-f:]+ \d+ +(/.*)", re.S)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
     """What a node looked like when it was copied."""
 
@@ -48,42 +52,103 @@ class Look:
             status.st_ino, status.st_mode, status.st_size, status.st_ctime_ns, status.st_mtime_ns
         )
 
+    @property
+    def kind(self) -> int:
+        """File, directory, link...: ``S_IFMT`` of the mode."""
+        return stat.S_IFMT(self.mode)
+
     def is_settled(self, since_ns: int) -> bool:
         """Any change after ``since_ns`` is sure to leave another time behind."""
         return max(self.changed_ns, self.modified_ns) < since_ns - _TICK_NS
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What the child has of a node: its kind, and its look if that would tell of any change."""
+
+    kind: int
+    look: Look | None
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What all nodes looked like in one frozen copy, and which looks would not tell of a change."""
+
+    looks: Mapping[str, Look]
+    since_ns: int
+    unsure: Set[int]
+
+    def copied(self) -> Iterator[tuple[str, Copied]]:
+        for path, look in self.looks.items():
+            sure = look.is_settled(self.since_ns) and look.inode not in self.unsure
+            yield path, Copied(look.kind, look if sure else None)
+
+
 @dataclass
 class LayerCopy:
-    """Copies the layer at ``root``; remembers what it has copied.
+    """Copies the layer at ``root``; remembers what it has copied, from one capture to the next.
 
-    ``mapped``, in both copies, are the inodes of files that somebody has mapped shared and
-    writable. Whoever maps a file later than that changes its time by the first write.
+    A capture is one ``copy_running`` and one or more ``copy_frozen``, of which the last counts;
+    then ``keep`` makes an update of the next. ``mapped``, in all copies, are the inodes of files
+    that somebody has mapped shared and writable. Whoever maps a file later than that changes its
+    time by the first write.
     """
 
     root: Path
-    _seen: dict[str, Look | None] = field(default_factory=dict)
+    _copied: dict[str, Copied] = field(default_factory=dict)
+    _frozen: Frozen | None = None
 
     def copy_running(self, packer: Packer, mapped: Callable[[], Set[int]]) -> None:
-        """Copy everything, while it may be changing."""
+        """Copy what is new or different, while it may be changing.
+
+        Not what is sure to be copied when all is frozen; nor what stands in the place of something
+        of another kind, because only then is that removed.
+        """
         since_ns = time.time_ns()
         unsure = mapped()
         for node in walk(self.root):
-            look = Look.at(node)
+            look, known = Look.at(node), self._copied.get(node.path)
             sure = look.is_settled(since_ns) and look.inode not in unsure
-            if _added(packer, node):
-                self._seen[node.path] = look if sure else None
+            if not self._fits(node, known) or not (sure or look.kind != stat.S_IFREG):
+                continue
+            if (known is None or known.look != look) and _added(packer, node):
+                self._copied[node.path] = Copied(look.kind, look if sure else None)
 
     def copy_frozen(self, packer: Packer, mapped: Callable[[], Set[int]]) -> None:
         """Copy what is new or different, with nothing changing now."""
+        since_ns = time.time_ns()
         unsure = mapped()
         looks = {node.path: Look.at(node) for node in walk(self.root)}
-        packer.add_content(REMOVED, _joined(sorted(self._seen.keys() - looks.keys(), reverse=True)))
+        packer.add_content(REMOVED, _joined(sorted(self._gone(looks), reverse=True)))
         for node in walk(self.root):
-            look = looks[node.path]
-            if look.inode in unsure or self._seen.get(node.path) != look:
+            look, known = looks[node.path], self._copied.get(node.path)
+            if look.inode in unsure or known is None or known.look != look:
                 packer.add_node(f"files/{node.path}", node)
         packer.add_content(INODES, inodes.encode(_names(looks)))
+        self._frozen = Frozen(looks, since_ns, unsure)
+
+    def keep(self) -> None:
+        """The child has, from now on, what the last frozen copy has given it."""
+        if self._frozen is not None:
+            self._copied, self._frozen = dict(self._frozen.copied()), None
+
+    @property
+    def kept_bytes(self) -> int:
+        """About the memory that is held to tell what changes."""
+        return sum(_ENTRY_BYTES + len(path) for path in self._copied)
+
+    def _fits(self, node: Node, known: Copied | None) -> bool:
+        """Whether the child can take it before anything was removed."""
+        if known is not None:
+            return known.kind == stat.S_IFMT(node.status.st_mode)
+        above = self._copied.get(node.path.rpartition("/")[0] or ".")
+        return node.path == "." or (above is not None and above.kind == stat.S_IFDIR)
+
+    def _gone(self, looks: Mapping[str, Look]) -> Iterator[str]:
+        """What the child has and is not there any more, or is of another kind."""
+        for path, known in self._copied.items():
+            if path not in looks or looks[path].kind != known.kind:
+                yield path
 
 
 def _names(looks: Mapping[str, Look]) -> Iterator[inodes.Name]:

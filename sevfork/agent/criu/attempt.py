@@ -12,8 +12,10 @@ from pathlib import Path
 from sevfork.agent.container import bundle
 from sevfork.agent.container.archive import Packer
 from sevfork.agent.container.container import Container
-from sevfork.agent.container.layer import LayerCopy
 from sevfork.agent.criu import beside, rpc, unsupported
+from sevfork.agent.criu.kept import Base, Copy, Kept
+from sevfork.agent.criu.layers import LAST, copy_name
+from sevfork.agent.criu.lives import forget_strangers, lives_of
 from sevfork.agent.criu.memory import MemoryGuard, is_short, require_memory, resident_bytes
 from sevfork.agent.criu.outflow import Outflow
 from sevfork.agent.criu.refusal import explain
@@ -24,8 +26,7 @@ from sevfork.wire.protocol import Step
 
 log = logging.getLogger(__name__)
 
-# Of the copies: the directory of the final one, and what lies in there beside CRIU's images.
-LAST = "last"
+# What lies in the directory of the final copy beside CRIU's images.
 DEVICE = "device"  # the number that files of the container have
 BESIDE = "beside"  # what CRIU does not carry (``beside.py``)
 _LOG = "criu.log"
@@ -44,31 +45,40 @@ class _TryAgain(RefusedByGuest):
 
 @dataclass
 class Attempt:
-    """One capture under way; ``scratch`` gets a directory for each of CRIU's copies."""
+    """One capture under way; ``scratch`` gets a directory for each of CRIU's copies.
+
+    ``base`` is what it builds on; where that is a copy, it lies in ``scratch`` too.
+    """
 
     container: Container
     scratch: Path
     packer: Packer
     on_step: OnStep
-    _layer: LayerCopy = field(init=False)
-    _copies: list[str] = field(default_factory=list)
+    base: Base
+    _copies: list[Copy] = field(init=False)
     _pauses_ms: list[float] = field(default_factory=list)
     _memory_bytes: list[int] = field(default_factory=list)
+    _count: int = 0  # of the copies that were begun
     _frozen_at: float = 0.0
-    _last: Outflow = field(init=False)
+    _criu_ms: float = 0.0
+    _last: Outflow = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._layer = LayerCopy(self.container.upper)
+        self._copies = [self.base.copy] if self.base.copy else []
 
     def run(self) -> CaptureCost:
         self.on_step(Step.COPY)
         file_bytes = self._send_files()
         frozen_file_bytes = self._copy_until_frozen()
         self.on_step(Step.EXPORT)
-        self._send_images(LAST, self._last)
+        self._send_images(self._last_name, self._last)
         self.packer.append(self._spool)
         self.packer.end()
         return self._account(file_bytes, frozen_file_bytes)
+
+    def keep(self, place: Path) -> Kept:
+        """After ``run``: what the next capture can build on, in the directory ``place``."""
+        return Kept.take(self.base, self._copies[-1], self.scratch, place)
 
     def _copy_until_frozen(self) -> int:
         """As ``_copy_and_freeze``, again from the start if the earlier copies were of no use."""
@@ -77,13 +87,19 @@ class Attempt:
                 return self._copy_and_freeze()
             except _TryAgain as exc:
                 log.info("another try: %s", exc)
-                self._copies.clear()
-                shutil.rmtree(self.scratch / LAST)
+                self._start_anew()
         return self._copy_and_freeze()
+
+    def _start_anew(self) -> None:
+        """Build on nothing: neither on the copies so far nor on the layer before."""
+        self._copies.clear()
+        for path in self.scratch.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
 
     def _copy_and_freeze(self) -> int:
         with rpc.running(self.scratch / "stderr") as criu:
-            started = time.monotonic()
+            started, self._criu_ms = time.monotonic(), 0.0
             self._copy_memory(criu)
             if time.monotonic() - started > _WORTH_ANOTHER_COPY_S:
                 self._copy_memory(criu)
@@ -91,23 +107,28 @@ class Attempt:
             return self._freeze(criu)
 
     @property
+    def _last_name(self) -> str:
+        return copy_name(self.base.layer, LAST)
+
+    @property
     def _spool(self) -> Path:
         return self.scratch / "changed-files"
 
     def _copy_memory(self, criu: Criu) -> None:
         """Copy what changed since the last copy, while the workload runs, and send it out."""
-        name = str(len(self._memory_bytes))
+        name = copy_name(self.base.layer, self._count)
+        self._count += 1
         with self._outflow(criu, name, frozen=False) as outflow:
             self._ask(criu, Request.PRE_DUMP, name)
         # Measured: one CRIU process adds its times up over all requests.
         total_ms = _frozen_ms(self.scratch / name / "stats-dump")
-        earlier_ms = self._pauses_ms[-1] if len(self._copies) > 1 else 0
-        self._pauses_ms.append(total_ms - earlier_ms)
+        self._pauses_ms.append(total_ms - self._criu_ms)
+        self._criu_ms = total_ms
         self._send_images(name, outflow)
 
     def _send_files(self) -> int:
         before = self.packer.size_bytes
-        self._layer.copy_running(self.packer, self.container.mapped_inodes)
+        self.base.files.copy_running(self.packer, self.container.mapped_inodes)
         return self.packer.size_bytes - before
 
     def _freeze(self, criu: Criu) -> int:
@@ -124,23 +145,29 @@ class Attempt:
                     if unsupported.datagrams_wait():
                         refusal = unsupported.DATAGRAM
                         raise _TryAgain(refusal.reason, hint=refusal.advice)
-                    self._layer.copy_frozen(aside, self.container.mapped_inodes)
+                    self.base.files.copy_frozen(aside, self.container.mapped_inodes)
 
             self._frozen_at = time.monotonic()
-            self._last = self._outflow(criu, LAST, frozen=True)
+            self._last = self._outflow(criu, self._last_name, frozen=True)
             try:
                 with self._last:
-                    self._ask(criu, Request.DUMP, LAST, on_notify)
+                    self._ask(criu, Request.DUMP, self._last_name, on_notify)
             finally:
                 self._pauses_ms.append((time.monotonic() - self._frozen_at) * 1000)
-        (self.scratch / LAST / "descriptors.json").write_text(json.dumps(bundle.descriptors()))
-        (self.scratch / LAST / BESIDE).write_bytes(noted)
-        (self.scratch / LAST / DEVICE).write_text(str(self.container.filesystem.device))
+        last = self.scratch / self._last_name
+        (last / "descriptors.json").write_text(json.dumps(bundle.descriptors()))
+        (last / BESIDE).write_bytes(noted)
+        (last / DEVICE).write_text(str(self.container.filesystem.device))
         return aside.size_bytes
 
     def _ask(self, criu: Criu, kind: Request, name: str, on_notify: OnNotify | None = None) -> None:
         """One copy into the directory ``name``. Raise RefusedByGuest when CRIU refuses."""
-        require_memory(resident_bytes(self.container.processes()))
+        processes = self.container.processes()
+        require_memory(resident_bytes(processes))
+        lives = lives_of(processes)
+        if self._copies:
+            earlier = self._copies[-1]
+            forget_strangers(self.scratch / earlier.name, earlier.lives, lives)
         directory = self.scratch / name
         directory.mkdir(mode=0o700)
         options = self._options(directory)
@@ -149,15 +176,14 @@ class Attempt:
             criu.request(kind, options, timeout_s=timeout_s, on_notify=on_notify)
         except CriuRefused as exc:
             raise self._why(directory / _LOG) from exc
-        self._copies.append(name)
+        self._copies.append(Copy(name, lives))
 
     def _why(self, log_file: Path) -> SevforkError:
         if not self.container.is_running:
             return WrongState(f"the workload '{self.container.workload.name}' has ended")
         text = read_log(log_file)
-        # A process has become another program (execve) since it was copied: its vDSO lies elsewhere
-        # then, never counts as changed, and CRIU 4.2 looks for it in the earlier copy (mem.c,
-        # should_dump_entire_vma; measured).
+        # What ``lives.py`` says of execve has happened since it was looked at; or memory was not
+        # readable when it was copied, and is now.
         if "in parent pagemap" in text:
             return _TryAgain(
                 "the workload starts other programs faster than CRIU can copy it",
@@ -194,7 +220,7 @@ class Attempt:
             Option.NETWORK_LOCK: rpc.NETWORK_LOCK_SKIP,
         }
         if self._copies:
-            options[Option.PARENT_IMG] = f"../{self._copies[-1]}"
+            options[Option.PARENT_IMG] = f"../{self._copies[-1].name}"
         return options
 
     def _send_images(self, name: str, outflow: Outflow) -> None:

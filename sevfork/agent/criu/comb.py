@@ -22,9 +22,11 @@ _WHOLE = ".whole"
 
 
 def comb(images: Path) -> None:
-    """Make every copy below ``images`` such a one."""
+    """Make every copy below ``images`` such a one, that is none yet."""
     for directory in sorted(path for path in images.iterdir() if path.is_dir()):
         whole = directory.with_name(directory.name + _WHOLE)
+        if directory.suffix == _WHOLE or whole.exists():
+            continue
         whole.mkdir(mode=0o700)
         for page_map in page_maps(directory):
             _comb(page_map, whole)

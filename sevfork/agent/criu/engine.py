@@ -28,15 +28,19 @@ from pathlib import Path
 from sevfork.agent import kernel
 from sevfork.agent.afterfork import run_hooks
 from sevfork.agent.container import inodes
-from sevfork.agent.container.archive import Packer, Unpacker
+from sevfork.agent.container.archive import Packer
 from sevfork.agent.container.container import Container
+from sevfork.agent.container.layer import LayerCopy
 from sevfork.agent.criu import beside, rpc, wipe_on_fork
-from sevfork.agent.criu.attempt import BESIDE, COPY_TIMEOUT_S, DEVICE, LAST, Attempt, read_log
+from sevfork.agent.criu.attempt import BESIDE, COPY_TIMEOUT_S, DEVICE, Attempt, read_log
 from sevfork.agent.criu.comb import comb
 from sevfork.agent.criu.deleted import name_deleted_files
+from sevfork.agent.criu.kept import Base, Kept
+from sevfork.agent.criu.layers import Layers
+from sevfork.agent.criu.memory import total_bytes
 from sevfork.agent.criu.outflow import Nowhere
 from sevfork.agent.criu.restore_failure import explain_restore
-from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source
+from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source, TrackingLost
 from sevfork.agent.unexpected import place_of
 from sevfork.errors import RestoreFailed, SevforkError, TimedOut, WrongState
 
@@ -45,15 +49,23 @@ log = logging.getLogger(__name__)
 _WARM_UP_TIMEOUT_S = 60.0
 # --auto-dedup gives the images' memory back as it is restored.
 _RESTORE_OPTIONS = ("--auto-dedup", "--file-locks", "--manage-cgroups-mode", "ignore")
-_CAPTURE, _WARM_UP, _RESTORE = "capture", "warm-up", "restore"  # directories on tmpfs
+# Directories on tmpfs.
+_CAPTURE, _WARM_UP, _RESTORE, _KEPT = "capture", "warm-up", "restore", "kept"
+_IMAGES, _FILES = "images", "files"
+_KEPT_PART = 16  # of the guest's memory, what is kept for an update may take one part in so many
 
 
-@dataclass(frozen=True)
+@dataclass
 class CriuEngine:
     """Captures and restores a container. One call at a time."""
 
     container: Container
-    _names: list[inodes.Name] = field(default_factory=list)
+    _kept: Kept | None = None
+    _layers: Layers = field(init=False)
+
+    def __post_init__(self) -> None:
+        state = self.container.state
+        self._layers = Layers(state / _IMAGES, state / _FILES)
 
     def probe(self) -> str | None:
         """A capture that is thrown away: whatever CRIU refuses, it refuses now.
@@ -71,39 +83,93 @@ class CriuEngine:
             return f"a trial capture failed unexpectedly ({place_of(exc)})"
         return None
 
-    def capture(self, sink: Sink, on_step: OnStep) -> CaptureCost:
+    def capture(self, sink: Sink, on_step: OnStep, *, keep: bool = False) -> CaptureCost:
         """Write the workload's state to the sink.
 
         Raises RefusedByGuest with the reason in words when CRIU cannot capture the workload,
         TimedOut, and whatever the sink raises. The workload runs on in any case.
         """
+        with self._undisturbed() as scratch:
+            self.forget()
+            base = Base(LayerCopy(self.container.upper), incarnation=self.container.incarnation)
+            return self._attempt(scratch, sink, on_step, base, keep=keep)
+
+    def update(self, sink: Sink, on_step: OnStep) -> CaptureCost:
+        """Write what has changed since the last capture that was kept.
+
+        When what is kept turns out to be of no use, because of what processes did meanwhile, the
+        update holds all memory. Raises TrackingLost, and what ``capture`` raises.
+        """
+        with self._undisturbed() as scratch:
+            kept, self._kept = self._kept, None
+            try:
+                if kept is None or kept.base.incarnation != self.container.incarnation:
+                    raise TrackingLost("there is no earlier capture that could be updated")
+                return self._attempt(scratch, sink, on_step, kept.give(scratch), keep=True)
+            finally:
+                if self._kept is None:
+                    self.forget()
+
+    def forget(self) -> None:
+        """The kernel has cleared its dirty bits since, or nobody wants an update."""
+        self._kept = None
+        shutil.rmtree(self.container.state / _KEPT, ignore_errors=True)
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._kept.size_bytes if self._kept else 0
+
+    def _attempt(
+        self, scratch: Path, sink: Sink, on_step: OnStep, base: Base, *, keep: bool
+    ) -> CaptureCost:
+        attempt = Attempt(self.container, scratch, Packer(sink), on_step, base)
+        try:
+            cost = attempt.run()
+        finally:
+            self.container.thaw()
+        if keep:
+            self._keep(attempt)
+        return cost
+
+    def _keep(self, attempt: Attempt) -> None:
+        self._kept = attempt.keep(self.container.state / _KEPT)
+        if self.kept_bytes > total_bytes() // _KEPT_PART:
+            log.warning(
+                "%d bytes are too much to keep: no update will be possible", self.kept_bytes
+            )
+            self.forget()
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[Path]:
+        """Nobody else is at the running workload; an empty directory for a capture."""
         if not self.container.is_running:
             raise WrongState(f"the workload '{self.container.workload.name}' has ended")
         with self.container.undisturbed(COPY_TIMEOUT_S), self._scratch(_CAPTURE) as scratch:
-            try:
-                return Attempt(self.container, scratch, Packer(sink), on_step).run()
-            finally:
-                self.container.thaw()
+            yield scratch
 
     def unpack(self, source: Source) -> None:
         """Read to the end of the source, which raises if it is not authentic."""
-        for directory in (self._images, self._files):
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
-        self._names[:] = Unpacker(self._images, self._files).read(source)
+        self._layers.add(source)
+
+    def discard(self) -> None:
+        self._layers.clear()
+
+    def settle(self) -> None:
+        self._layers.settle()
 
     def resume(self, generation: Generation) -> None:
         """Restore what was unpacked, as the given generation, and run the after-fork hooks."""
+        last = self._layers.last
         try:
-            self._fill_layer()
-            self.container.prepare(int((self._images / LAST / DEVICE).read_text()))
+            self._fill_layer(last)
+            self.container.prepare(int((last / DEVICE).read_text()))
             self.container.identify(generation)
-            log.info("%d bytes wiped on fork", wipe_on_fork.wipe(self._images, LAST))
-            comb(self._images)
-            self._restore()
-            self._restore_what_criu_does_not()
+            log.info("%d bytes wiped on fork", wipe_on_fork.wipe(last.parent, last.name))
+            comb(last.parent)
+            self._restore(last)
+            self._restore_what_criu_does_not(last)
         finally:
-            shutil.rmtree(self._images, ignore_errors=True)
+            self._layers.clear()
         run_hooks(self.container, self.container.workload.after_fork, generation)
 
     def warm_up(self) -> None:
@@ -125,37 +191,26 @@ class CriuEngine:
         A CRIU that it had started finds its connection closed, and ends by itself.
         """
         rpc.release_held()
-        for name in (_CAPTURE, _WARM_UP, _RESTORE):
+        for name in (_CAPTURE, _WARM_UP, _RESTORE, _KEPT):
             shutil.rmtree(self.container.state / name, ignore_errors=True)
-        for directory in (self._images, self._files):
-            shutil.rmtree(directory, ignore_errors=True)
+        self._layers.clear()
 
-    @property
-    def _images(self) -> Path:
-        return self.container.state / "images"
-
-    @property
-    def _files(self) -> Path:
-        return self.container.state / "files"
-
-    def _fill_layer(self) -> None:
+    def _fill_layer(self, last: Path) -> None:
         """Make the workload's files of what was unpacked, each with its inode number."""
         filesystem = self.container.filesystem
         filesystem.new_layer()
-        deleted = name_deleted_files(self._images / LAST)
-        inodes.fill(filesystem.layer, self._files, self._names, deleted)
-        shutil.rmtree(self._files)
+        deleted = name_deleted_files(last)
+        inodes.fill(filesystem.layer, self._layers.files, self._layers.names, deleted)
 
-    def _restore_what_criu_does_not(self) -> None:
-        noted = (self._images / LAST / BESIDE).read_bytes()
+    def _restore_what_criu_does_not(self, last: Path) -> None:
+        noted = (last / BESIDE).read_bytes()
         self.container.pause()  # what a descriptor stands for does not change meanwhile
         try:
             beside.apply(noted, self.container.processes())
         finally:
             self.container.resume()
 
-    def _restore(self) -> None:
-        last = self._images / LAST
+    def _restore(self, last: Path) -> None:
         with (
             self._scratch(_RESTORE) as work,
             kernel.binding_allowed(),

@@ -24,6 +24,7 @@ RESERVE_BYTES = 64 * 2**20
 _LOOK_EVERY_BYTES = 8 * 2**20
 # "Anonymous" is what CRIU copies of each process; shared memory it copies once.
 _COUNTED = re.compile(rb"^(?:Anonymous|Pss_Shmem): +(\d+) kB$", re.M)
+_TOTAL = re.compile(rb"^MemTotal: +(\d+) kB$", re.M)
 _AVAILABLE = re.compile(rb"^MemAvailable: +(\d+) kB$", re.M)
 
 
@@ -54,6 +55,11 @@ def is_short() -> bool:
 def available_bytes() -> int:
     """What the kernel thinks could be had without hurting anybody (``/proc/meminfo``)."""
     return _kilobytes(_AVAILABLE, PROC / "meminfo") * 1024
+
+
+def total_bytes() -> int:
+    """The guest's memory."""
+    return _kilobytes(_TOTAL, PROC / "meminfo") * 1024
 
 
 def _kilobytes(pattern: re.Pattern[bytes], path: Path) -> int:

@@ -53,7 +53,9 @@ class FakeEngine:
         self.size, self.frozen = size, False
         self.kept: list[weakref.ref[Sink]] = []
 
-    def capture(self, sink: Sink, on_step: OnStep) -> CaptureCost:
+    kept_bytes = 0
+
+    def capture(self, sink: Sink, on_step: OnStep, *, keep: bool = False) -> CaptureCost:
         self.kept.append(weakref.ref(sink))
         try:
             on_step(protocol.Step.COPY)
@@ -67,6 +69,18 @@ class FakeEngine:
 
     def probe(self) -> str | None:
         return None
+
+    def update(self, sink: Sink, on_step: OnStep) -> CaptureCost:
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        raise NotImplementedError
+
+    def discard(self) -> None:
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        raise NotImplementedError
 
     def unpack(self, source: Source) -> None:
         raise NotImplementedError

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sevfork.agent.container.archive import REMOVED, Packer, Unpacker
+from sevfork.agent.container.archive import REMOVED, Packer
 from sevfork.agent.container.holes import Range
 from sevfork.agent.container.tree import walk
+from sevfork.agent.container.unpacker import Unpacker
 from sevfork.errors import NotAuthentic, RefusedByGuest
 
 NAME = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import tarfile
 import time
 from collections.abc import Callable, Set
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from sevfork.agent.container import layer
-from sevfork.agent.container.archive import Packer, Unpacker
+from sevfork.agent.container.archive import Packer
 from sevfork.agent.container.layer import LayerCopy, inodes_of, shared_mappings
+from sevfork.agent.container.unpacker import Unpacker
 
 
 def nothing_mapped() -> Set[int]:
@@ -191,6 +193,75 @@ def contents(root: Path) -> dict[str, object]:
         else:
             found[name] = (path.read_text(), path.stat().st_nlink)
     return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_sequence_of_updates_gives_the_state_at_the_last_freeze(
+    upper: Path, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311  # a test's choice, not a secret
+    copy, unpacker = LayerCopy(upper), Unpacker(tmp_path / "images", tmp_path / "files")
+    for directory in (unpacker.images, unpacker.files):
+        directory.mkdir()
+    for _ in range(5):
+        for _ in range(chance.randrange(40)):
+            change_one(upper, chance)
+        sink = io.BytesIO()
+        packer = Packer(sink)
+        copy.copy_running(packer, nothing_mapped)
+        for _ in range(chance.randrange(20)):
+            change_one(upper, chance)
+        copy.copy_frozen(Packer(io.BytesIO()), nothing_mapped)  # CRIU asked for another try
+        for _ in range(chance.randrange(5)):
+            change_one(upper, chance)
+        aside = io.BytesIO()
+        copy.copy_frozen(Packer(aside), nothing_mapped)
+        sink.write(aside.getvalue())
+        packer.end()
+        copy.keep()
+        unpacker.read(io.BytesIO(sink.getvalue()))
+        assert contents(unpacker.files) == contents(upper)
+        assert times_of_directories(unpacker.files) == times_of_directories(upper)
+
+
+def times_of_directories(root: Path) -> dict[str, int]:
+    directories = (path for path in (root, *root.rglob("*")) if path.is_dir())
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in directories}
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_update_holds_what_has_changed_and_nothing_else(upper: Path, tmp_path: Path) -> None:
+    for name in ("same", "changed", "mapped", "renamed", "removed"):
+        (upper / name).write_bytes(name.encode() * 1000)
+    copy = LayerCopy(upper)
+    copy.copy_running(Packer(io.BytesIO()), nothing_mapped)
+    copy.copy_frozen(Packer(io.BytesIO()), nothing_mapped)
+    copy.keep()
+    (upper / "changed").write_text("it has")
+    (upper / "renamed").rename(upper / "other")
+    (upper / "removed").unlink()
+    mapped = frozenset({(upper / "mapped").stat().st_ino})
+    running, frozen = io.BytesIO(), io.BytesIO()
+    copy.copy_running(Packer(running), lambda: mapped)
+    copy.copy_frozen(Packer(frozen), lambda: mapped)
+    assert members(running) == ["files/.", "files/changed", "files/other"]
+    assert members(frozen) == ["removed", "files/mapped", "inodes"]
+
+
+def members(stream: io.BytesIO) -> list[str]:
+    return tarfile.open(fileobj=io.BytesIO(stream.getvalue()), mode="r:").getnames()
+
+
+def test_a_file_that_changed_in_the_tick_of_the_freeze_is_in_the_next_update(upper: Path) -> None:
+    (upper / "file").write_text("one")
+    copy = LayerCopy(upper)
+    copy.copy_running(Packer(io.BytesIO()), nothing_mapped)
+    copy.copy_frozen(Packer(io.BytesIO()), nothing_mapped)
+    copy.keep()
+    frozen = io.BytesIO()
+    copy.copy_frozen(Packer(frozen), nothing_mapped)
+    assert "files/file" in members(frozen)
+    assert copy.kept_bytes > 0
 
 
 def test_only_shared_and_writable_mappings_of_files_count() -> None:

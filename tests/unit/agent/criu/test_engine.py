@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -15,154 +12,51 @@ import pytest
 from sevfork.agent.container.container import Container
 from sevfork.agent.criu import rpc
 from sevfork.agent.criu.engine import CriuEngine
-from sevfork.agent.criu.rpc import CriuRefused, OnNotify, Option, Request, Value, encode
-from sevfork.agent.workload import Ready, Workload
+from sevfork.agent.criu.rpc import Option, Request
 from sevfork.errors import NotAuthentic, RefusedByGuest, SevforkError, TimedOut, WrongState
-
-WORKLOAD = Workload(name="app", command=("/bin/app",), ready=Ready(tcp=80))
-
-
-@dataclass(frozen=True)
-class FakeContainer(Container):
-    """Its processes are not there, its files are."""
-
-    state_of_life: dict[str, bool] = field(default_factory=lambda: {"running": True})
-    held: frozenset[str] = frozenset()
-
-    @property
-    def is_running(self) -> bool:
-        return self.state_of_life["running"]
-
-    @property
-    def pid(self) -> int:
-        return 77
-
-    def mapped_inodes(self) -> frozenset[int]:
-        return frozenset()
-
-    def processes(self) -> list[str]:
-        return []
-
-    def held_objects(self) -> frozenset[str]:
-        return self.held
-
-    def thaw(self) -> None:
-        """It was never frozen."""
-
-
-@dataclass
-class FakeCriu:
-    """``logs`` are those of requests that are to fail, by their number."""
-
-    logs: dict[int, str] = field(default_factory=dict)
-    while_frozen: Callable[[], object] = lambda: None
-    requests: list[tuple[Request, Mapping[Option, Value]]] = field(default_factory=list)
-    rolled_back: bool = False
-
-    def hold(self, stopped: bool) -> None:
-        pass
-
-    def request(
-        self,
-        kind: Request,
-        options: Mapping[Option, Value],
-        *,
-        timeout_s: float,
-        on_notify: OnNotify | None = None,
-    ) -> None:
-        self.requests.append((kind, options))
-        directory = Path(str(options[Option.IMAGES_DIR]))
-        log = self.logs.get(len(self.requests))
-        if log is not None:
-            (directory / "criu.log").write_text(log)
-            raise CriuRefused("criu: failed")
-        self._write_images(directory, options.get(Option.PARENT_IMG))
-        if kind is Request.DUMP and on_notify is not None:
-            self._freeze(on_notify)
-
-    def _write_images(self, directory: Path, parent: Value | None) -> None:
-        (directory / "pages-1.img").write_bytes(b"memory" * 1000)
-        (directory / "inventory.img").write_bytes(b"inventory")
-        stats = encode({1: encode({1: 2000, 2: 3000 * len(self.requests)})})
-        (directory / "stats-dump").write_bytes(bytes(12) + stats)
-        if parent is not None:
-            (directory / "parent").symlink_to(str(parent))
-
-    def _freeze(self, on_notify: OnNotify) -> None:
-        on_notify("pre-dump")
-        self.while_frozen()
-        try:
-            on_notify("post-dump")
-        except Exception:
-            self.rolled_back = True
-            raise
+from tests.support.fake_criu import (
+    WORKLOAD,
+    FakeContainer,
+    FakeCriu,
+    left_over,
+    names,
+    silent,
+)
 
 
 @pytest.fixture
 def criu(monkeypatch: pytest.MonkeyPatch) -> FakeCriu:
     fake = FakeCriu()
-
-    @contextmanager
-    def running(_: Path) -> Iterator[FakeCriu]:
-        yield fake
-
-    monkeypatch.setattr(rpc, "running", running)
+    fake.install(monkeypatch)
     return fake
-
-
-@pytest.fixture(autouse=True)
-def _nothing_of_this_machine_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the machine that tests run on has is not the workload's."""
-    for source in ("_of_the_network", "_unix_listeners"):
-        monkeypatch.setattr(f"sevfork.agent.criu.unsupported.{source}", lambda: iter(()))
-    monkeypatch.setattr("sevfork.agent.criu.unsupported.datagrams_wait", lambda: False)
 
 
 @pytest.fixture
 def container(tmp_path: Path) -> FakeContainer:
-    made = FakeContainer(WORKLOAD, tmp_path)
-    made.upper.mkdir(parents=True)
-    made.root.mkdir()
-    (made.upper / "file").write_text("before")
-    return made
-
-
-def silent(_: str) -> None:
-    """Nobody watches."""
-
-
-def names(stream: bytes) -> list[str]:
-    with tarfile.open(fileobj=io.BytesIO(stream), mode="r:") as archive:
-        return archive.getnames()
-
-
-def left_over(container: FakeContainer) -> list[str]:
-    return sorted(
-        path.name for path in container.state.iterdir() if path.name not in ("layer", "root")
-    )
+    return FakeContainer.with_a_file(tmp_path)
 
 
 def test_files_come_first_and_what_changed_until_the_freeze_comes_last(
-    criu: FakeCriu, container: FakeContainer
+    criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sevfork.agent.container.layer._TICK_NS", -(10**12))  # it is old enough
     criu.while_frozen = lambda: (container.upper / "file").write_text("at the freeze")
     sink, phases = io.BytesIO(), list[str]()
     cost = CriuEngine(container).capture(sink, phases.append)
     assert names(sink.getvalue()) == [
         "files/.",
         "files/file",
-        "images/0/pages-1.img",
-        "images/0/inventory.img",
-        "images/0/stats-dump",
-        "images/last/pages-1.img",
-        "images/last/beside",
-        "images/last/descriptors.json",
-        "images/last/device",
-        "images/last/inventory.img",
-        "images/last/parent",
-        "images/last/stats-dump",
+        "images/0-0/pages-1.img",
+        "images/0-0/inventory.img",
+        "images/0-0/stats-dump",
+        "images/0-last/pages-1.img",
+        "images/0-last/beside",
+        "images/0-last/descriptors.json",
+        "images/0-last/device",
+        "images/0-last/inventory.img",
+        "images/0-last/parent",
+        "images/0-last/stats-dump",
         "removed",
-        "files/.",
         "files/file",
         "inodes",
         "end",
@@ -170,7 +64,7 @@ def test_files_come_first_and_what_changed_until_the_freeze_comes_last(
     assert phases == ["copy", "freeze", "export"]
     assert cost.memory_bytes == 12000
     assert cost.earlier_pauses_ms == (5.0,)
-    assert left_over(container) == []
+    assert left_over(container.state) == []
 
 
 def test_a_capture_is_unpacked_as_it_was_at_the_freeze(
@@ -183,7 +77,7 @@ def test_a_capture_is_unpacked_as_it_was_at_the_freeze(
     CriuEngine(child).unpack(io.BytesIO(sink.getvalue()))
     assert (child.state / "files" / "file").read_text() == "at the freeze"
     images = child.state / "images"
-    assert (images / "last" / "parent" / "pages-1.img").read_bytes() == b"memory" * 1000
+    assert (images / "0-last" / "parent" / "pages-1.img").read_bytes() == b"memory" * 1000
     with pytest.raises(NotAuthentic):
         CriuEngine(child).unpack(io.BytesIO(sink.getvalue()[:-2048]))
 
@@ -201,14 +95,14 @@ def test_a_refusal_is_given_in_words(criu: FakeCriu, container: FakeContainer) -
     refusing = FakeContainer(WORKLOAD, container.state, held=frozenset({"io_uring"}))
     with pytest.raises(RefusedByGuest, match="uses io_uring"):
         CriuEngine(refusing).capture(io.BytesIO(), silent)
-    assert left_over(container) == []
+    assert left_over(container.state) == []
     criu.requests.clear()
     assert "do without it" in cast(str, CriuEngine(refusing).probe())
 
 
 def test_a_probe_that_succeeds_has_nothing_to_say(criu: FakeCriu, container: FakeContainer) -> None:
     assert CriuEngine(container).probe() is None
-    assert left_over(container) == []
+    assert left_over(container.state) == []
 
 
 def test_a_process_that_became_another_program_is_copied_anew(
@@ -220,7 +114,7 @@ def test_a_process_that_became_another_program_is_copied_anew(
     kinds = [kind for kind, _ in criu.requests]
     assert kinds == [Request.PRE_DUMP, Request.DUMP, Request.PRE_DUMP, Request.DUMP]
     assert Option.PARENT_IMG not in criu.requests[2][1]
-    assert criu.requests[3][1][Option.PARENT_IMG] == "../1"
+    assert criu.requests[3][1][Option.PARENT_IMG] == "../0-1"
     assert len(cost.earlier_pauses_ms) == 3
 
 
@@ -243,7 +137,7 @@ def test_a_sink_that_breaks_leaves_nothing_behind(criu: FakeCriu, container: Fak
 
     with pytest.raises(OSError, match="the volume is gone"):
         CriuEngine(container).capture(Broken(), silent)
-    assert left_over(container) == []
+    assert left_over(container.state) == []
 
 
 def test_files_that_cannot_be_copied_while_frozen_make_criu_roll_back(
@@ -256,7 +150,7 @@ def test_files_that_cannot_be_copied_while_frozen_make_criu_roll_back(
     with pytest.raises(OSError, match="no space"):
         CriuEngine(container).capture(io.BytesIO(), silent)
     assert criu.rolled_back
-    assert left_over(container) == []
+    assert left_over(container.state) == []
 
 
 def test_a_workload_that_has_ended_is_not_blamed_for_what_criu_says(
@@ -269,11 +163,11 @@ def test_a_workload_that_has_ended_is_not_blamed_for_what_criu_says(
 
 
 def test_what_an_earlier_agent_left_behind_is_removed(container: FakeContainer) -> None:
-    for name in ("capture", "warm-up", "restore", "images"):
+    for name in ("capture", "warm-up", "restore", "kept", "images"):
         (container.state / name / "0").mkdir(parents=True)
         (container.state / name / "0" / "pages-1.img").write_bytes(b"memory")
     CriuEngine(container).clear()
-    assert left_over(container) == []
+    assert left_over(container.state) == []
     assert (container.upper / "file").exists()
 
 
@@ -306,7 +200,7 @@ def test_a_copy_that_does_not_fit_is_refused_before_it_is_begun(
     with pytest.raises(RefusedByGuest, match="too little memory"):
         CriuEngine(container).capture(io.BytesIO(), silent)
     assert criu.requests == []
-    assert left_over(container) == []
+    assert left_over(container.state) == []
 
 
 def test_files_that_do_not_fit_while_frozen_make_criu_roll_back(
@@ -336,7 +230,7 @@ def test_a_restore_that_fails_names_none_of_the_workloads_files(
     for setting in ("binding_allowed", "reserving_allowed"):
         monkeypatch.setattr(f"sevfork.agent.kernel.{setting}", nullcontext)
     with pytest.raises(SevforkError) as caught:
-        CriuEngine(container)._restore()  # noqa: SLF001 - what comes before it needs CRIU's images
+        CriuEngine(container)._restore(container.state)  # noqa: SLF001 - what comes before it needs CRIU's images
     assert caught.value.message == (
         "the workload could not be restored: CRIU failed at files-reg.c:2280 (Can't open file)"
     )

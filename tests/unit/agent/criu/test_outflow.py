@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.agent.container.archive import Packer, Unpacker
+from sevfork.agent.container.archive import Packer
+from sevfork.agent.container.unpacker import Unpacker
 from sevfork.agent.criu.outflow import Outflow
 from sevfork.errors import HostCannot
 
