@@ -56,6 +56,8 @@ class Verdict:
 
 def printable(text: str) -> str:
     """Text of evidence without what drives a terminal or ends a line, and so could fake one."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

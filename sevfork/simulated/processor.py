@@ -175,6 +175,8 @@ class SimulatedProcessor:
         if processor is None:
             path = directory / _FILE
             try:
+                # First, for the keys take a second.
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _publish(_create(), path)
                 return cls._decode(path)
             except OSError as exc:
@@ -236,7 +238,6 @@ def _create() -> bytes:
 
 def _publish(content: bytes, path: Path) -> None:
     """Write ``path`` whole or not at all, readable by its owner only; an existing one is kept."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent, prefix=".new-") as scratch:
         temporary = Path(scratch) / path.name
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -63,7 +63,7 @@ _Value = tuple[int, bytes]  # a DER tag and the contents
 def _values(data: bytes) -> Iterator[_Value]:
     """Split DER into its values; only definite lengths of up to two bytes occur here."""
     while data:
-        if len(data) < 2 or data[1] not in {*range(0x80), 0x81, 0x82}:
+        if len(data) < 2 or data[1] == 0x80 or data[1] > 0x82:
             raise _malformed("a length is not DER")
         head = 2 + max(data[1] - 0x80, 0)
         size = data[1] if head == 2 else int.from_bytes(data[2:head], "big")
