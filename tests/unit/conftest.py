@@ -1,11 +1,15 @@
-"""What unit tests share; none of them starts a process or opens a socket."""
+"""What unit tests share; none starts a process, opens a socket or has libvirt."""
 
 from __future__ import annotations
 
 import os
 import socket
 import subprocess
+import sys
+from collections.abc import Generator
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import hypothesis
 import pytest
@@ -25,10 +29,25 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+def _hide_libvirt(patched: pytest.MonkeyPatch) -> None:
+    """Whoever imports it fails, as where it is not installed."""
+    for name in ("libvirt", "libvirt_qemu"):
+        patched.setitem(sys.modules, name, cast(ModuleType, None))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Around the import of each test file in this folder, and of none beside it."""
+    with pytest.MonkeyPatch.context() as patched:
+        _hide_libvirt(patched)
+        return (yield)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_leaves_the_process(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _hide_libvirt(monkeypatch)
     if request.node.get_closest_marker("own_processes"):
         return
 
