@@ -6,6 +6,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -140,7 +141,7 @@ def test_openssl_and_we_reject_a_leaf_of_another_issuer(tmp_path: Path) -> None:
     ("Milan", "ARK", True), ("Milan", "ASK", False), ("Genoa", "ARK", False),
 ])  # fmt: skip
 def test_openssl_and_we_agree_on_revocation_lists(
-    product: str, key: str, good: bool, tmp_path: Path
+    product: str, key: Literal["ARK", "ASK"], good: bool, tmp_path: Path
 ) -> None:
     openssl = Openssl(tmp_path, fake_amd.Part().evidence())
     crl = fake_amd.revocation_list(product, key=key)

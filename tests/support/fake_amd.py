@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from cryptography import x509
@@ -38,6 +38,7 @@ from sevfork.simulated.processor import (
     sign_report,
 )
 from sevfork.technology import Technology
+from tests.support.simulators import rsa_keys
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 VALID = (datetime(2025, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC))
@@ -52,9 +53,8 @@ TCBS = {
 }
 
 
-@cache
-def rsa_key(name: str) -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 4096)
+def rsa_key(name: Literal["ARK", "ASK"]) -> rsa.RSAPrivateKey:
+    return rsa_keys()[name == "ASK"]
 
 
 @cache
@@ -63,7 +63,7 @@ def ec_key(name: str) -> ec.EllipticCurvePrivateKey:
 
 
 @cache
-def authority(name: str, issuer: str | None, issuer_key: str) -> x509.Certificate:
+def authority(name: str, issuer: str | None, issuer_key: Literal["ARK", "ASK"]) -> x509.Certificate:
     """An ARK or ASK; one RSA key serves all ASKs and one all ARKs, which takes less time."""
     key = rsa_key("ARK" if issuer is None else "ASK").public_key()
     issuer_name = None if issuer is None else authority(issuer, None, "ARK").subject
@@ -166,7 +166,7 @@ def revocation_list(
     number: int = 1,
     revoked: tuple[int, ...] = (),
     valid: tuple[datetime, datetime] = VALID,
-    key: str = "ARK",
+    key: Literal["ARK", "ASK"] = "ARK",
 ) -> bytes:
     """A CRL in DER, as the product's ARK signs it."""
     builder = (
@@ -189,6 +189,7 @@ def roots() -> list[str]:
     return [Certificate.decode(der(ark)).fingerprint for ark in arks]
 
 
+@cache
 def policy(*technologies: Technology) -> Policy:
     minimum = {Product(name): tcb for name, tcb in TCBS.items()}
     text = policy_toml(technologies or [Technology.SEV_SNP], roots(), VALID[0], minimum_tcb=minimum)

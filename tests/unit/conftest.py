@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -17,9 +16,7 @@ import pytest
 from sevfork.image.image import Image
 from sevfork.lifecycle.ports import PortWish
 from sevfork.lifecycle.up import UpRequest, plan_up, run_up
-from sevfork.simulated.paths import simulator_directory
-from sevfork.simulated.processor import SimulatedProcessor
-from tests.support import genuine
+from tests.support import genuine, simulators
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
 from tests.support.image_factory import write_image
 from tests.support.jobs import job_on
@@ -66,9 +63,9 @@ def vectors() -> Path:
 
 @pytest.fixture(scope="session")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two RSA keys of 4096 bits are made once."""
+    """An XDG data directory with a simulated processor."""
     data = tmp_path_factory.mktemp("data")
-    SimulatedProcessor.load_or_create(data / "sevfork" / "simulator")
+    simulators.install(data / "sevfork" / "simulator")
     return data
 
 
@@ -78,7 +75,7 @@ def house(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, simulator: Path) -> F
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for module in ("forks", "child"):
         monkeypatch.setattr(f"sevfork.agent.{module}.find_volume", lambda serial: tmp_path / serial)
-    return FakeHouse(tmp_path, SimulatedProcessor.load_or_create(simulator_directory(os.environ)))
+    return FakeHouse(tmp_path, simulators.processor())
 
 
 @pytest.fixture

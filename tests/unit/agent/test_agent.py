@@ -25,6 +25,7 @@ from sevfork.technology import Technology
 from sevfork.wire import protocol
 from sevfork.wire.lp import lp
 from sevfork.wire.protocol import WorkloadPhase
+from tests.support import simulators
 
 BUILT = datetime(2026, 1, 1, tzinfo=UTC)
 ROOT = LaunchConfig(Role.ROOT).encode()
@@ -91,9 +92,9 @@ class Vm:
 CAPTURE = protocol.Capture(1, "sf-0123456789abcdef")
 
 
-@pytest.fixture(scope="module")
-def processor(tmp_path_factory: pytest.TempPathFactory) -> SimulatedProcessor:
-    return SimulatedProcessor.load_or_create(tmp_path_factory.mktemp("processor"))
+@pytest.fixture
+def processor() -> SimulatedProcessor:
+    return simulators.processor()
 
 
 @pytest.fixture

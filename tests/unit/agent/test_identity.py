@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +15,7 @@ from sevfork.handshake import InstanceKey
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
+from tests.support import simulators
 
 BUILT, NOW = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
 ROOT = LaunchConfig(Role.ROOT).encode()
@@ -34,10 +34,9 @@ class Provider:
         return self._processor.report(b"m" * 48, signed, b"i" * 32, report_data)
 
 
-@pytest.fixture(scope="module")
-def processor(tmp_path_factory: pytest.TempPathFactory) -> SimulatedProcessor:
-    folder: Path = tmp_path_factory.mktemp("processor")
-    return SimulatedProcessor.load_or_create(folder)
+@pytest.fixture
+def processor() -> SimulatedProcessor:
+    return simulators.processor()
 
 
 @pytest.fixture

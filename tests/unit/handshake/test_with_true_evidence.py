@@ -33,6 +33,7 @@ from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
+from tests.support import simulators
 from tests.support.fake_family import only
 
 BUILT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,9 +44,9 @@ MANIFEST = Manifest(
 )
 
 
-@pytest.fixture(scope="module")
-def processor(tmp_path_factory: pytest.TempPathFactory) -> SimulatedProcessor:
-    return SimulatedProcessor.load_or_create(tmp_path_factory.mktemp("processor"))
+@pytest.fixture
+def processor() -> SimulatedProcessor:
+    return simulators.processor()
 
 
 @dataclasses.dataclass
@@ -126,10 +127,10 @@ def test_a_child_that_is_not_another_vm_of_the_same_launch_fails(
 
 @pytest.mark.parametrize("same_chip", [True, False])
 def test_a_child_on_another_chip_is_refused_where_the_policy_says_same(
-    root: Vm, tmp_path_factory: pytest.TempPathFactory, same_chip: bool
+    root: Vm, same_chip: bool
 ) -> None:
     """Both chips are genuine under the policy, the launch is the same: only the chip differs."""
-    elsewhere = SimulatedProcessor.load_or_create(tmp_path_factory.mktemp("another"))
+    elsewhere = simulators.processor("two")
     roots = (root.processor.root_fingerprint, elsewhere.root_fingerprint)
     attest = msgspec.structs.replace(root.policy.attest, roots=roots)
     policy = dataclasses.replace(root.policy, attest=attest)

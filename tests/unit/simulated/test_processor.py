@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import stat
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sevfork.attest.defaults import SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.evidence import Evidence
@@ -21,20 +25,38 @@ from sevfork.attest.x509 import Certificate
 from sevfork.errors import HostCannot, UsageError
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
+from tests.support import simulators
 from tests.support.fake_amd import failed
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DATA = bytes(range(64))
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("simulator") / "deep" / "er"
+@pytest.fixture
+def processor() -> SimulatedProcessor:
+    return simulators.processor()
 
 
-@pytest.fixture(scope="module")
-def processor(directory: Path) -> SimulatedProcessor:
-    return SimulatedProcessor.load_or_create(directory)
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The directory of a processor that was made there, with RSA keys that were at hand."""
+    directory = tmp_path / "deep" / "er"
+    with monkeypatch.context() as patched:
+        give_keys(patched)
+        SimulatedProcessor.load_or_create(directory)
+    return directory
+
+
+def give_keys(monkeypatch: pytest.MonkeyPatch, meet: Callable[[], object] = lambda: None) -> None:
+    """Whoever makes RSA keys of 4096 bits gets the known ones, once he has met the others."""
+    keys = itertools.cycle(simulators.rsa_keys())
+
+    def generate(public_exponent: int, key_size: int) -> rsa.RSAPrivateKey:
+        assert (public_exponent, key_size) == (65537, 4096)
+        meet()
+        return next(keys)
+
+    monkeypatch.setattr(rsa, "generate_private_key", generate)
 
 
 def policy(processor: SimulatedProcessor, *technologies: Technology) -> Policy:
@@ -107,32 +129,45 @@ def test_simulated_evidence_is_rejected_by_a_policy_for_hardware(
     assert {"product", "root"} <= set(failed(judged(relabelled, hardware)))
 
 
-def test_another_simulators_root_is_rejected(processor: SimulatedProcessor, tmp_path: Path) -> None:
-    other = SimulatedProcessor.load_or_create(tmp_path)
+def test_another_simulators_root_is_rejected(processor: SimulatedProcessor) -> None:
+    other = simulators.processor("two")
     assert failed(judged(report(other), policy(processor))) == ["root"]
 
 
-def test_it_is_the_same_processor_next_time(processor: SimulatedProcessor, directory: Path) -> None:
-    again = SimulatedProcessor.load_or_create(directory)
-    assert again.root_fingerprint == processor.root_fingerprint
-    assert again.chip_id == processor.chip_id
-    assert judged(report(again), policy(processor)).passed
+def test_one_that_is_made_now_is_another_and_as_good(
+    processor: SimulatedProcessor, tmp_path: Path
+) -> None:
+    """The one test that has RSA keys made: it takes a second."""
+    new = SimulatedProcessor.load_or_create(tmp_path)
+    assert judged(report(new), policy(new)).passed
+    assert failed(judged(report(new), policy(processor))) == ["root"]
+    assert new.chip_id != processor.chip_id
 
 
-def test_its_file_is_its_owners_alone(processor: SimulatedProcessor, directory: Path) -> None:
-    (path,) = directory.iterdir()
+def test_it_is_the_same_processor_next_time(made: Path) -> None:
+    first, again = (SimulatedProcessor.load_or_create(made) for _ in range(2))
+    assert again.root_fingerprint == first.root_fingerprint
+    assert again.chip_id == first.chip_id
+    assert judged(report(again), policy(first)).passed
+
+
+def test_its_file_is_its_owners_alone(made: Path) -> None:
+    (path,) = made.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    assert processor.key is not None
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
 
 
-def test_only_the_leafs_private_key_is_kept(processor: SimulatedProcessor, directory: Path) -> None:
-    (path,) = directory.iterdir()
+def test_only_the_leafs_private_key_is_kept(processor: SimulatedProcessor, made: Path) -> None:
+    (path,) = made.iterdir()
     assert path.read_bytes().count(b"PRIVATE KEY-----\n") == 2  # its begin and its end
     assert "PRIVATE" not in repr(processor)
 
 
-def test_those_who_race_get_the_same_processor(tmp_path: Path) -> None:
+def test_those_who_race_get_the_same_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have found none before either has made one."""
+    give_keys(monkeypatch, threading.Barrier(2, timeout=60).wait)
     with ThreadPoolExecutor(2) as pool:
         made = list(pool.map(SimulatedProcessor.load_or_create, [tmp_path] * 2))
     assert made[0].root_fingerprint == made[1].root_fingerprint
@@ -148,7 +183,11 @@ def test_damaged_file_is_an_error_that_says_what_to_do(tmp_path: Path, content: 
     assert "remove it" in caught.value.hint
 
 
-def test_directory_that_cannot_be_made_is_our_error(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_made_is_our_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody waits for keys before that is said."""
+    monkeypatch.delattr(rsa, "generate_private_key")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(HostCannot, match="cannot be"):
         SimulatedProcessor.load_or_create(tmp_path / "file" / "simulator")

@@ -15,11 +15,10 @@ from sevfork.attest.guest_policy import guest_policy_toml
 from sevfork.cli.main import run
 from sevfork.cli.options import App
 from sevfork.errors import UsageError
-from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 from sevfork.verifier.policies import decode_policy, default_policy
 from sevfork.verifier.verify import parse_time
-from tests.support import fake_amd
+from tests.support import fake_amd, simulators
 from tests.support import snp_samples as samples
 from tests.support.fake_amd import (
     NOW,
@@ -142,7 +141,7 @@ def test_faulty_policy_file_is_a_usage_error(verify: Callable[..., Done], tmp_pa
 def test_simulated_evidence_needs_to_be_asked_for(
     verify: Callable[..., Done], tmp_path: Path
 ) -> None:
-    processor = SimulatedProcessor.load_or_create(tmp_path / "home/.local/share/sevfork/simulator")
+    processor = simulators.install(tmp_path / "home/.local/share/sevfork/simulator")
     evidence = processor.report(b"m" * 48, b"h" * 32, b"i" * 32, REPORT_DATA)
     file = write(tmp_path, "evidence", evidence.encode())
     refused = verify(file)
@@ -158,7 +157,7 @@ def test_simulated_evidence_needs_to_be_asked_for(
 def test_simulated_evidence_under_an_images_policy_needs_to_be_asked_for_too(
     verify: Callable[..., Done], tmp_path: Path
 ) -> None:
-    processor = SimulatedProcessor.load_or_create(tmp_path / "elsewhere")
+    processor = simulators.processor("two")
     evidence = processor.report(b"m" * 48, b"h" * 32, b"i" * 32, REPORT_DATA)
     file = write(tmp_path, "evidence", evidence.encode())
     text = guest_policy_toml(Technology.SIMULATED, "anyone", [processor.root_fingerprint], NOW)
@@ -171,7 +170,7 @@ def test_simulated_evidence_under_an_images_policy_needs_to_be_asked_for_too(
 def test_simulated_report_stripped_of_its_label_is_rejected(
     verify: Callable[..., Done], tmp_path: Path
 ) -> None:
-    processor = SimulatedProcessor.load_or_create(tmp_path / "home/.local/share/sevfork/simulator")
+    processor = simulators.install(tmp_path / "home/.local/share/sevfork/simulator")
     evidence = processor.report(b"m" * 48, b"h" * 32, b"i" * 32, REPORT_DATA)
     file = write(tmp_path, "report", evidence.report + evidence.certificates)
     done = verify(file, "--allow-simulated")
