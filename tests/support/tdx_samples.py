@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -26,9 +27,14 @@ GENUINE = (
 )
 
 
+@cache
+def _strict_policy(root: str) -> Policy:
+    return Policy.decode(policy_toml([Technology.TDX], [root], BUILT).encode())
+
+
 def tdx_policy(root: str = INTEL_ROOT_SHA256, **changes: Any) -> Policy:
     """A policy for TDX alone that accepts what is right; ``changes`` are fields of its section."""
-    policy = Policy.decode(policy_toml([Technology.TDX], [root], BUILT).encode())
+    policy = _strict_policy(root)
     assert policy.tdx is not None
     tdx = msgspec.structs.replace(policy.tdx, **changes)
     return msgspec.structs.replace(policy, tdx=tdx)

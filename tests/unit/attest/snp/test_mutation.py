@@ -13,10 +13,16 @@ from sevfork.attest.policy import Policy
 from sevfork.attest.snp.certificates import CertificateTable
 from sevfork.attest.verify import Expected, judge
 from tests.support import fake_amd
+from tests.support.certificate_memory import remember_certificates
 from tests.support.fake_amd import NOW, REPORT_DATA, Part
 from tests.support.snp_samples import AMD_POLICY, milan_baseline
 
 _BITS = 8 * 1184
+
+
+@pytest.fixture(autouse=True)
+def _certificates_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    remember_certificates(monkeypatch)
 
 
 def passes(evidence: Evidence, report: bytes, policy: Policy, at: datetime) -> bool:

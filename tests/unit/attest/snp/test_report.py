@@ -64,10 +64,10 @@ def test_policy_names_the_lowest_abi() -> None:
     assert report.policy_abi == (1, 55)
 
 
-@pytest.mark.parametrize("size", range(REPORT_SIZE))
-def test_truncated_report_is_rejected(size: int) -> None:
-    with pytest.raises(AttestationFailed, match="bytes, want 1184"):
-        SnpReport.decode(GOOD[:size])
+def test_truncated_report_is_rejected() -> None:
+    for size in range(REPORT_SIZE):
+        with pytest.raises(AttestationFailed, match=f"{size} bytes, want 1184"):
+            SnpReport.decode(GOOD[:size])
 
 
 def test_report_with_a_byte_behind_it_is_rejected() -> None:
