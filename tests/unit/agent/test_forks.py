@@ -255,7 +255,7 @@ def test_a_host_that_captures_again_and_again_does_not_fill_the_agents_memory(
 ) -> None:
     """256 captures of 64 OFFERs each kept 66 MiB; under fork = "anyone" any host may ask."""
     captured = []
-    for _ in range(3 * MAX_OPEN_FORKS):
+    for _ in range(MAX_KEPT_OFFERS // MAX_CHILDREN + 1):
         request = protocol.Capture(MAX_CHILDREN, "sf-0")
         captured.append(public.forks.capture(request, watching).fork_id)
         clock.now += POLICY.offer_lifetime_s
@@ -266,7 +266,7 @@ def test_a_host_that_captures_again_and_again_does_not_fill_the_agents_memory(
 
 def test_an_open_capture_is_never_forgotten_for_a_new_one(public: Parent, clock: Clock) -> None:
     first = public.capture(watching).fork_id
-    for _ in range(3 * MAX_OPEN_FORKS):
+    for _ in range(MAX_KEPT_OFFERS // MAX_CHILDREN + 1):
         request = protocol.Capture(MAX_CHILDREN, "sf-0")
         public.forks.abandon(public.forks.capture(request, watching).fork_id)
     assert public.knows(first)

@@ -43,7 +43,7 @@ class FakeAgent:
 
 
 def soon() -> Deadline:
-    return Deadline.after(0.3)
+    return Deadline.after(0.1)
 
 
 def reply(frame: Frame, payload: bytes = DONE, kind: int = Kind.REPLY) -> bytes:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
 from tests.support.memory_device import Sealed, seal
 
 
+@pytest.fixture(scope="session")
+def _data() -> bytes:
+    """Three chunks and a half, each four bytes another number."""
+    numbers = array("I", range(1 << 18))
+    assert numbers.itemsize == 4
+    return bytes(numbers) * 3 + bytes(numbers)[: 1 << 19]
+
+
 @pytest.fixture
-def sealed() -> Sealed:
+def sealed(_data: bytes) -> Sealed:
     """An image of four chunks, the last one half full, on a device with room for two more."""
-    pattern = b"".join(number.to_bytes(4, "big") for number in range(1 << 18))
-    return seal(pattern * 3 + pattern[: 1 << 19], spare=2 << 20)
+    return seal(_data, spare=2 << 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from itertools import cycle
 
 import pytest
 from hypothesis import given, settings
@@ -41,26 +42,28 @@ def test_data_of_every_boundary_length_comes_back(size: int) -> None:
         assert reader.complete
 
 
-@given(
-    size=st.integers(0, 3 * MIB),
-    write=st.integers(1, 2 * MIB),
-    read=st.integers(1, 2 * MIB),
-    workers=st.integers(1, 3),
-)
-@settings(max_examples=25, deadline=None)
-def test_data_comes_back_however_it_is_cut(size: int, write: int, read: int, workers: int) -> None:
+# A MiB among them, so that no example is three million calls of a byte each.
+cuts = st.lists(st.integers(1, 2 * MIB), max_size=4).map(lambda sizes: [*sizes, MIB])
+
+
+@given(size=st.integers(0, 3 * MIB), write=cuts, read=cuts, workers=st.integers(1, 3))
+@settings(max_examples=50, deadline=None)
+def test_data_comes_back_however_it_is_cut(
+    size: int, write: list[int], read: list[int], workers: int
+) -> None:
     data = pattern(size)
     device = MemoryDevice(image_size_for(size))
     with SealWriter(
         device, image_key=bytes(32), vm_id=bytes(16), generation=0, workers=workers
     ) as writer:
-        for start in range(0, size, write):
-            assert writer.write(data[start : start + write]) == len(data[start : start + write])
+        source = io.BytesIO(data)
+        for part in iter(map(source.read, cycle(write)).__next__, b""):
+            assert writer.write(part) == len(part)
         image = writer.finish()
     with Sealed(device, image, data, bytes(32)).reader(workers=workers) as reader:
-        parts = list(iter(lambda: reader.read(read), b""))
+        parts = list(iter(map(reader.read, cycle(read)).__next__, b""))
     assert b"".join(parts) == data
-    assert all(len(part) == read for part in parts[:-1])
+    assert all(len(part) == wanted for part, wanted in zip(parts[:-1], cycle(read), strict=False))
 
 
 def test_an_empty_image_has_one_chunk() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from sevfork.agent.container.archive import Packer
 from sevfork.agent.container.unpacker import Unpacker
+from sevfork.agent.criu import outflow as outflow_module
 from sevfork.agent.criu.outflow import Outflow
 from sevfork.errors import HostCannot
 
@@ -57,10 +58,16 @@ class Writer:
                     time.sleep(0.0005)
 
 
+@pytest.fixture(scope="module")
+def _content() -> bytes:
+    return os.urandom(80 * MIB + 5)
+
+
 @pytest.fixture
-def writer(tmp_path: Path) -> Writer:
+def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _content: bytes) -> Writer:
+    monkeypatch.setattr(outflow_module, "_POLL_S", 0.0005)
     (tmp_path / "copy").mkdir()
-    return Writer(tmp_path / "copy" / "pages-1.img", os.urandom(80 * MIB + 5))
+    return Writer(tmp_path / "copy" / "pages-1.img", _content)
 
 
 def outflow(

@@ -267,6 +267,7 @@ def test_a_parent_that_goes_on_in_time_is_forked(
     house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_client, "SILENCE_S", 0.02)
+    monkeypatch.setattr(agent_client, "_RETRY_S", 0.05)
     (domain,) = house.domains()
 
     def watch(who: str, phase: str, done: int = 0, total: int = 0) -> None:
@@ -308,7 +309,7 @@ def test_a_parent_that_cannot_be_captured_is_refused(house: FakeHouse, parent: F
 def test_a_parent_whose_agent_is_busy_is_waited_for(house: FakeHouse, parent: FakeGuest) -> None:
     (domain,) = house.domains()
     other = house.open_channel(domain.uuid)
-    threading.Timer(0.5, other.close).start()
+    threading.Timer(0.1, other.close).start()
     assert forked(house).children[0].error is None
 
 
@@ -316,7 +317,7 @@ def test_waiting_for_a_busy_parent_has_an_end(house: FakeHouse, parent: FakeGues
     (domain,) = house.domains()
     house.open_channel(domain.uuid)
     with pytest.raises(errors.TimedOut):
-        forked(house, seconds=0.5)
+        forked(house, seconds=0.1)
 
 
 def test_a_volume_that_a_killed_fork_left_in_the_parent_is_taken_out(
