@@ -112,7 +112,7 @@ def guest_policy_toml(
         'chip = "same"',
         "offer_lifetime_s = 600",
         "image_key_lifetime_s = 3600",
-        "warm_lifetime_s = 3600",
+        f"warm_lifetime_s = {_DAY_S}",
         "",
     ]
     minimum = SIMULATED_MINIMUM if simulated else BULLETIN_MINIMUM

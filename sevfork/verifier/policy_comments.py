@@ -31,7 +31,7 @@ COMMENTS = {
     "chip": "where a peer may run: same, any, or a list of chip ids",
     "offer_lifetime_s": "how long an offer to a child is good for",
     "image_key_lifetime_s": "how long the key of a sealed image is kept for children to come",
-    "warm_lifetime_s": "how long a warm child may wait",
+    "warm_lifetime_s": "how long a warm child may wait to be called, from its offer on",
     # of both technologies
     "technologies": "simulated (not confidential), sev-snp, tdx",
     "roots": "SHA-256 of the root certificates that a chain may end in",

@@ -190,6 +190,8 @@ def test_guest_policy_that_does_not_speak_of_a_field_is_an_error(name: str) -> N
         ('launch = "self"', 'launch = "any"'),
         ("offer_lifetime_s = 600", "offer_lifetime_s = 0"),
         ("offer_lifetime_s = 600", "offer_lifetime_s = 99999999"),
+        ("warm_lifetime_s = 86400", "warm_lifetime_s = 0"),
+        ("warm_lifetime_s = 86400", "warm_lifetime_s = 2592001"),
         ('chip = "same"', 'chip = "other"'),
         ('chip = "same"', 'chip = ["c1"]'),
         ("[attest]", "[attest]\nsurprise = 1"),
