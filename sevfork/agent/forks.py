@@ -92,6 +92,7 @@ class Forks:
             header_digest=sealed.header_digest,
             chunk_count=sealed.chunk_count,
             image_id=sealed.image_id,
+            start=0,
         )
         fork_id = secrets.token_bytes(_FORK_ID_SIZE)
         if token is not None:

@@ -5,6 +5,7 @@ from sevfork.handshake.actions import (
     Actions,
     Confirmed,
     EventReceived,
+    HoldState,
     NeedEvidence,
     ReleaseState,
     Send,
@@ -15,7 +16,8 @@ from sevfork.handshake.lineage import ForkCertificate, Lineage, OwnerCertificate
 from sevfork.handshake.manifest import Layer, Manifest, manifest_digest
 from sevfork.handshake.messages import EventKind
 from sevfork.handshake.own_launch import OwnLaunch, Verifier
-from sevfork.handshake.parent import ParentSession, Slot
+from sevfork.handshake.parent import ParentSession
+from sevfork.handshake.slot import Slot
 from sevfork.handshake.token import OwnerToken, TokenGate
 from sevfork.handshake.transcript import attest_report_data
 
@@ -27,6 +29,7 @@ __all__ = [
     "Confirmed",
     "EventKind",
     "EventReceived",
+    "HoldState",
     "InstanceKey",
     "Layer",
     "Lineage",

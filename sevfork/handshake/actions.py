@@ -33,8 +33,15 @@ class ReleaseState:
 
 
 @dataclass(frozen=True)
+class HoldState:
+    """For a warm child: unseal what the manifest names, base first, keep it, and run none of it."""
+
+    manifest: Manifest = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Confirmed:
-    """For the parent: the child with this instance key has restored the state."""
+    """For the parent: the child with this instance key has restored the state, or holds it."""
 
     instance_key: bytes
 
@@ -48,5 +55,5 @@ class EventReceived:
     detail: bytes
 
 
-Action = NeedEvidence | Send | ReleaseState | Confirmed | EventReceived
+Action = NeedEvidence | Send | ReleaseState | HoldState | Confirmed | EventReceived
 Actions = tuple[Action, ...]

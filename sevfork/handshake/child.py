@@ -8,13 +8,11 @@ import secrets
 from dataclasses import dataclass, field, replace
 
 from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
-from sevfork.handshake.actions import Actions, NeedEvidence, ReleaseState, Send
+from sevfork.handshake.actions import Actions, HoldState, NeedEvidence, Send
 from sevfork.handshake.events import open_event, seal_event
 from sevfork.handshake.instance import InstanceKey
-from sevfork.handshake.keys import Boxes, JoinKeys, LaterBoxes, SharedSecrets, derive_boxes
+from sevfork.handshake.keys import JoinKeys, LaterBoxes, SharedSecrets, derive_boxes
 from sevfork.handshake.launch import LaunchConfig, Role
-from sevfork.handshake.lineage import Lineage
-from sevfork.handshake.manifest import Manifest, manifest_digest
 from sevfork.handshake.messages import (
     NONCE_SIZE,
     Confirm,
@@ -28,12 +26,15 @@ from sevfork.handshake.messages import (
     ParentEvent,
 )
 from sevfork.handshake.own_launch import OwnLaunch, Verifier
+from sevfork.handshake.place import Place
 from sevfork.handshake.transcript import (
     child_report_data,
     parent_report_data,
     transcript_1,
     transcript_2,
 )
+from sevfork.handshake.warm_child import Called, Held, Holding
+from sevfork.handshake.warm_messages import WarmGrantContent
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,24 @@ class _Joining:
 
 
 @dataclass(frozen=True)
-class _GrantTaken:
-    """The one GRANT was used, and its key is gone."""
+class _Granted:
+    """The one GRANT, or the ACTIVATE of a warm child, was used, and its key is gone."""
 
     boxes: LaterBoxes = field(repr=False)
 
 
 class ChildSession:
-    """Joins the one OFFER that this VM was launched for, and uses one GRANT."""
+    """Joins the one OFFER that this VM was launched for, and uses one GRANT.
+
+    If that says so the child is kept warm: it holds a state that is updated, and uses one ACTIVATE.
+    """
 
     def __init__(self, own: OwnLaunch, instance: InstanceKey, verifier: Verifier) -> None:
         """Raise RefusedByGuest if this VM was not launched as a child."""
         if own.config.role is not Role.CHILD:
             raise RefusedByGuest("this VM was launched as a root, and a root takes no OFFER")
         self._own, self._instance, self._verifier = own, instance, verifier
-        self._state: _Waiting | _Joining | _GrantTaken = _Waiting()
+        self._state: _Waiting | _Joining | Holding | Called | _Granted = _Waiting()
 
     def receive_offer(self, data: bytes) -> Actions:
         """NeedEvidence, and after that the same JOIN again.
@@ -85,22 +89,22 @@ class ChildSession:
         """
         if not hmac.compare_digest(hashlib.sha384(data).digest(), self._offer_digest()):
             raise NotAuthentic("offer: this VM was launched for another one")
-        if isinstance(self._state, _GrantTaken):
+        state = self._state
+        if not isinstance(state, _Waiting | _Joining):
             raise RefusedByGuest("offer: this child has used its GRANT")
-        if isinstance(self._state, _Waiting):
-            self._state = self._join(data)
-        return self._state.again()
+        self._state = state = self._join(data) if isinstance(state, _Waiting) else state
+        return state.again()
 
     def provide_evidence(self, evidence: bytes) -> Actions:
-        """The JOIN, from the child's evidence for the report data that was asked for."""
+        """The JOIN or the ANSWER, from the child's evidence for what was asked for."""
         state = self._state
-        if not isinstance(state, _Joining) or state.evidence is not None:
+        if not isinstance(state, _Joining | Called) or state.evidence is not None:
             raise WrongState("join: no evidence was asked for")
-        self._state = replace(state, evidence=evidence)
-        return self._state.again()
+        self._state = state = replace(state, evidence=evidence)
+        return state.again()
 
     def receive_grant(self, data: bytes) -> Actions:
-        """ReleaseState, once.
+        """ReleaseState or, for a child that is kept warm, HoldState; once.
 
         Raises NotAuthentic or AttestationFailed if the GRANT is not for this very JOIN, and
         WrongState before the JOIN and after the GRANT.
@@ -108,11 +112,52 @@ class ChildSession:
         state = self._state
         if not isinstance(state, _Joining) or state.evidence is None:
             raise WrongState("grant: this child is not waiting for one")
-        grant = Grant.decode(data)
-        boxes = self._verify_parent(state, state.evidence, grant.evidence)
-        content = GrantContent.decode(boxes.grant.open(grant.box))
-        released = self._release(state.offer, content)
-        self._state = _GrantTaken(boxes.later)
+        held, content = self._open(state, state.evidence, Grant.decode(data))
+        place = Place.of_offer(state.offer, self._instance.public)
+        if WarmGrantContent.is_in(content):
+            manifest = place.manifest(WarmGrantContent.decode(content).manifest)
+            self._state = Holding(held)
+            return (HoldState(manifest),)
+        released = place.release(self._own, GrantContent.decode(content))
+        self._state = _Granted(held.boxes)
+        return (released,)
+
+    def receive_update(self, data: bytes) -> Actions:
+        """HoldState with the whole chain as it now is: an extension of what is held, or another.
+
+        Raises NotAuthentic if it is forged, repeated or after a gap, and WrongState in a child
+        that is not kept warm or has taken a CALL.
+        """
+        if not isinstance(self._state, Holding):
+            raise WrongState("update: this child does not wait for one")
+        return (self._state.update(data),)
+
+    def receive_call(self, data: bytes) -> Actions:
+        """NeedEvidence, and after that the same ANSWER again; another CALL takes this one's place.
+
+        Raises NotAuthentic if it is malformed, and WrongState in a child that is not kept warm,
+        has not confirmed that it holds, or was activated. A CALL is not authentic by itself: one
+        of the host's own gets an ANSWER, and no ACTIVATE that opens.
+        """
+        state = self._state
+        if isinstance(state, Called) and state.received == data:
+            return state.again()
+        if not isinstance(state, Holding | Called):
+            raise WrongState("call: this child is not kept warm")
+        self._state = called = state.held.called(data)
+        return called.again()
+
+    def receive_activate(self, data: bytes) -> Actions:
+        """ReleaseState, once.
+
+        Raises NotAuthentic if the ACTIVATE is not for this very ANSWER or gives anything else than
+        what the CALL has promised, and WrongState before the ANSWER and after the ACTIVATE.
+        """
+        state = self._state
+        if not isinstance(state, Called) or state.evidence is None:
+            raise WrongState("activate: this child is not waiting for one")
+        released, boxes = state.activate(data, state.evidence, self._own, self._instance.public)
+        self._state = _Granted(boxes)
         return (released,)
 
     def confirm(self) -> bytes:
@@ -157,36 +202,20 @@ class ChildSession:
         if offer.instance_key == self._instance.public:
             raise RefusedByGuest("offer: the parent is this instance itself")
 
-    def _verify_parent(self, state: _Joining, join_evidence: bytes, evidence: bytes) -> Boxes:
+    def _open(self, state: _Joining, join_evidence: bytes, grant: Grant) -> tuple[Held, bytes]:
+        """Verify the parent and open its box; what would be held on to, and what was in the box."""
         report_data = parent_report_data(state.t1, join_evidence)
         expected = self._own.expect(report_data, state.offer.launch_config)
-        parent = self._verifier(evidence, expected)
-        t2 = transcript_2(state.t1, join_evidence, evidence)
-        return derive_boxes(parent, report_data=report_data, secrets=state.secrets, t2=t2)
-
-    def _release(self, offer: Offer, content: GrantContent) -> ReleaseState:
-        """The manifest is the one that was offered, and the lineage ends in this very place."""
-        if not hmac.compare_digest(manifest_digest(content.manifest), offer.manifest_digest):
-            raise NotAuthentic("grant: the manifest is not the one that was offered")
-        lineage = Lineage.decode(content.lineage)
-        lineage.verify(self._own.config.owner)
-        self._require_place(offer, lineage)
-        return ReleaseState(Manifest.decode(content.manifest), lineage, lineage.generation)
-
-    def _require_place(self, offer: Offer, lineage: Lineage) -> None:
-        if not lineage.certificates:
-            raise NotAuthentic("grant: the lineage has no certificate for this child")
-        forked_before = len(lineage.certificates) > 1
-        if forked_before != (LaunchConfig.decode(offer.launch_config).role is Role.CHILD):
-            raise NotAuthentic("grant: the lineage does not fit how the parent was launched")
-        mine = lineage.certificates[-1]
-        certified = (mine.fork_id, mine.child_index, mine.manifest_digest)
-        if certified != (offer.fork_id, offer.child_index, offer.manifest_digest):
-            raise NotAuthentic("grant: the lineage is that of another fork or place in it")
-        if (mine.parent, mine.child) != (offer.instance_key, self._instance.public):
-            raise NotAuthentic("grant: the lineage is that of another child")
+        parent = self._verifier(grant.evidence, expected)
+        t2 = transcript_2(state.t1, join_evidence, grant.evidence)
+        boxes = derive_boxes(parent, report_data=report_data, secrets=state.secrets, t2=t2)
+        held = Held(state.offer, parent, report_data, t2, boxes.warm, boxes.later)
+        return held, boxes.grant.open(grant.box)
 
     def _boxes(self) -> LaterBoxes:
-        if not isinstance(self._state, _GrantTaken):
-            raise WrongState("this child has no GRANT yet")
-        return self._state.boxes
+        state = self._state
+        if isinstance(state, Holding | Called):
+            return state.held.boxes
+        if isinstance(state, _Granted):
+            return state.boxes
+        raise WrongState("this child has no GRANT yet")

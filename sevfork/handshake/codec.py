@@ -26,11 +26,25 @@ class MessageKind(IntEnum):
     OWNER_CERTIFICATE = 10
     OWNER_TOKEN = 11
     GRANT_CONTENT = 12
+    WARM_GRANT_CONTENT = 13
+    UPDATE = 14
+    CALL = 15
+    ANSWER = 16
+    ACTIVATE = 17
+    ACTIVATE_CONTENT = 18
 
 
 def head(kind: MessageKind, third: int = 0, fourth: int = 0) -> bytes:
     """u8 version | u8 kind | two bytes that are zero where the kind has no use for them."""
     return bytes([VERSION, kind, third, fourth])
+
+
+def unlp(kind: MessageKind, data: bytes) -> bytes:
+    """The x of data that is exactly one LP(x); raise NotAuthentic, naming the kind, otherwise."""
+    size, rest = int.from_bytes(data[:4], "big"), data[4:]
+    if len(data) < 4 or size != len(rest):
+        raise NotAuthentic(f"{kind.name.lower()}: a field of {size} bytes in {len(rest)}")
+    return rest
 
 
 class Cursor:

@@ -153,12 +153,14 @@ class GrantContent:
     manifest: bytes = field(repr=False)
     lineage: bytes
 
+    KIND: ClassVar[MessageKind] = MessageKind.GRANT_CONTENT
+
     def encode(self) -> bytes:
-        return head(MessageKind.GRANT_CONTENT) + lp(self.manifest, self.lineage)
+        return head(self.KIND) + lp(self.manifest, self.lineage)
 
     @classmethod
-    def decode(cls, data: bytes) -> GrantContent:
-        cursor = Cursor(MessageKind.GRANT_CONTENT, data)
+    def decode(cls, data: bytes) -> Self:
+        cursor = Cursor(cls.KIND, data)
         cursor.zeros(2)
         content = cls(cursor.lp(GRANT_BOX_LIMIT_BYTES), cursor.lp(GRANT_BOX_LIMIT_BYTES))
         cursor.end()

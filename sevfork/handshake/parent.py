@@ -13,7 +13,7 @@ from sevfork.handshake.events import open_event, seal_event
 from sevfork.handshake.instance import InstanceKey
 from sevfork.handshake.keys import LaterBoxes, OfferKeys, SharedSecrets, derive_boxes
 from sevfork.handshake.launch import LaunchConfig, Role
-from sevfork.handshake.lineage import MAX_DESCENT, ForkCertificate, Lineage
+from sevfork.handshake.lineage import MAX_DESCENT, Lineage
 from sevfork.handshake.manifest import Manifest, manifest_digest
 from sevfork.handshake.messages import (
     NONCE_SIZE,
@@ -28,22 +28,15 @@ from sevfork.handshake.messages import (
     ParentEvent,
 )
 from sevfork.handshake.own_launch import OwnLaunch, Verifier
+from sevfork.handshake.slot import Slot
 from sevfork.handshake.transcript import (
     child_report_data,
     parent_report_data,
     transcript_1,
     transcript_2,
 )
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The place that one OFFER is for: which fork, which child of it, and its generation."""
-
-    fork_id: bytes
-    child_index: int
-    generation: int
-
+from sevfork.handshake.warm_messages import WarmGrantContent
+from sevfork.handshake.warm_parent import Activated, Called, Holding, WarmChild
 
 # The states hold what may still be used in them, so that leaving a state erases its secrets.
 
@@ -74,12 +67,16 @@ class _Granting:
 
 @dataclass(frozen=True)
 class _GrantSent:
-    """The GRANT is made. It can be sent again byte for byte, and never be made again or opened."""
+    """The GRANT is made. It can be sent again byte for byte, and never be made again or opened.
+
+    ``warm`` is what is needed of a child that is to be called later, and None of any other.
+    """
 
     received: bytes = field(repr=False)
     grant: bytes = field(repr=False)
     child_key: bytes
     boxes: LaterBoxes = field(repr=False)
+    warm: WarmChild | None = field(default=None, repr=False)
 
     def again(self) -> Actions:
         return (Send(self.grant),)
@@ -94,6 +91,9 @@ class _Confirmed:
 @dataclass(frozen=True)
 class _Dead:
     reason: str
+
+
+_State = _Offered | _Granting | _GrantSent | Holding | Called | Activated | _Confirmed | _Dead
 
 
 class ParentSession:
@@ -111,9 +111,14 @@ class ParentSession:
         now: float,
         lifetime_s: float,
         image_key_lifetime_s: float,
+        warm: bool = False,
+        warm_lifetime_s: float = 0.0,
     ) -> None:
         """``lineage`` is the parent's own. A child that has its GRANT must confirm it within
         ``image_key_lifetime_s`` of the OFFER: whatever holds the image's key is then erased.
+
+        With ``warm`` the GRANT makes no child yet: it makes a VM that holds the manifest's layers,
+        for ``warm_lifetime_s`` from the OFFER on, until a CALL gives it its place.
 
         Raises NotAuthentic if it does not verify, WrongState if it is another VM's or the
         generation does not follow, RefusedByGuest if the descent has become too long.
@@ -121,17 +126,22 @@ class ParentSession:
         _require_fit(own, instance, lineage, slot)
         self._own, self._instance, self._lineage, self._slot = own, instance, lineage, slot
         self._verifier = verifier
-        self._keys_expire = now + image_key_lifetime_s
-        self._expires = min(now + lifetime_s, self._keys_expire)
+        self._lifetime_s, self._image_key_lifetime_s = lifetime_s, image_key_lifetime_s
+        self._warm, self._warm_expires = warm, now + warm_lifetime_s
+        self._start_deadlines(now)
         keys, encoded = OfferKeys(), manifest.encode()
         self.offer = self._make_offer(keys, manifest_digest(encoded)).encode()
-        self._state: _Offered | _Granting | _GrantSent | _Confirmed | _Dead
-        self._state = _Offered(keys, encoded)
+        self._state: _State = _Offered(keys, encoded)
 
     @property
     def spent(self) -> bool:
         """Whether nobody can join by this OFFER any more."""
         return not isinstance(self._state, _Offered)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a warm child can be called, unless ``expire`` finds it too old by now."""
+        return isinstance(self._state, Holding | Called)
 
     def receive_join(self, data: bytes, now: float) -> Actions:
         """NeedEvidence for a child that passed every check; the GRANT again for the same JOIN.
@@ -140,6 +150,7 @@ class ParentSession:
         RefusedByGuest if the OFFER is spent, expired, or not for this child.
         """
         self._require_alive(now)
+        self._require_in_time(now, "offer", "GRANT")
         state = self._state
         if isinstance(state, _Offered):
             return self._spend(state, data)
@@ -156,21 +167,70 @@ class ParentSession:
         t2 = transcript_2(state.t1, state.join.evidence, evidence)
         report_data = child_report_data(state.t1)
         boxes = derive_boxes(state.child, report_data=report_data, secrets=state.secrets, t2=t2)
-        lineage = self._lineage.extended(self._certify(state)).encode()
-        content = GrantContent(state.manifest, lineage).encode()
-        grant = Grant(evidence, boxes.grant.seal(content)).encode()
-        self._state = _GrantSent(state.received, grant, state.core.instance_key, boxes.later)
+        grant = Grant(evidence, boxes.grant.seal(self._content(state))).encode()
+        held = WarmChild(state.child, state.core, t2, boxes.warm, boxes.later)
+        warm = held if self._warm else None
+        self._state = _GrantSent(state.received, grant, state.core.instance_key, boxes.later, warm)
         return (Send(grant),)
 
     def receive_confirm(self, data: bytes) -> Actions:
-        """Confirmed, once. Raises NotAuthentic if it is forged, WrongState at any other time."""
+        """Confirmed: once by a child, and once before that by one that is kept warm.
+
+        Raises NotAuthentic if it is forged, WrongState at any other time.
+        """
         state = self._state
-        if not isinstance(state, _GrantSent):
+        if not isinstance(state, _GrantSent | Activated):
             raise WrongState("confirm: no child is about to confirm this OFFER")
         if state.boxes.confirm.open(Confirm.decode(data).box):
             raise NotAuthentic("confirm: the box is not empty")
-        self._state = _Confirmed(state.child_key, state.boxes)
+        warm = state.warm if isinstance(state, _GrantSent) else None
+        self._state = Holding(warm) if warm else _Confirmed(state.child_key, state.boxes)
         return (Confirmed(state.child_key),)
+
+    def update(self, manifest: Manifest, now: float) -> bytes:
+        """The UPDATE, for a warm child that holds an earlier chain and has not been called.
+
+        Raises RefusedByGuest if the child has become too old, WrongState if there is none.
+        """
+        self._require_alive(now)
+        state = self._state
+        if not isinstance(state, Holding) or state.was_called:
+            raise WrongState("update: there is no warm child that takes one")
+        return state.child.update(manifest)
+
+    def call(self, slot: Slot, manifest: Manifest, now: float) -> bytes:
+        """The CALL of a warm child into a slot, with the whole chain; it replaces an earlier CALL.
+
+        Raises RefusedByGuest if the child has become too old, WrongState if there is none, or it
+        was activated already, or the generation does not follow.
+        """
+        self._require_alive(now)
+        if not isinstance(self._state, Holding | Called):
+            raise WrongState("call: there is no warm child to be called")
+        _require_fit(self._own, self._instance, self._lineage, slot)
+        self._start_deadlines(now)
+        self._state = Called.make(self._state.child, slot, manifest)
+        return self._state.call
+
+    def receive_answer(self, data: bytes, now: float) -> Actions:
+        """The ACTIVATE for an ANSWER that passed every check, and again for the same ANSWER.
+
+        Raises NotAuthentic, AttestationFailed (the CALL stays good for the true ANSWER), or
+        RefusedByGuest if there is no CALL, or it is spent, withdrawn or out of time.
+        """
+        self._require_alive(now)
+        state = self._state
+        if isinstance(state, Called):
+            self._state = state = self._activate(state, data)
+        if not isinstance(state, Activated) or state.received != data:
+            raise RefusedByGuest("answer: no CALL is open, or it is spent on another ANSWER")
+        self._require_in_time(now, "answer", "ACTIVATE")
+        return state.again()
+
+    def withdraw(self) -> None:
+        """Erase what a CALL without an ANSWER has promised; the child can be called again."""
+        if isinstance(self._state, Called):
+            self._state = Holding(self._state.child, was_called=True)
 
     def receive_event(self, data: bytes) -> Actions:
         """EventReceived; a child whose restore fails says so without ever having confirmed."""
@@ -181,16 +241,31 @@ class ParentSession:
         return seal_event(self._boxes().parent_event, ParentEvent, kind, detail)
 
     def expire(self, now: float) -> bool:
-        """Erase the keys of an OFFER or GRANT whose time is over; whether it is dead."""
-        if now >= self._expires and isinstance(self._state, _Offered | _Granting):
+        """Erase the keys of whatever has run out of its time; whether the OFFER is dead.
+
+        A CALL whose time is over is withdrawn: its child is held on to as long as it may be.
+        """
+        state = self._state
+        if now >= self._expires and isinstance(state, _Offered | _Granting):
             self._state = _Dead("it has expired")
-        if now >= self._keys_expire and isinstance(self._state, _GrantSent):
+        if now >= self._keys_expire and isinstance(state, _GrantSent):
             self._state = _Dead("its GRANT was not confirmed in time")
+        if now >= self._keys_expire and isinstance(state, Activated):
+            self._state = _Dead("its ACTIVATE was not confirmed in time")
+        if now >= self._expires:
+            self.withdraw()
+        if now >= self._warm_expires and isinstance(state, Holding | Called):
+            self._state = _Dead("the warm child has become too old")
         return isinstance(self._state, _Dead)
 
     def abandon(self) -> None:
         """Erase everything: no GRANT, no CONFIRM and no event any more."""
         self._state = _Dead("it was abandoned")
+
+    def _start_deadlines(self, now: float) -> None:
+        """Of an OFFER or a CALL: until when it is good, and what follows it is to be confirmed."""
+        self._keys_expire = now + self._image_key_lifetime_s
+        self._expires = min(now + self._lifetime_s, self._keys_expire)
 
     def _make_offer(self, keys: OfferKeys, digest: bytes) -> Offer:
         return Offer(
@@ -231,27 +306,40 @@ class ParentSession:
         if core.instance_key in self._lineage.keys:
             raise RefusedByGuest("join: the instance is the parent itself, or an ancestor")
 
-    def _certify(self, state: _Granting) -> ForkCertificate:
-        return ForkCertificate(
-            parent=self._instance.public,
-            child=state.core.instance_key,
-            fork_id=self._slot.fork_id,
-            child_index=self._slot.child_index,
-            generation=self._slot.generation,
-            manifest_digest=manifest_digest(state.manifest),
-        ).signed(self._instance)
+    def _content(self, state: _Granting) -> bytes:
+        """What the GRANT's box holds; a child that is kept warm has no place in a fork yet."""
+        if self._warm:
+            return WarmGrantContent(state.manifest).encode()
+        lineage = self._descent(state.core.instance_key, self._slot, state.manifest)
+        return GrantContent(state.manifest, lineage).encode()
+
+    def _activate(self, state: Called, data: bytes) -> Activated:
+        """Verify the child once more, agree on K3, and let go of the private key for good."""
+        boxes = state.agree(data, self._own, self._verifier)
+        lineage = self._descent(state.child.core.instance_key, state.slot, state.manifest)
+        return state.activated(data, boxes, lineage)
+
+    def _descent(self, child: bytes, slot: Slot, manifest: bytes) -> bytes:
+        """The encoded lineage of the child with this instance key."""
+        certificate = slot.certify(self._instance, child, manifest)
+        return self._lineage.extended(certificate).encode()
 
     def _require_alive(self, now: float) -> None:
         self.expire(now)
         if isinstance(self._state, _Dead):
             raise RefusedByGuest(f"offer: {self._state.reason}", hint="fork again")
+
+    def _require_in_time(self, now: float, what: str, message: str) -> None:
         if now >= self._expires:
-            raise RefusedByGuest("offer: the time in which its GRANT is sent again is over")
+            raise RefusedByGuest(f"{what}: the time in which its {message} is sent again is over")
 
     def _boxes(self) -> LaterBoxes:
-        if not isinstance(self._state, _GrantSent | _Confirmed):
-            raise WrongState("event: this OFFER has no child")
-        return self._state.boxes
+        state = self._state
+        if isinstance(state, Holding | Called):
+            return state.child.boxes
+        if isinstance(state, _GrantSent | Activated | _Confirmed):
+            return state.boxes
+        raise WrongState("event: this OFFER has no child")
 
 
 def _require_fit(own: OwnLaunch, instance: InstanceKey, lineage: Lineage, slot: Slot) -> None:

@@ -17,6 +17,16 @@ def transcript_2(t1: bytes, join_evidence: bytes, grant_evidence: bytes) -> byte
     return hashlib.sha384(lp(b"sevfork/1 T2", t1, join_evidence, grant_evidence)).digest()
 
 
+def transcript_3(t2: bytes, call: bytes, answer_core: bytes) -> bytes:
+    """T3: T2, and the exact CALL and ANSWER.core."""
+    return hashlib.sha384(lp(b"sevfork/1 T3", t2, call, answer_core)).digest()
+
+
+def transcript_4(t3: bytes, answer_evidence: bytes) -> bytes:
+    """T4: T3 and the warm child's exact evidence."""
+    return hashlib.sha384(lp(b"sevfork/1 T4", t3, answer_evidence)).digest()
+
+
 def child_report_data(t1: bytes) -> bytes:
     """The 64 bytes that the child's hardware signs."""
     return _report_data(b"sevfork/1 child", t1)
@@ -25,6 +35,11 @@ def child_report_data(t1: bytes) -> bytes:
 def parent_report_data(t1: bytes, join_evidence: bytes) -> bytes:
     """The 64 bytes that the parent's hardware signs: it has seen, and answers, that evidence."""
     return _report_data(b"sevfork/1 parent", t1, hashlib.sha384(join_evidence).digest())
+
+
+def answer_report_data(t3: bytes) -> bytes:
+    """The 64 bytes that a warm child's hardware signs when it is called."""
+    return _report_data(b"sevfork/1 answer", t3)
 
 
 def attest_report_data(nonce: bytes, claims: bytes) -> bytes:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -36,10 +36,15 @@ from sevfork.technology import Technology
 
 LIFETIME_S = 600.0
 IMAGE_KEY_LIFETIME_S = 3600.0
+WARM_LIFETIME_S = 86400.0
 POLICY_DIGEST = hashlib.sha384(b"policy").digest()
 FORK_ID = bytes(range(16))
 MANIFEST = Manifest(
-    (Layer(image_key=b"k" * 32, header_digest=b"h" * 48, chunk_count=3, image_id=b"i" * 16),)
+    (
+        Layer(
+            image_key=b"k" * 32, header_digest=b"h" * 48, chunk_count=3, image_id=b"i" * 16, start=0
+        ),
+    )
 )
 
 
@@ -180,6 +185,7 @@ class Family:
         index: int = 0,
         lifetime_s: float = LIFETIME_S,
         image_key_lifetime_s: float = IMAGE_KEY_LIFETIME_S,
+        warm: bool = False,
     ) -> ParentSession:
         guest, lineage = guest or self.root, lineage or self.lineage
         slot = Slot(FORK_ID, index, lineage.generation + 1)
@@ -193,6 +199,8 @@ class Family:
             now=0.0,
             lifetime_s=lifetime_s,
             image_key_lifetime_s=image_key_lifetime_s,
+            warm=warm,
+            warm_lifetime_s=WARM_LIFETIME_S,
         )
 
     def child_of(self, offer: bytes, **how: Any) -> Guest:
@@ -258,12 +266,14 @@ class CompromisedParent:
 
     def certifies(self, signer: InstanceKey | None = None, **changes: Any) -> None:
         """Another certificate for its child than the true one, and truly signed."""
-        certify, key = self._session._certify, signer or self._session._instance
+        session, key = self._session, signer or self._session._instance
 
-        def certified(state: Any) -> Any:
-            return replace(certify(state), **changes).signed(key)
+        def descent(child: bytes, slot: Slot, manifest: bytes) -> bytes:
+            certificate = slot.certify(session._instance, child, manifest)
+            changed = replace(certificate, **changes).signed(key)
+            return cast(bytes, session._lineage.extended(changed).encode())
 
-        self._session._certify = certified
+        session._descent = descent
 
     def certifies_nothing(self) -> None:
         """Its own lineage in place of its child's."""

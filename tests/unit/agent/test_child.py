@@ -22,7 +22,9 @@ from sevfork.wire import protocol
 from tests.support.memory_device import seal
 
 KEY = InstanceKey()
-LAYER = Layer(image_key=b"k" * 32, header_digest=b"h" * 48, chunk_count=1, image_id=b"i" * 16)
+LAYER = Layer(
+    image_key=b"k" * 32, header_digest=b"h" * 48, chunk_count=1, image_id=b"i" * 16, start=0
+)
 RELEASED = ReleaseState(Manifest((LAYER,)), Lineage(KEY.public), 1)
 
 
@@ -167,6 +169,7 @@ def test_a_medium_that_cannot_be_read_ends_the_child_and_says_why(
         header_digest=sealed.image.header_digest,
         chunk_count=sealed.image.chunk_count,
         image_id=sealed.image.image_id,
+        start=0,
     )
     monkeypatch.setattr(child_module, "find_volume", lambda serial: volume)
     monkeypatch.setattr(child_module, "ChildSession", Session)

@@ -11,7 +11,7 @@ from tests.support import REPOSITORY
 
 IN_CODE = re.compile(r'b"(sevfork/1 [^"]*)"')
 HKDF_LABELS = {
-    "handshake.md": ["grant", "confirm", "event", "parent event"],
+    "handshake.md": ["grant", "confirm", "event", "parent event", "update", "resume", "activate"],
     "sealed-image.md": ["commit", "chunk"],
 }
 SIGNATURE_LABELS = ["certificate", "owner certificate", "owner token"]

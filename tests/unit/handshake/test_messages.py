@@ -53,6 +53,7 @@ layers = st.builds(
     header_digest=size(48),
     chunk_count=st.integers(1, 2**24),
     image_id=size(16),
+    start=st.integers(0, 2**50).map(lambda pages: pages * 4096),
 )
 
 MESSAGES = {
@@ -196,7 +197,9 @@ def test_unknown_suite_and_technology_of_a_join_are_rejected() -> None:
 
 
 def test_largest_manifest_and_longest_lineage_fit_into_a_grant() -> None:
-    layer = Layer(image_key=bytes(32), header_digest=bytes(48), chunk_count=1, image_id=bytes(16))
+    layer = Layer(
+        image_key=bytes(32), header_digest=bytes(48), chunk_count=1, image_id=bytes(16), start=0
+    )
     link = ForkCertificate(bytes(32), bytes(32), bytes(16), 0, 1, bytes(48))
     owner = OwnerCertificate(bytes(32), bytes(32))
     lineage = Lineage(bytes(32), owner, (link,) * MAX_DESCENT).encode()
@@ -207,14 +210,16 @@ def test_largest_manifest_and_longest_lineage_fit_into_a_grant() -> None:
 
 @pytest.mark.parametrize("count", [0, 65])
 def test_manifest_without_layers_or_with_too_many_is_rejected(count: int) -> None:
-    layer = Layer(image_key=bytes(32), header_digest=bytes(48), chunk_count=1, image_id=bytes(16))
+    layer = Layer(
+        image_key=bytes(32), header_digest=bytes(48), chunk_count=1, image_id=bytes(16), start=0
+    )
     with pytest.raises(NotAuthentic, match="layers"):
         Manifest.decode(b"\x01\x07\x00" + bytes([count]) + layer.encode() * count)
 
 
 @pytest.mark.parametrize("chunk_count", [0, 2**24 + 1])
 def test_layer_with_an_impossible_chunk_count_is_rejected(chunk_count: int) -> None:
-    encoded = bytes(32) + bytes(48) + chunk_count.to_bytes(4, "big") + bytes(16)
+    encoded = bytes(32) + bytes(48) + chunk_count.to_bytes(4, "big") + bytes(24)
     with pytest.raises(NotAuthentic, match="wrong size"):
         Manifest.decode(b"\x01\x07\x00\x01" + encoded)
 
@@ -248,6 +253,7 @@ def test_a_layer_with_a_field_of_another_size_is_rejected(change: dict[str, Any]
         "header_digest": bytes(48),
         "chunk_count": 2**24,
         "image_id": bytes(16),
+        "start": 0,
     }
     assert Layer(**fields).chunk_count == 2**24
     with pytest.raises(NotAuthentic, match="wrong size"):

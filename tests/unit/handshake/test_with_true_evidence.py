@@ -40,7 +40,11 @@ BUILT = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 REPORT_IN_JOIN = JoinCore.SIZE + 4 + 4 + 4  # LP(evidence), its head, LP(report)
 MANIFEST = Manifest(
-    (Layer(image_key=b"k" * 32, header_digest=b"h" * 48, chunk_count=1, image_id=b"i" * 16),)
+    (
+        Layer(
+            image_key=b"k" * 32, header_digest=b"h" * 48, chunk_count=1, image_id=b"i" * 16, start=0
+        ),
+    )
 )
 
 

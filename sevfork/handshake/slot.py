@@ -1,0 +1,29 @@
+"""The place of a child in a fork, and what a parent certifies of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sevfork.handshake.instance import InstanceKey
+from sevfork.handshake.lineage import ForkCertificate
+from sevfork.handshake.manifest import manifest_digest
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Which fork, which child of it, and its generation. A parent gives each to one child."""
+
+    fork_id: bytes
+    child_index: int
+    generation: int
+
+    def certify(self, parent: InstanceKey, child: bytes, manifest: bytes) -> ForkCertificate:
+        """The parent's word that the instance with this key has this place and this manifest."""
+        return ForkCertificate(
+            parent=parent.public,
+            child=child,
+            fork_id=self.fork_id,
+            child_index=self.child_index,
+            generation=self.generation,
+            manifest_digest=manifest_digest(manifest),
+        ).signed(parent)
