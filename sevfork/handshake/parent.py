@@ -207,7 +207,7 @@ class ParentSession:
         self._require_alive(now)
         if not isinstance(self._state, Holding | Called):
             raise WrongState("call: there is no warm child to be called")
-        _require_fit(self._own, self._instance, self._lineage, slot)
+        _require_after(self._lineage, slot)
         self._start_deadlines(now)
         self._state = Called.make(self._state.child, slot, manifest)
         return self._state.call
@@ -347,7 +347,11 @@ def _require_fit(own: OwnLaunch, instance: InstanceKey, lineage: Lineage, slot: 
     was_forked = own.config.role is Role.CHILD
     if lineage.keys[-1] != instance.public or bool(lineage.certificates) != was_forked:
         raise WrongState("lineage: it is that of another VM")
-    if slot.generation <= lineage.generation:
-        raise WrongState(f"lineage: generation {slot.generation} is not after its own")
+    _require_after(lineage, slot)
     if len(lineage.certificates) >= MAX_DESCENT:
         raise RefusedByGuest(f"lineage: a descent of {MAX_DESCENT} forks cannot be forked again")
+
+
+def _require_after(lineage: Lineage, slot: Slot) -> None:
+    if slot.generation <= lineage.generation:
+        raise WrongState(f"lineage: generation {slot.generation} is not after its own")

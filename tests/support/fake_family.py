@@ -275,6 +275,10 @@ class CompromisedParent:
 
         session._descent = descent
 
+    def promises(self, **state: Any) -> None:
+        """Fields of what its session holds now are others."""
+        self._session._state = replace(self._session._state, **state)
+
     def certifies_nothing(self) -> None:
         """Its own lineage in place of its child's."""
         own = self._session._lineage
@@ -283,6 +287,6 @@ class CompromisedParent:
     def grant(self, **state: Any) -> bytes:
         """The GRANT after fields of its session's state were changed."""
         need = only(self._session.receive_join(self._fork.join(), 1.0), NeedEvidence)
-        self._session._state = replace(self._session._state, **state)
+        self.promises(**state)
         evidence = self._fork.root.evidence(need.report_data)
         return only(self._session.provide_evidence(evidence, 1.0), Send).message

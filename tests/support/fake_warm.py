@@ -42,8 +42,10 @@ CURRENT = extended(UPDATED, b"2")
 class WarmFork(Fork):
     """A parent session that keeps a child warm, and that child."""
 
-    def __init__(self, family: Family, parent: ParentSession, guest: Guest) -> None:
-        super().__init__(family, family.root, parent, guest)
+    def __init__(
+        self, family: Family, parent: ParentSession, guest: Guest, root: Guest | None = None
+    ) -> None:
+        super().__init__(family, root or family.root, parent, guest)
 
     @classmethod
     def of(cls, family: Family, **how: Any) -> WarmFork:

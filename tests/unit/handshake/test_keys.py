@@ -15,10 +15,13 @@ from sevfork.handshake import Manifest, attest_report_data
 from sevfork.handshake.keys import Box, JoinKeys, OfferKeys, derive_boxes
 from sevfork.handshake.messages import EventKind, Grant, GrantContent, Join
 from sevfork.handshake.transcript import (
+    answer_report_data,
     child_report_data,
     parent_report_data,
     transcript_1,
     transcript_2,
+    transcript_3,
+    transcript_4,
 )
 from tests.support.fake_family import Fork, inside
 
@@ -47,6 +50,11 @@ def test_transcripts_and_report_data_are_those_of_the_specification() -> None:
     assert child_report_data(t1) == child
     parent = hashlib.sha512(lp(b"sevfork/1 parent", t1, joined)).digest()
     assert parent_report_data(t1, b"join") == parent
+    t3 = hashlib.sha384(lp(b"sevfork/1 T3", t2, b"call", b"core")).digest()
+    assert transcript_3(t2, b"call", b"core") == t3
+    t4 = hashlib.sha384(lp(b"sevfork/1 T4", t3, b"answer")).digest()
+    assert transcript_4(t3, b"answer") == t4
+    assert answer_report_data(t3) == hashlib.sha512(lp(b"sevfork/1 answer", t3)).digest()
     attest = hashlib.sha512(lp(b"sevfork/1 attest", b"nonce", b"claims")).digest()
     assert attest_report_data(b"nonce", b"claims") == attest
 
@@ -61,6 +69,7 @@ def test_attests_report_data_can_never_equal_a_childs(
             mine = attest_report_data(chosen, other)
             assert mine != child_report_data(t1)
             assert mine != parent_report_data(t1, other)
+            assert mine != answer_report_data(t1)
 
 
 @given(first=st.tuples(parts, parts), second=st.tuples(parts, parts))

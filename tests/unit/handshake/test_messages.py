@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from sevfork.errors import NotAuthentic
 from sevfork.handshake.lineage import MAX_DESCENT, ForkCertificate, Lineage, OwnerCertificate
-from sevfork.handshake.manifest import MAX_LAYERS, Layer, Manifest
+from sevfork.handshake.manifest import MANIFEST_LIMIT_BYTES, MAX_LAYERS, Layer, Manifest
 from sevfork.handshake.messages import (
     EVIDENCE_LIMIT_BYTES,
     TAG_SIZE,
@@ -25,6 +26,15 @@ from sevfork.handshake.messages import (
     ParentEvent,
 )
 from sevfork.handshake.token import OwnerToken
+from sevfork.handshake.warm_messages import (
+    Activate,
+    ActivateContent,
+    Answer,
+    AnswerCore,
+    Call,
+    Update,
+    WarmGrantContent,
+)
 from sevfork.technology import Technology
 
 
@@ -43,6 +53,7 @@ cores = st.builds(
     launch_config=size(104),
     instance_key=size(32),
 )
+answer_cores = st.builds(AnswerCore, size(32), size(97))
 certificates = st.builds(
     ForkCertificate, size(32), size(32), size(16), u32, u64, size(48), signature=size(64)
 )
@@ -86,6 +97,15 @@ MESSAGES = {
         st.none() | owner_certificates,
         st.lists(certificates, max_size=3).map(tuple),
     ),
+    "warm grant content": st.builds(WarmGrantContent, st.binary(max_size=100)),
+    "update": st.builds(Update, u64, st.binary(min_size=20, max_size=6936)),
+    "call": st.builds(Call, size(32), size(97), size(16), u32, u64, size(48)),
+    "answer core": answer_cores,
+    "answer": st.builds(Answer, answer_cores.map(AnswerCore.encode), st.binary(max_size=100)),
+    "activate": st.builds(Activate, st.binary(max_size=100)),
+    "activate content": st.builds(
+        ActivateContent, st.binary(max_size=100), st.binary(max_size=100)
+    ),
     "owner token": st.builds(OwnerToken, size(32), size(32), size(48), u32, u64, size(64)),
 }
 every_message = pytest.mark.parametrize("strategy", MESSAGES.values(), ids=MESSAGES.keys())
@@ -110,13 +130,16 @@ def test_a_message_decodes_to_itself_and_is_rejected_cut_trailed_or_renamed(
 
 def _cut(message: Any, draw: Callable[..., int]) -> bytes:
     encoded: bytes = message.encode()
-    if isinstance(message, Event):  # its box has no fixed length: the tag is what would not verify
+    # A box of no fixed length: the tag is what would not verify, so cut into the shortest one.
+    if isinstance(message, Event):
         encoded = encoded[: 12 + 17]
+    if isinstance(message, Update):
+        encoded = encoded[: 12 + 20]
     return encoded[: draw(st.integers(0, len(encoded) - 1))]
 
 
 def _trailed(message: Any) -> bytes:
-    extra = 1042 if isinstance(message, Event) else 1
+    extra = {Event: 1042, ParentEvent: 1042, Update: 6937}.get(type(message), 1)
     return bytes(message.encode() + bytes(extra))
 
 
@@ -172,6 +195,9 @@ def test_sizes_are_those_of_the_specification() -> None:
     assert len(offer.encode()) == 1953
     assert JoinCore.SIZE == 1837
     assert len(Confirm(bytes(16)).encode()) == 20
+    assert len(Call(bytes(32), bytes(97), bytes(16), 0, 0, bytes(48)).encode()) == 209
+    assert AnswerCore.SIZE == 133
+    assert MANIFEST_LIMIT_BYTES == 6916
 
 
 def test_evidence_beyond_the_limit_is_rejected_before_it_is_copied() -> None:
@@ -206,6 +232,32 @@ def test_largest_manifest_and_longest_lineage_fit_into_a_grant() -> None:
     content = GrantContent(Manifest((layer,) * MAX_LAYERS).encode(), lineage).encode()
     grant = Grant(bytes(EVIDENCE_LIMIT_BYTES), content + bytes(TAG_SIZE))
     assert Grant.decode(grant.encode()) == grant
+    activate = Activate(content + bytes(TAG_SIZE))
+    assert Activate.decode(activate.encode()) == activate
+
+
+def test_largest_manifest_fits_into_an_update_and_a_warm_grant() -> None:
+    layer = Layer(
+        image_key=bytes(32), header_digest=bytes(48), chunk_count=1, image_id=bytes(16), start=0
+    )
+    largest = Manifest((layer,) * MAX_LAYERS).encode()
+    assert len(largest) == MANIFEST_LIMIT_BYTES
+    update = Update(0, bytes(4) + largest + bytes(TAG_SIZE))
+    assert Update.decode(update.encode()) == update
+    content = WarmGrantContent(largest)
+    assert WarmGrantContent.decode(content.encode()) == content
+    with pytest.raises(NotAuthentic, match="limit"):
+        WarmGrantContent.decode(WarmGrantContent(largest + b"x").encode())
+
+
+def test_the_two_contents_of_a_grant_are_never_taken_for_one_another() -> None:
+    warm, cold = WarmGrantContent(b"m").encode(), GrantContent(b"m", b"l").encode()
+    assert (WarmGrantContent.is_in(warm), WarmGrantContent.is_in(cold)) == (True, False)
+    assert not WarmGrantContent.is_in(ActivateContent(b"m", b"l").encode())
+    assert not WarmGrantContent.is_in(b"")
+    for content, kind in ((warm, GrantContent), (cold, WarmGrantContent), (cold, ActivateContent)):
+        with pytest.raises(NotAuthentic, match="kind"):
+            kind.decode(content)
 
 
 @pytest.mark.parametrize("count", [0, 65])
@@ -258,3 +310,39 @@ def test_a_layer_with_a_field_of_another_size_is_rejected(change: dict[str, Any]
     assert Layer(**fields).chunk_count == 2**24
     with pytest.raises(NotAuthentic, match="wrong size"):
         Layer(**{**fields, **change})
+
+
+@pytest.mark.parametrize(
+    "start", [1, 4095, 4097, 2**63 - 4096, 2**63, 2**64 - 4096, 2**63 - 4096 - 2**20]
+)
+def test_a_layer_that_starts_where_none_can_lie_is_rejected(start: int) -> None:
+    encoded = bytes(32) + bytes(48) + (1).to_bytes(4, "big") + bytes(16) + start.to_bytes(8, "big")
+    with pytest.raises(NotAuthentic, match="starts where none can lie"):
+        Manifest.decode(b"\x01\x07\x00\x01" + encoded)
+
+
+def test_a_layer_may_end_just_before_the_last_byte_that_can_be_addressed() -> None:
+    """Its length counts too: the largest image at the largest start that it can have."""
+    fields: dict[str, Any] = {
+        "image_key": bytes(32),
+        "header_digest": bytes(48),
+        "image_id": bytes(16),
+        "chunk_count": 2**24,
+    }
+    last = 2**63 - 4096 - 2**24 * 2**20 - 4096
+    layer = Layer(**fields, start=last)
+    assert layer.end == 2**63 - 4096
+    for start in (last + 4096, -4096):
+        with pytest.raises(NotAuthentic, match="starts where none can lie"):
+            Layer(**fields, start=start)
+
+
+@given(chain=st.lists(layers, min_size=1, max_size=5, unique=True), held=st.integers(1, 5))
+def test_a_chain_goes_beyond_its_own_beginnings_and_nothing_else(
+    chain: list[Layer], held: int
+) -> None:
+    manifest, beginning = Manifest(tuple(chain)), Manifest(tuple(chain[:held]))
+    assert manifest.beyond(beginning) == tuple(chain[held:])
+    changed = replace(chain[min(held, len(chain)) - 1], image_key=bytes(range(32)))
+    assert manifest.beyond(Manifest((*beginning.layers[:-1], changed))) is None
+    assert manifest.beyond(Manifest((*manifest.layers, changed))) is None

@@ -7,7 +7,15 @@ import weakref
 import pytest
 
 from sevfork.errors import RefusedByGuest, WrongState
-from sevfork.handshake import EventKind, EventReceived, HoldState, NeedEvidence, Send, Slot
+from sevfork.handshake import (
+    EventKind,
+    EventReceived,
+    HoldState,
+    NeedEvidence,
+    ReleaseState,
+    Send,
+    Slot,
+)
 from tests.support.fake_family import MANIFEST, WARM_LIFETIME_S, Family, Fork, inside, only
 from tests.support.fake_warm import CURRENT, PLACE, UPDATED, WarmFork, extended
 
@@ -91,8 +99,8 @@ def test_a_call_that_was_withdrawn_leaves_a_child_that_can_be_called_again(warm:
         warm.parent.receive_answer(late, 4.0)
     newest = extended(CURRENT, b"3")
     answer = warm.answer(warm.call(Slot(b"g" * 16, 0, 1), newest, now=5.0))
-    (released,) = warm.child.receive_activate(warm.activate(answer, now=6.0))
-    assert getattr(released, "manifest", None) == newest
+    activate = warm.activate(answer, now=6.0)
+    assert only(warm.child.receive_activate(activate), ReleaseState).manifest == newest
 
 
 def test_withdraw_does_nothing_where_no_call_is_open(warm: WarmFork) -> None:
@@ -107,8 +115,8 @@ def test_a_new_call_takes_the_place_of_one_that_has_no_answer(warm: WarmFork) ->
     warm.child.receive_call(warm.call())
     other = Slot(b"g" * 16, 0, 7)
     answer = warm.answer(warm.call(other))
-    (released,) = warm.child.receive_activate(warm.activate(answer))
-    assert getattr(released, "generation", None) == 7
+    released = only(warm.child.receive_activate(warm.activate(answer)), ReleaseState)
+    assert released.generation == 7
 
 
 def test_a_cold_child_is_not_warm(fork: Fork) -> None:

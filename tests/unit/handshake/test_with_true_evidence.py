@@ -17,6 +17,7 @@ from sevfork.attest.verify import Expected, verify
 from sevfork.errors import AttestationFailed
 from sevfork.handshake import (
     ChildSession,
+    HoldState,
     InstanceKey,
     Layer,
     Lineage,
@@ -155,3 +156,50 @@ def test_a_bit_of_the_report_that_was_changed_fails(root: Vm, parent: ParentSess
     changed[REPORT_IN_JOIN + 0x90] ^= 1  # the measurement: SNP ABI, ATTESTATION_REPORT
     with pytest.raises(AttestationFailed, match="signature"):
         parent.receive_join(bytes(changed), 1.0)
+
+
+@pytest.fixture
+def warm_parent(root: Vm) -> ParentSession:
+    lineage, slot = Lineage(root.instance.public), Slot(bytes(16), 0, 1)
+    arguments = (root.own(), root.instance, lineage, slot, MANIFEST, root.verify)
+    return ParentSession(
+        *arguments,
+        now=0.0,
+        lifetime_s=600.0,
+        image_key_lifetime_s=3600.0,
+        warm=True,
+        warm_lifetime_s=86400.0,
+    )
+
+
+def called(root: Vm, parent: ParentSession, vm: Vm) -> tuple[ChildSession, bytes]:
+    """A warm child that was called, and the report data that its ANSWER needs."""
+    session, join = join_of(vm, parent.offer)
+    need = only(parent.receive_join(join, 1.0), NeedEvidence)
+    grant = only(parent.provide_evidence(root.evidence(need.report_data), 1.0), Send)
+    assert only(session.receive_grant(grant.message), HoldState).manifest == MANIFEST
+    parent.receive_confirm(session.confirm())
+    call = parent.call(Slot(b"f" * 16, 2, 1), MANIFEST, 2.0)
+    return session, only(session.receive_call(call), NeedEvidence).report_data
+
+
+def test_a_warm_child_is_activated_with_new_evidence(root: Vm, warm_parent: ParentSession) -> None:
+    vm = child_vm(root, warm_parent.offer)
+    session, report_data = called(root, warm_parent, vm)
+    answer = only(session.provide_evidence(vm.evidence(report_data)), Send)
+    activate = only(warm_parent.receive_answer(answer.message, 3.0), Send)
+    released = only(session.receive_activate(activate.message), ReleaseState)
+    assert released.lineage.certificates[-1].child_index == 2
+    warm_parent.receive_confirm(session.confirm())
+
+
+def test_a_vm_that_boots_again_under_the_same_offer_is_not_the_one_that_joined(
+    root: Vm, warm_parent: ParentSession
+) -> None:
+    """Genuine in every respect but the report id, which the processor draws at each launch."""
+    vm = child_vm(root, warm_parent.offer)
+    session, report_data = called(root, warm_parent, vm)
+    again = dataclasses.replace(vm, report_id=b"r" * 32)
+    answer = only(session.provide_evidence(again.evidence(report_data)), Send)
+    with pytest.raises(AttestationFailed, match="not that of the VM that has joined"):
+        warm_parent.receive_answer(answer.message, 3.0)
