@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -188,6 +190,42 @@ def test_volumes_are_made_found_and_deleted(hypervisor: adapter.LibvirtHyperviso
     for _ in range(2):
         storage.delete(name)
     assert storage.find(name) is None
+
+
+def system_error(number: int) -> libvirt.libvirtError:
+    """As libvirt's ``virReportSystemErrorFull`` makes it; the test driver's pools never fail."""
+    error = libvirt.libvirtError("")
+    message = f"Failed to create file '/x': {os.strerror(number)}"
+    error.err = (libvirt.VIR_ERR_SYSTEM_ERROR, 18, message, 2, "%s", message, None, number, -1)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [
+        (errno.ENOSPC, 13),
+        (errno.EDQUOT, 13),
+        (errno.EROFS, 13),
+        (errno.EIO, 13),
+        (errno.EEXIST, 1),
+    ],
+)
+def test_a_pool_that_takes_no_volume_is_named(
+    hypervisor: adapter.LibvirtHypervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    exit_code: int,
+) -> None:
+    def fails(*_: object) -> None:
+        raise system_error(number)
+
+    monkeypatch.setattr(libvirt.virStoragePool, "createXML", fails)
+    with pytest.raises(SevforkError) as caught:
+        hypervisor.storage.create(f"vol{next(_numbers)}", 4096)
+    assert caught.value.exit_code == exit_code
+    assert os.strerror(number) in caught.value.message
+    if exit_code == 13:
+        assert f"the storage pool at '{POOL_PATH}'" in caught.value.message
 
 
 def test_looking_makes_no_pool() -> None:

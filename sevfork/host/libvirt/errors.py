@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import re
@@ -41,6 +42,7 @@ _WRONG_STATE = {
     libvirt.VIR_ERR_NO_STORAGE_POOL,
 }
 _TIMED_OUT = {libvirt.VIR_ERR_OPERATION_TIMEOUT}
+_FULL_OR_BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 _NO_MEMORY = re.compile(r"cannot (set up guest memory|allocate memory)", re.IGNORECASE)
 
 
@@ -90,6 +92,14 @@ def asks(method: _Function) -> _Function:
             return method(self, *args, **kwargs)
 
     return call  # type: ignore[return-value]  # the same signature, by construction
+
+
+def is_full_or_broken(error: libvirt.libvirtError) -> bool:
+    """Whether a file system of the libvirt host has no room left, is read-only or fails.
+
+    The first number of a system error is the errno (libvirt's ``virReportSystemErrorFull``).
+    """
+    return has_code(error, libvirt.VIR_ERR_SYSTEM_ERROR) and error.get_int1() in _FULL_OR_BROKEN
 
 
 def has_code(error: libvirt.libvirtError, *codes: int) -> bool:

@@ -13,7 +13,14 @@ from sevfork.deadline import Deadline
 from sevfork.domain.elements import E, parse, to_text
 from sevfork.errors import HostCannot
 from sevfork.host import hypervisor as hv
-from sevfork.host.libvirt.errors import asking, asks, has_code, ignoring
+from sevfork.host.libvirt.errors import (
+    asking,
+    asks,
+    first_line,
+    has_code,
+    ignoring,
+    is_full_or_broken,
+)
 from sevfork.host.libvirt.stream import abort
 
 POOL = "sevfork"
@@ -54,7 +61,8 @@ class LibvirtStorage:
             E.target(E.format(type="raw")),
         )
         try:
-            made = self._pool().createXML(to_text(xml), 0)
+            with self._naming_the_pool():
+                made = self._pool().createXML(to_text(xml), 0)
         except libvirt.libvirtError as exc:
             if has_code(exc, libvirt.VIR_ERR_STORAGE_VOL_EXIST) or "already exists" in str(exc):
                 raise hv.VolumeExists(f"the storage volume '{name}' exists") from exc
@@ -77,7 +85,7 @@ class LibvirtStorage:
     def delete(self, name: str) -> None:
         # A file that QEMU made (a serial log) is a volume only after a refresh.
         if self.find(name) is not None:
-            with ignoring(libvirt.VIR_ERR_NO_STORAGE_VOL):
+            with self._naming_the_pool(), ignoring(libvirt.VIR_ERR_NO_STORAGE_VOL):
                 self._pool().storageVolLookupByName(name).delete(0)
 
     @asks
@@ -95,7 +103,8 @@ class LibvirtStorage:
 
     @contextlib.contextmanager
     def _stream(self, name: str, size_bytes: int, *, upload: bool) -> Iterator[Any]:
-        with asking("upload" if upload else "download", name, size_bytes):
+        asked = asking("upload" if upload else "download", name, size_bytes)
+        with asked, self._naming_the_pool():
             volume = self._pool().storageVolLookupByName(name)
             stream = self._connection.newStream(0)
             try:
@@ -105,6 +114,20 @@ class LibvirtStorage:
             except BaseException:
                 abort(stream)
                 raise
+
+    @contextlib.contextmanager
+    def _naming_the_pool(self) -> Iterator[None]:
+        """Raise HostCannot, with the pool's name and place, where its file system has no room
+        or fails."""
+        try:
+            yield
+        except libvirt.libvirtError as exc:
+            if not is_full_or_broken(exc):
+                raise
+            raise HostCannot(
+                f"the storage pool at '{self.path_of('').rstrip('/')}': {first_line(exc)}",
+                hint="look at its room, its health, its server, and try again",
+            ) from exc
 
     def _pool(self) -> Any:
         return self._existing_pool() or self._make_pool()
