@@ -11,11 +11,12 @@ import logging
 from collections.abc import Callable, Iterator
 
 from sevfork.domain import metadata_xml
-from sevfork.domain.disks import disks
+from sevfork.domain.disks import Disk, disks
 from sevfork.domain.metadata import Phase
 from sevfork.errors import SevforkError, WrongState
 from sevfork.host import image_volumes, maker
-from sevfork.host.hypervisor import Domain, Hypervisor
+from sevfork.host.hypervisor import Domain, DomainState, Hypervisor, Volume
+from sevfork.lifecycle.find import cannot
 from sevfork.lifecycle.remove import remove_domain
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ def reap(hypervisor: Hypervisor, note: Callable[[str], None]) -> None:
     stray = [each for each in hypervisor.storage.volumes() if maker.tagged_by_the_dead(each.name)]
     for volume in stray:
         with _going_on(f"volume '{volume.name}'", note):
-            _unplug(hypervisor, volume.path)
-            note(f"deleting volume '{volume.name}': the command that made it was killed")
+            _unplug(hypervisor, volume)
+            note(f"deleting volume '{volume.name}': the command that made it has ended")
             hypervisor.storage.delete(volume.name)
     if dead or stray:
         with _going_on("images that no VM boots", note):
@@ -53,16 +54,25 @@ def _going_on(what: str, note: Callable[[str], None]) -> Iterator[None]:
         note(f"warning: {what} could not be cleaned up: {exc.message}")
 
 
-def _unplug(hypervisor: Hypervisor, path: str) -> None:
+def _unplug(hypervisor: Hypervisor, volume: Volume) -> None:
     """Take a dead fork's sealed volume out of the parent that it was killed in the middle of.
 
-    The parent's agent notices that its host has gone, and lets its workload run on by itself.
+    The parent's agent notices that its host has gone, and lets its workload run on by itself. A
+    parent that stands still is not waited for; raises WrongState.
     """
     for domain in hypervisor.domains():
-        with contextlib.suppress(WrongState):  # it went away meanwhile
-            for disk in disks(hypervisor.xml(domain.uuid)):
-                if disk.path == path:
-                    hypervisor.detach_disk(domain.uuid, disk.xml, disk.target, _UNPLUG_TIMEOUT_S)
+        for disk in _disks(hypervisor, domain):
+            if disk.path != volume.path:
+                continue
+            if domain.state is not DomainState.RUNNING:
+                raise cannot(hypervisor, domain, "it keeps the volume until it runs again")
+            hypervisor.detach_disk(domain.uuid, disk.xml, disk.target, _UNPLUG_TIMEOUT_S)
+
+
+def _disks(hypervisor: Hypervisor, domain: Domain) -> tuple[Disk, ...]:
+    with contextlib.suppress(WrongState):  # it went away meanwhile
+        return disks(hypervisor.xml(domain.uuid))
+    return ()
 
 
 def is_abandoned(domain: Domain) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from sevfork.domain.elements import parse, to_text
 from sevfork.domain.metadata_xml import NAMESPACE
 from sevfork.domain.spec import Accelerator
-from sevfork.errors import HostCannot, NameTaken, WrongState
+from sevfork.errors import HostCannot, NameTaken, TimedOut, WrongState
 from sevfork.host.hypervisor import (
     Channel,
     Domain,
@@ -82,6 +82,7 @@ class FakeHypervisor:
         self.storage = FakeStorage()
         self.defined: dict[str, tuple[str, DomainState]] = {}
         self.published: dict[int, str] = {}
+        self._unplugging: list[tuple[str, str]] = []
         self.starts = 0
         self._kvm_console = kvm_console
         self._free_memory_mib = free_memory_mib
@@ -133,8 +134,12 @@ class FakeHypervisor:
         return self.defined[uuid][1] if uuid in self.defined else DomainState.SHUT_OFF
 
     def pause(self, uuid: str, state: DomainState = DomainState.PAUSED) -> None:
-        """As `virsh suspend` does."""
+        """As `virsh suspend` does; a guest that runs again lets go of what it was asked for."""
         self.defined[uuid] = (self.xml(uuid), state)
+        if state is DomainState.RUNNING:
+            for asked in [each for each in self._unplugging if each[0] == uuid]:
+                self._unplugging.remove(asked)
+                self._unplug(*asked)
 
     def destroy(self, uuid: str) -> None:
         if uuid in self.defined:
@@ -160,6 +165,12 @@ class FakeHypervisor:
         self.defined[uuid] = (to_text(domain), self.defined[uuid][1])
 
     def detach_disk(self, uuid: str, xml: str, target: str, timeout_s: float) -> None:
+        if self.state_of(uuid) is not DomainState.RUNNING:
+            self._unplugging.append((uuid, target))
+            raise TimedOut(f"the guest did not let the disk '{target}' go")
+        self._unplug(uuid, target)
+
+    def _unplug(self, uuid: str, target: str) -> None:
         domain = parse(self.xml(uuid))
         disk = domain.find(f"devices/disk/target[@dev='{target}']/..")
         domain.find("devices").remove(disk)  # type: ignore[union-attr,arg-type]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from sevfork.domain.disks import volume_paths
 from sevfork.host.hypervisor import Hypervisor
 from tests.vm.lab import Lab, Vm
 
@@ -67,6 +68,23 @@ def test_a_vm_that_is_paused_while_it_is_forked(
     assert f"resume '{redis_parent.name}'" in said
     assert redis_parent.redis().ping()
     assert not [name for name in lab.vms() if name.startswith(f"{redis_parent.name}-fork")]
+
+
+def test_the_volume_of_a_parent_that_is_paused_goes_with_the_next_command_after_that(
+    lab: Lab, redis_parent: Vm, hypervisor: Hypervisor
+) -> None:
+    before = volume_paths(hypervisor.xml(redis_parent.uuid))
+    with lab.running("fork", redis_parent.name, "--debug") as fork:
+        fork.wait_for("phase: copy")
+        with paused(hypervisor, redis_parent):
+            assert fork.process.wait(200) == 11, "".join(fork.lines)
+            said = lab.run("ls").stderr
+            assert f"could not be cleaned up: '{redis_parent.name}' is paused" in said
+            assert volume_paths(hypervisor.xml(redis_parent.uuid)) > before
+    assert redis_parent.redis().ping()
+    lab.run("ls")
+    assert lab.leftovers() == []
+    assert volume_paths(hypervisor.xml(redis_parent.uuid)) == before
 
 
 @contextmanager

@@ -6,8 +6,10 @@ import contextlib
 from collections.abc import Iterator
 
 from sevfork.domain.disks import disk_xml, free_target, has_target, volume_paths
-from sevfork.errors import HostCannot, SevforkError, WrongState
-from sevfork.host.hypervisor import Hypervisor, Volume
+from sevfork.errors import HostCannot, SevforkError, TimedOut, WrongState
+from sevfork.host.hypervisor import DomainState, Hypervisor, Volume
+from sevfork.lifecycle.agents import PAUSE_S
+from sevfork.lifecycle.find import cannot
 from sevfork.lifecycle.fork.plan import ForkPlan
 from sevfork.lifecycle.undo import Undo
 
@@ -83,5 +85,14 @@ def plugged(
 
 
 def _unplug(hypervisor: Hypervisor, uuid: str, xml: str, target: str) -> None:
-    if has_target(hypervisor.xml(uuid), target):
-        hypervisor.detach_disk(uuid, xml, target, _DETACH_TIMEOUT_S)
+    """Raises WrongState where the guest stands still: it lets go when it runs again."""
+    if not has_target(hypervisor.xml(uuid), target):
+        return
+    runs = hypervisor.find(uuid).state is DomainState.RUNNING
+    try:
+        hypervisor.detach_disk(uuid, xml, target, _DETACH_TIMEOUT_S if runs else PAUSE_S)
+    except TimedOut as exc:
+        domain = hypervisor.find(uuid)
+        if domain.state is DomainState.RUNNING:
+            raise
+        raise cannot(hypervisor, domain, "it cannot let the sealed volume go") from exc

@@ -317,7 +317,7 @@ def test_a_sealed_volume_of_a_dead_command_is_unplugged_and_deleted(
     assert live in hypervisor.storage.files
     assert not has_target(hypervisor.xml(uuid), "vdb")
     assert has_target(hypervisor.xml(uuid), "vdc")
-    assert said == [f"deleting volume '{dead}': the command that made it was killed"]
+    assert said == [f"deleting volume '{dead}': the command that made it has ended"]
 
 
 def test_a_vm_whose_metadata_cannot_be_read_is_left_alone_but_can_be_removed(

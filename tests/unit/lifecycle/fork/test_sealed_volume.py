@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from sevfork.agent import memory_use
-from sevfork.errors import HostCannot
+from sevfork.errors import HostCannot, WrongState
+from sevfork.host import agent_client
+from sevfork.host.hypervisor import DomainState
+from sevfork.lifecycle import agents
 from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
+from sevfork.lifecycle.reap import reap
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
 from tests.support.jobs import job_on
 
@@ -21,7 +25,7 @@ def fork(house: FakeHouse) -> None:
 
 def assert_the_parent_serves_on(house: FakeHouse, parent: FakeGuest) -> None:
     assert [domain.name for domain in house.domains()] == ["web"]
-    assert not [name for name in house.storage.files if name.endswith(".sealed")]
+    assert volumes(house) == []
     assert parent.state == STATE
 
 
@@ -65,6 +69,42 @@ def test_a_volume_that_fails_is_told_with_its_pool_and_the_parent_serves_on(
     assert "the storage pool at '/pool' has 1048576 MiB free" in caught.value.message
     assert_the_parent_serves_on(house, parent)
     fork(house)
+
+
+def test_the_volume_of_a_parent_that_is_paused_goes_with_the_next_command_after_that(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_client, "SILENCE_S", 0.02)
+    monkeypatch.setattr(agents, "PAUSE_S", 0.05)
+    (domain,) = house.domains()
+
+    def watch(who: str, phase: str, done: int = 0, total: int = 0) -> None:
+        if phase == "flush":
+            house.pause(domain.uuid)
+
+    plan = plan_fork(house, ForkRequest("web"))
+    with pytest.raises(WrongState, match="'web' is paused") as caught:
+        run_fork(job_on(house, watch=watch), plan)
+    assert "resume 'web'" in str(caught.value.hint)
+    assert volumes(house) == [plan.volume_name]
+
+    monkeypatch.setattr("sevfork.host.maker.tagged_by_the_dead", plan.volume_name.__eq__)
+    said: list[str] = []
+    reap(house, said.append)
+    (warning,) = said
+    assert "could not be cleaned up: 'web' is paused" in warning
+    assert volumes(house) == [plan.volume_name]
+
+    house.pause(domain.uuid, DomainState.RUNNING)
+    reap(house, said.append)
+    assert said[1:] == [f"deleting volume '{plan.volume_name}': the command that made it has ended"]
+    assert volumes(house) == []
+    assert plan.volume_name not in house.xml(domain.uuid)
+    fork(house)
+
+
+def volumes(house: FakeHouse) -> list[str]:
+    return [name for name in house.storage.files if name.endswith(".sealed")]
 
 
 def test_the_state_that_a_guest_holds_is_its_processes_memory_and_its_files(
