@@ -10,12 +10,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.host.libvirt.hypervisor import connect
+
+_PIECE = 2**20
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,29 @@ class SmallPool:
 
     @contextmanager
     def hypervisor(self) -> Iterator[Hypervisor]:
+        # Only here: unit tests load all of this directory where libvirt-python is absent.
+        from sevfork.host.libvirt.hypervisor import connect
+
         private_libvirtd.ensure_running(self.layout, lambda _text: None)
         with connect(self.layout.uri, pool_path=str(self.layout.pool)) as connected:
             yield connected
 
-    def leave_free(self, size_bytes: int) -> None:
-        """Let the file system be as large as what it holds, and that much more."""
+    @contextmanager
+    def filled(self, leaving_bytes: int = 0) -> Iterator[None]:
+        """Somebody else's file takes all the room but that much, until the end of the block."""
+        ballast = self.layout.pool / "ballast"
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):  # ENOSPC: it is full
+            while room := max(self._free_bytes() - leaving_bytes, 0):
+                file.write(bytes(min(room, _PIECE)))
+        assert self._free_bytes() <= leaving_bytes
+        try:
+            yield
+        finally:
+            ballast.unlink()
+
+    def _free_bytes(self) -> int:
         found = os.statvfs(self.layout.pool)
-        used = (found.f_blocks - found.f_bfree) * found.f_frsize
-        self.remount(f"size={used + size_bytes}")
+        return found.f_bfree * found.f_frsize
 
     def remount(self, options: str) -> None:
         _run("mount", "-o", f"remount,{options}", str(self.layout.pool))

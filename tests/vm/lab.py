@@ -208,9 +208,13 @@ class Running:
     def signal(self, number: int) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
+        return self.ended().returncode
+
+    def ended(self) -> Result:
+        """Wait for its end."""
         code = self.process.wait(120)
         self._reader.join(10)
-        return code
+        return Result(code, "", "".join(self.lines))
 
 
 class LongestWait(threading.Thread):
