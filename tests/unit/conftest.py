@@ -70,7 +70,15 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, simulator: Path) -> FakeHouse:
+def _steady_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine holds is another at every look, and so would an agent's status be."""
+    monkeypatch.setattr("sevfork.agent.agent.state_bytes", lambda: 64 * 2**20)
+
+
+@pytest.fixture
+def house(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, simulator: Path, _steady_memory: None
+) -> FakeHouse:
     monkeypatch.setenv("XDG_DATA_HOME", str(simulator))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for module in ("forks", "child"):

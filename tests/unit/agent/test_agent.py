@@ -98,7 +98,7 @@ def processor() -> SimulatedProcessor:
 
 
 @pytest.fixture
-def vm(processor: SimulatedProcessor, tmp_path: Path) -> Vm:
+def vm(processor: SimulatedProcessor, tmp_path: Path, _steady_memory: None) -> Vm:
     return Vm(processor, tmp_path, ROOT)
 
 

@@ -42,17 +42,18 @@ class FakeAgent:
         self.closed = True
 
 
-def soon() -> Deadline:
-    return Deadline.after(0.1)
-
-
 def reply(frame: Frame, payload: bytes = DONE, kind: int = Kind.REPLY) -> bytes:
     return Frame(kind, frame.request_id, payload).encode_line()
 
 
-def ask(agent: FakeAgent, **options: object) -> protocol.Done:
-    client = AgentClient(agent, None)
-    return client.ask(protocol.Abandon(bytes(16)), protocol.Done, deadline=soon(), **options)  # type: ignore[arg-type]
+def ask(
+    agent: FakeAgent,
+    within_s: float = 60,
+    on_progress: Callable[[protocol.Progress], None] | None = None,
+) -> protocol.Done:
+    client, deadline = AgentClient(agent, None), Deadline.after(within_s)
+    request = protocol.Abandon(bytes(16))
+    return client.ask(request, protocol.Done, deadline=deadline, on_progress=on_progress)
 
 
 def test_a_request_is_answered() -> None:
@@ -75,7 +76,7 @@ def test_an_agents_error_keeps_its_exit_code() -> None:
 
 def test_a_silent_agent_is_a_timeout() -> None:
     with pytest.raises(errors.TimedOut):
-        ask(FakeAgent(lambda _: b""))
+        ask(FakeAgent(lambda _: b""), within_s=0.1)
 
 
 def test_a_reply_of_another_kind_is_not_believed() -> None:
@@ -93,7 +94,7 @@ def test_a_flood_of_progress_does_not_outlast_the_deadline() -> None:
 
     seen: list[protocol.Progress] = []
     with pytest.raises(errors.TimedOut):
-        ask(Flood(lambda _: b""), on_progress=seen.append)
+        ask(Flood(lambda _: b""), within_s=0.1, on_progress=seen.append)
     assert seen
 
 
@@ -114,13 +115,13 @@ def test_the_simulated_processor_is_asked_and_its_answer_goes_back() -> None:
 
     agent = FakeAgent(asks_for_evidence_first)
     client = AgentClient(agent, lambda report_data: b"signed:" + report_data)
-    assert client.ask(protocol.Attest(bytes(32)), protocol.Done, deadline=soon())
+    assert client.ask(protocol.Attest(bytes(32)), protocol.Done, deadline=Deadline.after(60))
 
 
 def test_without_a_simulator_nobody_answers_for_it() -> None:
     agent = FakeAgent(lambda _: Frame(SIMULATED_EVIDENCE, b"evidence", bytes(64)).encode_line())
     with pytest.raises(errors.TimedOut):
-        ask(agent)
+        ask(agent, within_s=0.1)
     assert len(agent.heard) == 1
 
 

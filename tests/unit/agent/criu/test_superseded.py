@@ -10,6 +10,7 @@ import pytest
 from sevfork.agent.criu.page_maps import PAGE_SIZE, PageRun
 from sevfork.agent.criu.superseded import drop_superseded
 from tests.support.fake_criu import new_page_map, restored_pages
+from tests.support.stored import stored_bytes
 
 
 def make_copy(
@@ -30,7 +31,7 @@ def run(first: int, count: int, *, held: bool) -> PageRun:
 
 def stored_pages(*copies: Path) -> int:
     files = (path for copy in copies for path in copy.glob("pages-*"))
-    return sum(path.stat().st_blocks * 512 for path in files) // PAGE_SIZE
+    return sum(map(stored_bytes, files)) // PAGE_SIZE
 
 
 def test_a_page_is_held_by_one_copy_only(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.support.fake_criu import (
     restored_pages,
     silent,
 )
+from tests.support.stored import stored_bytes
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def newest(engine: CriuEngine) -> Path:
 def held_pages(engine: CriuEngine) -> int:
     """Pages that take memory, in all copies."""
     files = (state(engine) / "images").glob("*/pages-1[0-9].img")
-    return sum(path.stat().st_blocks * 512 for path in files) // PAGE_SIZE
+    return sum(map(stored_bytes, files)) // PAGE_SIZE
 
 
 def test_an_update_holds_the_pages_that_were_written_and_nothing_else(
