@@ -5,6 +5,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # One test instead of all: make unit T=tests/unit/seal/test_device.py::test_name
+# Where bytecode may not be written, each of pytest's processes would compile all tests anew: 2 s each.
+unexport PYTHONDONTWRITEBYTECODE
 # Building images and a private libvirtd take root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=http_proxy,https_proxy,SEVFORK_DEBIAN_MIRROR,SEVFORK_VECTORS)
 

@@ -264,10 +264,13 @@ def test_a_host_that_captures_again_and_again_does_not_fill_the_agents_memory(
     assert not public.knows(captured[0])
 
 
-def test_an_open_capture_is_never_forgotten_for_a_new_one(public: Parent, clock: Clock) -> None:
+def test_an_open_capture_is_never_forgotten_for_a_new_one(
+    public: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks_module, "MAX_KEPT_OFFERS", 4)
     first = public.capture(watching).fork_id
-    for _ in range(MAX_KEPT_OFFERS // MAX_CHILDREN + 1):
-        request = protocol.Capture(MAX_CHILDREN, "sf-0")
+    for _ in range(5):
+        request = protocol.Capture(1, "sf-0")
         public.forks.abandon(public.forks.capture(request, watching).fork_id)
     assert public.knows(first)
 

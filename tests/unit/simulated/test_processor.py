@@ -135,10 +135,9 @@ def test_another_simulators_root_is_rejected(processor: SimulatedProcessor) -> N
 
 
 def test_one_that_is_made_now_is_another_and_as_good(
-    processor: SimulatedProcessor, tmp_path: Path
+    processor: SimulatedProcessor, made: Path
 ) -> None:
-    """The one test that has RSA keys made: it takes a second."""
-    new = SimulatedProcessor.load_or_create(tmp_path)
+    new = SimulatedProcessor.load_or_create(made)
     assert judged(report(new), policy(new)).passed
     assert failed(judged(report(new), policy(processor))) == ["root"]
     assert new.chip_id != processor.chip_id

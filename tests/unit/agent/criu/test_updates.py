@@ -116,18 +116,21 @@ def test_any_chain_gives_memory_and_files_of_the_last_freeze(
     layer = base(engine)
     for number in range(6):
         unpack(child, layer)
-        for pid in range(7, 12):
-            assert restored_pages(newest(child), pid) == criu.memory.get(pid, {})
+        holds_what_there_was(child, criu)
         assert (state(child) / "files" / "file").read_text() == (
             container.upper / "file"
         ).read_text()
         if chance.random() < 0.7:
             child.settle()
-        for pid in range(7, 12):
-            assert restored_pages(newest(child), pid) == criu.memory.get(pid, {})
+            holds_what_there_was(child, criu)
         live(criu, chance)
         (container.upper / "file").write_text(f"{seed} {number}")
         layer = update(engine)
+
+
+def holds_what_there_was(child: CriuEngine, criu: MemoryCriu) -> None:
+    for pid in range(7, 12):
+        assert restored_pages(newest(child), pid) == criu.memory.get(pid, {})
 
 
 def live(criu: MemoryCriu, chance: random.Random) -> None:
