@@ -31,6 +31,7 @@ pytestmark = [
 ]
 REDIS = DEFAULT_DIRECTORY / "workloads/redis.toml"
 IMAGE_FILES = ("vmlinuz", "initrd.img", "root.img", "manifest.json")
+TICKET_KEYS = Path(__file__).with_name("ticket_keys.py")
 Build = Callable[..., Path]
 
 
@@ -144,6 +145,36 @@ def test_there_is_no_set_uid_program_no_getty_and_no_init_system(root: Path) -> 
     names = {path.name for path in files if path.parent.name in ("bin", "sbin", "lib", "systemd")}
     assert not {"agetty", "getty", "login", "su", "sulogin", "systemd", "udevd", "busybox"} & names
     assert "tini" in names
+
+
+@pytest.fixture(scope="module")
+def ticket_keys(root: Path) -> dict[str, str]:
+    """What a process in the guest's root says of them: ``ticket_keys.py``."""
+    in_root = 'mount -t proc proc "$0/proc"; exec chroot "$0" /usr/bin/python3 -I -'
+    done = run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", in_root, str(root)],
+        timeout_s=60,
+        stdin=TICKET_KEYS.read_bytes(),
+    )
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def test_keys_of_session_tickets_are_drawn_anew_in_each_child(ticket_keys: dict[str, str]) -> None:
+    drawn = ("made", "sibling", "other sibling", "child", "grandchild")
+    for part in (slice(16, 32), slice(32, 96), slice(96, 160)):  # of the name, and both keys
+        assert len({ticket_keys[each][part] for each in drawn}) == len(drawn)
+    assert ticket_keys["child again"] == ticket_keys["child"]
+    assert ticket_keys["untouched"] != ticket_keys["untouched made"], "it had no connection before"
+
+
+def test_keys_of_session_tickets_stay_after_fork_2(ticket_keys: dict[str, str]) -> None:
+    assert ticket_keys["before"] == ticket_keys["fork(2)"] == ticket_keys["made"]
+    assert ticket_keys["fork(2) of child"] == ticket_keys["child"]
+
+
+def test_keys_of_session_tickets_that_a_program_sets_stay(ticket_keys: dict[str, str]) -> None:
+    assert set(ticket_keys["of its own"]) == {"5"}
 
 
 def test_only_modules_of_the_list_are_there(root: Path) -> None:

@@ -3,98 +3,102 @@
 from __future__ import annotations
 
 import json
-import socket
 import ssl
-import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from tests.support.tls_client import Connection, Version, connect
 from tests.vm.lab import Lab, Vm
 
-KEY_SHARE = 51
 ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Hello:
-    """What a server drew for one connection, and what it said behind the handshake."""
-
-    random: bytes
-    key_share: bytes
-    said: dict[str, Any]
-
-
-def connect(vm: Vm) -> Hello:
-    """A handshake done by hand, because a library shows nobody its peer's ServerHello."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    received, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client, heard = context.wrap_bio(received, outgoing), b""
-    with socket.create_connection(vm.address, timeout=60) as connection:
-        while True:
-            try:
-                text = client.read(4096)
-                break
-            except ssl.SSLWantReadError:
-                connection.sendall(outgoing.read())
-                data = connection.recv(65536)
-                heard += data
-                received.write(data)
-    random, key_share = server_hello(heard)
-    return Hello(random, key_share, json.loads(text))
-
-
-def server_hello(heard: bytes) -> tuple[bytes, bytes]:
-    """Its random value and its key share (RFC 8446, 4.1.3 and 4.2.8)."""
-    assert (heard[0], heard[5]) == (22, 2), "no ServerHello"
-    body = heard[9:]
-    random, position = body[2:34], 35 + body[34] + 3
-    end = position + 2 + struct.unpack_from(">H", body, position)[0]
-    position += 2
-    while position < end:
-        kind, size = struct.unpack_from(">HH", body, position)
-        if kind == KEY_SHARE:
-            return random, body[position + 8 : position + 4 + size]
-        position += 4 + size
-    raise AssertionError("the server sent no key share: not TLS 1.3")
+GET = b"GET / HTTP/1.0\r\n\r\n"
 
 
 @dataclass(frozen=True)
 class Family:
-    """What parent and children drew, each from the same seeded state on."""
+    """A TLS server, forked with its generators seeded: each VM, and sessions from before."""
 
-    parent: list[Hello]
-    children: list[list[Hello]]
+    workload: str
+    parent: Vm
+    children: list[Vm]
+    former: dict[Version, ssl.SSLSession]
+
+    @property
+    def vms(self) -> list[Vm]:
+        return [self.parent, *self.children]
+
+    def connect(self, vm: Vm, **options: Any) -> Connection:
+        request = GET if self.workload == "nginx-tls" else b""
+        return connect(vm.address, request, **options)
 
 
-@pytest.fixture(scope="module")
-def family(lab: Lab) -> Family:
-    parent = lab.up("tls")
-    connect(parent)  # its generators are seeded before the fork
-    _, children = lab.fork(parent, "-n", "2")
-    drawn = [[connect(vm) for _ in range(ROUNDS)] for vm in (parent, *children)]
-    lab.remove(parent, *children)
-    return Family(drawn[0], drawn[1:])
+@pytest.fixture(scope="module", params=["tls", "nginx-tls"])
+def family(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Family]:
+    parent = lab.up(request.param)
+    made = Family(request.param, parent, [], {})
+    for version in Version:
+        session = made.connect(parent, version=version).session
+        assert session is not None
+        made.former[version] = session
+    made.children.extend(lab.fork(parent, "-n", "2")[1])
+    yield made
+    lab.remove(*made.vms)
 
 
 def test_no_two_servers_draw_the_same(family: Family) -> None:
-    hellos = [hello for drawn in (family.parent, *family.children) for hello in drawn]
-    for what in (
-        [hello.random for hello in hellos],
-        [hello.key_share for hello in hellos],
-        [hello.said["random"] for hello in hellos],
-    ):
-        assert len(set(what)) == len(hellos)
+    hellos = [family.connect(vm) for vm in family.vms for _ in range(ROUNDS)]
+    assert len({hello.random for hello in hellos}) == len(hellos)
+    assert len({hello.key_share for hello in hellos}) == len(hellos)
 
 
+def test_no_two_servers_have_the_same_key_of_session_tickets(family: Family) -> None:
+    names = [
+        {family.connect(vm, version=Version.TLS12).ticket_name for _ in range(ROUNDS)}
+        for vm in family.vms
+    ]
+    assert [len(each) for each in names] == [1, 1, 1], "a key is drawn once, not each time"
+    assert len(set.union(*names)) == 3
+
+
+@pytest.mark.parametrize("version", Version)
+def test_a_session_is_resumed_where_it_was_begun_and_nowhere_else(
+    family: Family, version: Version
+) -> None:
+    sessions = [family.connect(vm, version=version).session for vm in family.vms]
+    for vm in family.vms:
+        resumed = [
+            family.connect(vm, version=version, session=each).resumed
+            for each in (family.former[version], *sessions)
+        ]
+        former = vm is family.parent
+        assert resumed == [former, *(vm is other for other in family.vms)]
+
+
+# ---- What the server of ours says of itself ----
+
+ours = pytest.mark.parametrize("family", ["tls"], indirect=True)
+
+
+def told(family: Family, vm: Vm) -> list[dict[str, Any]]:
+    return [json.loads(family.connect(vm).said) for _ in range(ROUNDS)]
+
+
+@ours
+def test_openssls_generator_never_repeats(family: Family) -> None:
+    drawn = [each["random"] for vm in family.vms for each in told(family, vm)]
+    assert len(set(drawn)) == len(drawn)
+
+
+@ours
 def test_programs_see_their_true_pid(family: Family) -> None:
-    pids = {hello.said["pid"] for drawn in (family.parent, *family.children) for hello in drawn}
-    assert len(pids) == 1
-    assert 0 < pids.pop() < 100
+    (pid,) = {each["pid"] for vm in family.vms for each in told(family, vm)}
+    assert 0 < pid < 100
 
 
+@ours
 def test_pages_marked_wipe_on_fork_are_zero_in_children_only(family: Family) -> None:
-    assert all(hello.said["page_kept"] for hello in family.parent)
-    assert all(hello.said["page_wiped"] for drawn in family.children for hello in drawn)
+    assert all(each["page_kept"] for each in told(family, family.parent))
+    assert all(each["page_wiped"] for vm in family.children for each in told(family, vm))

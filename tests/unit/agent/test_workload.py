@@ -39,7 +39,8 @@ def test_every_workload_file_of_the_repository_is_valid(path: Path) -> None:
 
 def test_python_demos_and_tests_share_one_set_of_packages() -> None:
     """Else each of them would install its own root file system."""
-    services = {"redis", "nginx", "node", "mariadb"}  # what they test is Debian's own package
+    # What they test is Debian's own package.
+    services = {"redis", "nginx", "nginx-tls", "node", "mariadb"}
     paths = [path for path in (*OF_TESTS, *SHIPPED) if path.stem not in services]
     assert {Workload.load(path.read_bytes()).packages for path in paths} == {("gunicorn",)}
 
