@@ -8,7 +8,7 @@ import time
 from typing import Protocol
 
 from sevfork import __version__
-from sevfork.agent.child import Child
+from sevfork.agent.child import Child, ChildRequest
 from sevfork.agent.engine import Engine
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.forks import Forks, Party
@@ -73,21 +73,19 @@ class Agent:
                 return self._status()
             case protocol.Attest(nonce=nonce):
                 return self._attest(nonce)
-            case protocol.Capture():
+            case protocol.Capture() | protocol.UpdateSnapshot():
                 return self._capture(request, progress)
-            case protocol.RelayJoin():
-                return self._parent().join(request)
-            case protocol.RelayConfirm():
-                self._parent().confirm(request)
-            case protocol.RelayEvent():
-                self._parent().event(request)
-            case protocol.Abandon(fork_id=fork_id):
-                self._parent().abandon(fork_id)
-            case protocol.RelayOffer():
-                return self._joining().offer(request)
-            case protocol.Restore():
-                return self._restore(request, progress)
-        return protocol.Done()
+            case (
+                protocol.RelayOffer()
+                | protocol.Hold()
+                | protocol.Absorb()
+                | protocol.RelayCall()
+                | protocol.Restore()
+                | protocol.Activate()
+            ):
+                return self._as_child(request, progress)
+            case _:
+                return self._parent().handle(request)
 
     def forget_expired(self) -> None:
         """Erase the keys of OFFERs whose time is over, whether or not anybody asks for anything."""
@@ -160,15 +158,21 @@ class Agent:
         else:
             self._state.change(phase=WorkloadPhase.READY, detail="", uncapturable=uncapturable)
 
-    def _restore(self, request: protocol.Restore, progress: OnProgress) -> protocol.Restored:
+    def _as_child(self, request: ChildRequest, progress: OnProgress) -> protocol.Reply:
         child = self._joining()
-        restored = child.restore(request, progress)
+        reply = child.handle(request, progress)
+        if isinstance(reply, protocol.Held):
+            self._state.change(phase=WorkloadPhase.HOLDING)
+        if isinstance(reply, protocol.Restored):
+            self._become_parent(child, reply.generation)
+        return reply
+
+    def _become_parent(self, child: Child, generation: int) -> None:
         if self._identity is None or child.lineage is None:
             raise WrongState("a child that was not configured cannot have been restored")
         self._forks = Forks(self._me(self._identity, child.lineage), self._engine)
         self._child = None
-        self._state.change(phase=WorkloadPhase.READY, generation=restored.generation)
-        return restored
+        self._state.change(phase=WorkloadPhase.READY, generation=generation)
 
     def _attest(self, nonce: bytes) -> protocol.Attested:
         if len(nonce) not in NONCE_SIZES:
@@ -177,12 +181,19 @@ class Agent:
         evidence = self._provider.evidence(attest_report_data(nonce, claims))
         return protocol.Attested(evidence.encode(), claims)
 
-    def _capture(self, request: protocol.Capture, progress: OnProgress) -> protocol.Captured:
+    def _capture(
+        self, request: protocol.Capture | protocol.UpdateSnapshot, progress: OnProgress
+    ) -> protocol.Captured | protocol.SnapshotMade:
         """Whatever the trial at start-up found: it may have been of that moment only."""
         self._require_ready()
-        captured = self._parent().capture(request, progress)
+        parent = self._parent()
+        reply: protocol.Captured | protocol.SnapshotMade
+        if isinstance(request, protocol.UpdateSnapshot):
+            reply = parent.update_snapshot(request, progress)
+        else:
+            reply = parent.capture(request, progress)
         self._state.change(uncapturable=None)
-        return captured
+        return reply
 
     def _require_ready(self) -> None:
         state = self._state.now

@@ -1,31 +1,50 @@
 """The child's side inside the guest: one OFFER, one GRANT, one restore.
 
 A child starts no workload and raises no interface before its workload is restored and its
-after-fork hooks have passed. Whatever fails once the GRANT is used ends the VM: there is no second
-try. Should the agent itself end meanwhile, the marker that it leaves tells the next one to switch
-the VM off: nothing of what was restored may run on without its hooks.
+after-fork hooks have passed. A warm child is granted the snapshot first and holds it, unsealed, in
+its own memory; it runs nothing of it before a fork has called it. Whatever fails once a GRANT is
+used ends the VM: there is no second try. Should the agent itself end meanwhile, the marker that it
+leaves tells the next one to switch the VM off: nothing of what was unsealed may run on without the
+hooks, and nothing of it may lie about.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sevfork.agent.engine import Engine, Generation
 from sevfork.agent.forks import Party, sent
 from sevfork.agent.machine import Machine
 from sevfork.agent.serve import OnProgress, VmMustEnd
 from sevfork.agent.unexpected import place_of
-from sevfork.agent.volume import find_volume
-from sevfork.errors import SevforkError
-from sevfork.handshake import ChildSession, EventKind, Lineage, NeedEvidence, ReleaseState
-from sevfork.seal import NO_BASE, BlockDevice, SealReader
+from sevfork.agent.unsealed import Unsealed
+from sevfork.errors import SevforkError, WrongState
+from sevfork.handshake import (
+    Actions,
+    ChildSession,
+    EventKind,
+    HoldState,
+    Lineage,
+    NeedEvidence,
+    ReleaseState,
+)
 from sevfork.wire import protocol
 
 log = logging.getLogger(__name__)
 
-_REPORT_EVERY_BYTES = 4 * 2**20
 _UNIQUE_ID_SIZE = 16
+
+ChildRequest = (
+    protocol.RelayOffer
+    | protocol.Hold
+    | protocol.Absorb
+    | protocol.RelayCall
+    | protocol.Restore
+    | protocol.Activate
+)
 
 
 class Child:
@@ -34,16 +53,28 @@ class Child:
     def __init__(self, me: Party, engine: Engine, machine: Machine) -> None:
         self._me, self._engine, self._machine = me, engine, machine
         self._session = ChildSession(me.identity.launch, me.key, me.verifier)
+        self._unsealed = Unsealed(engine)
         self.lineage: Lineage | None = None
+
+    def handle(self, request: ChildRequest, progress: OnProgress) -> protocol.Reply:
+        """The reply. Raises VmMustEnd for what fails once a GRANT is used."""
+        match request:
+            case protocol.RelayOffer():
+                return self.offer(request)
+            case protocol.Hold():
+                return self.hold(request, progress)
+            case protocol.Absorb():
+                return self.absorb(request, progress)
+            case protocol.RelayCall():
+                return protocol.Answering(self._signed(self._session.receive_call(request.call)))
+            case protocol.Restore():
+                return self.restore(request, progress)
+            case protocol.Activate():
+                return self.activate(request, progress)
 
     def offer(self, request: protocol.RelayOffer) -> protocol.Joining:
         """The JOIN for the OFFER that this VM was launched for, and for no other."""
-        actions = self._session.receive_offer(request.offer)
-        for action in actions:
-            if isinstance(action, NeedEvidence):
-                evidence = self._me.provider.evidence(action.report_data).encode()
-                actions = self._session.provide_evidence(evidence)
-        return protocol.Joining(sent(actions))
+        return protocol.Joining(self._signed(self._session.receive_offer(request.offer)))
 
     def restore(self, request: protocol.Restore, progress: OnProgress) -> protocol.Restored:
         """Use the GRANT: unseal, restore, run the hooks, raise the network.
@@ -52,42 +83,66 @@ class Child:
         everything after that.
         """
         (released,) = self._session.receive_grant(request.grant)
-        if not isinstance(released, ReleaseState):
-            raise TypeError("a GRANT releases state or is refused")
-        started = time.monotonic()
-        try:
+        return self._restore(_release(released), request.volume_serial, progress)
+
+    def hold(self, request: protocol.Hold, progress: OnProgress) -> protocol.Held:
+        """Use a warm GRANT: unseal what the snapshot holds now."""
+        (held,) = self._session.receive_grant(request.grant)
+        with self._or_end():
             self._machine.restoring.touch()
-            self._unseal(released, request.volume_serial, progress)
+            self._take(_holding(held), request.volume_serial, progress)
+            return protocol.Held(self._session.confirm(), self._unsealed.size_bytes)
+
+    def absorb(self, request: protocol.Absorb, progress: OnProgress) -> protocol.Held:
+        """Unseal what has come to the snapshot since."""
+        (held,) = self._session.receive_update(request.update)
+        with self._or_end():
+            self._take(_holding(held), request.volume_serial, progress)
+        return protocol.Held(b"", self._unsealed.size_bytes)
+
+    def activate(self, request: protocol.Activate, progress: OnProgress) -> protocol.Restored:
+        """Unseal the fork's own layer, and go on as ``restore`` does."""
+        (released,) = self._session.receive_activate(request.activate)
+        return self._restore(_release(released), request.volume_serial, progress)
+
+    def _signed(self, actions: Actions) -> bytes:
+        for action in actions:
+            if isinstance(action, NeedEvidence):
+                evidence = self._me.provider.evidence(action.report_data).encode()
+                actions = self._session.provide_evidence(evidence)
+        return sent(actions)
+
+    def _take(self, held: HoldState, serial: str, progress: OnProgress) -> None:
+        self._unsealed.take(held.manifest, serial, progress)
+        self._engine.settle()
+
+    def _restore(
+        self, released: ReleaseState, serial: str, progress: OnProgress
+    ) -> protocol.Restored:
+        started = time.monotonic()
+        with self._or_end():
+            self._machine.restoring.touch()
+            self._unsealed.take(released.manifest, serial, progress)
             progress(protocol.Step.RESTORE, 0, 0)
             self._engine.resume(Generation(released.generation, self._unique_id()))
             self._machine.raise_network()
             self._machine.restoring.unlink()
+        self.lineage = released.lineage
+        return self._restored(released, (time.monotonic() - started) * 1000)
+
+    @contextmanager
+    def _or_end(self) -> Iterator[None]:
+        """What fails in here is the end of this VM."""
+        try:
+            yield
         except SevforkError as exc:
             raise VmMustEnd(exc) from exc
         except Exception as exc:
             log.error("the restore failed unexpectedly: %s", place_of(exc))
             raise VmMustEnd(SevforkError("the restore failed unexpectedly")) from exc
-        self.lineage = released.lineage
-        return self._restored(released, (time.monotonic() - started) * 1000)
 
     def _unique_id(self) -> bytes:
         return self._me.key.instance_id[:_UNIQUE_ID_SIZE]
-
-    def _unseal(self, released: ReleaseState, serial: str, progress: OnProgress) -> None:
-        """Nothing of what was unsealed runs before every layer has verified to its end."""
-        base = NO_BASE
-        with BlockDevice(find_volume(serial)) as device:
-            for layer in released.manifest.layers:
-                with SealReader(
-                    device,
-                    image_key=layer.image_key,
-                    header_digest=layer.header_digest,
-                    chunk_count=layer.chunk_count,
-                    base_digest=base,
-                ) as reader:
-                    self._engine.unpack(_CountingSource(reader, layer.chunk_count, progress))
-                    reader.drain()
-                base = layer.header_digest
 
     def _restored(self, released: ReleaseState, restore_ms: float) -> protocol.Restored:
         confirm = self._session.confirm()
@@ -97,18 +152,15 @@ class Child:
         return protocol.Restored(confirm, events, released.generation, restore_ms)
 
 
-class _CountingSource:
-    """Reads from the sealed image, and tells the host how far it is."""
+def _release(action: object) -> ReleaseState:
+    """Raise WrongState for a GRANT that was made for a warm child: it is not to run yet."""
+    if not isinstance(action, ReleaseState):
+        raise WrongState("this GRANT is a warm child's, which holds and does not restore")
+    return action
 
-    def __init__(self, reader: SealReader, chunk_count: int, progress: OnProgress) -> None:
-        self._reader, self._progress = reader, progress
-        self._total = chunk_count * 2**20
-        self._done = self._told = 0
 
-    def read(self, size: int) -> bytes:
-        data = self._reader.read(size)
-        self._done += len(data)
-        if self._done - self._told >= _REPORT_EVERY_BYTES:
-            self._told = self._done
-            self._progress(protocol.Step.UNSEAL, self._done, self._total)
-        return data
+def _holding(action: object) -> HoldState:
+    """Raise WrongState for a GRANT that is not for a warm child."""
+    if not isinstance(action, HoldState):
+        raise WrongState("this GRANT is to be restored, not to be held")
+    return action

@@ -11,16 +11,15 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-from sevfork.agent.engine import CaptureCost, Engine
+from sevfork.agent.captures import Captures
+from sevfork.agent.engine import Engine
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.identity import Identity, PolicyVerifier
 from sevfork.agent.serve import OnProgress
-from sevfork.agent.volume import find_volume
 from sevfork.errors import RefusedByGuest, UsageError, WrongState
 from sevfork.handshake import (
     Actions,
     InstanceKey,
-    Layer,
     Lineage,
     Manifest,
     NeedEvidence,
@@ -30,9 +29,8 @@ from sevfork.handshake import (
     Slot,
     TokenGate,
 )
-from sevfork.seal import BlockDevice, SealedImage, SealWriter
 from sevfork.wire import protocol
-from sevfork.wire.protocol import MAX_CHILDREN, Step
+from sevfork.wire.protocol import MAX_CHILDREN
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +38,9 @@ MAX_OPEN_FORKS = 8
 # A spent OFFER is kept for its child's CONFIRM and events. Twice what may be open, so that what is
 # open is never forgotten: 20 MiB at most (measured: 19 KiB for an open one, with OpenSSL's keys).
 MAX_KEPT_OFFERS = 2 * MAX_OPEN_FORKS * MAX_CHILDREN
-_KEY_SIZE = 32
+MAX_WARM = MAX_CHILDREN
 _FORK_ID_SIZE = 16
 _VM_ID_SIZE = 16
-_REPORT_EVERY_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -57,26 +54,80 @@ class Party:
     provider: EvidenceProvider
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Fork:
-    """One capture: its sessions in index order, and which of them have come to their end."""
+    """One capture, or one reservation: its sessions in index order, and which have confirmed.
+
+    ``manifest`` is what a capture made, for warm children to be called to until ``callable_until``;
+    None for a reservation. ``called`` of them were.
+    """
 
     sessions: tuple[ParentSession, ...]
+    manifest: Manifest | None = field(default=None, repr=False)
+    callable_until: float = 0.0
+    called: int = 0
     confirmed: set[int] = field(default_factory=set)
 
     def is_open(self, now: float) -> bool:
-        """Whether somebody can still join."""
+        """Whether somebody can still join, or be called."""
+        if self.manifest is not None and now < self.callable_until:
+            return True
         return any(not session.spent and not session.expire(now) for session in self.sessions)
+
+    @property
+    def warm(self) -> int:
+        """How many warm children wait for a call."""
+        return sum(session.holds for session in self.sessions)
+
+    def next_index(self) -> int:
+        """The place of one more child that is called."""
+        index = len(self.sessions) + self.called
+        if index >= MAX_CHILDREN:
+            raise RefusedByGuest(f"a fork has at most {MAX_CHILDREN} children")
+        self.called += 1
+        return index
 
 
 class Forks:
-    """All captures of this VM that may still have children."""
+    """All captures of this VM that may still have children, and its warm children."""
 
     def __init__(self, me: Party, engine: Engine) -> None:
-        self._me, self._engine = me, engine
+        self._me = me
         policy = me.verifier.policy
         self._gate = TokenGate(me.identity.config.owner, me.key.public, policy.digest)
+        self._captures = Captures(engine, me.key.instance_id[:_VM_ID_SIZE], self._generation)
         self._forks: dict[bytes, _Fork] = {}
+
+    def handle(self, request: protocol.Request) -> protocol.Reply:
+        """Everything but captures."""
+        match request:
+            case protocol.Reserve():
+                return self.reserve(request)
+            case protocol.Refresh():
+                return self.refresh(request)
+            case protocol.Call():
+                return self.call(request)
+            case protocol.RelayAnswer():
+                return self.answer(request)
+            case protocol.RelayJoin():
+                return self.join(request)
+            case protocol.RelayConfirm():
+                self.confirm(request)
+            case protocol.RelayEvent():
+                self.event(request)
+            case protocol.Abandon(fork_id=fork_id):
+                self.abandon(fork_id)
+            case protocol.DropSnapshot():
+                self._captures.drop()
+            case _:
+                raise TypeError(f"not a parent's: {type(request).__name__}")
+        return protocol.Done()
+
+    def update_snapshot(
+        self, request: protocol.UpdateSnapshot, progress: OnProgress
+    ) -> protocol.SnapshotMade:
+        """One more layer of the snapshot, or a new one; raises as ``capture`` does."""
+        return self._captures.update_snapshot(request.volume_serial, progress)
 
     def capture(self, request: protocol.Capture, progress: OnProgress) -> protocol.Captured:
         """Seal the workload's state into the volume and make one OFFER a child.
@@ -84,29 +135,60 @@ class Forks:
         Raises UsageError, RefusedByGuest (policy), HostCannot (volume), and the engine's errors;
         the workload runs on, whatever happens.
         """
-        token = self._admit(request)
-        image_key = secrets.token_bytes(_KEY_SIZE)
-        capture, sealed, state_bytes = self._seal(request.volume_serial, image_key, progress)
-        layer = Layer(
-            image_key=image_key,
-            header_digest=sealed.header_digest,
-            chunk_count=sealed.chunk_count,
-            image_id=sealed.image_id,
-            start=0,
-        )
-        fork_id = secrets.token_bytes(_FORK_ID_SIZE)
+        kept = self._captures.is_kept_in(request.volume_serial)
+        token = self._admit(request.count, request.token, at_least=0 if kept else 1)
+        seal = self._captures.update if kept else self._captures.once
+        captured = seal(request.volume_serial, progress)
         if token is not None:
             self._gate.spend(token)
-        sessions = self._offer(fork_id, request.count, Manifest((layer,)))
-        self._forks[fork_id] = _Fork(sessions)
-        log.info("captured for %d children, pause %.0f ms", request.count, capture.pause_ms)
+        fork_id, fork = self._open(request.count, captured.manifest, warm=False)
+        if kept:
+            lifetime_s = self._me.verifier.policy.image_key_lifetime_s
+            fork.manifest, fork.callable_until = captured.manifest, time.monotonic() + lifetime_s
+        pause_ms = captured.cost.pause_ms
+        log.info("captured for %d children, pause %.0f ms", request.count, pause_ms)
         return protocol.Captured(
             fork_id=fork_id,
-            offers=[session.offer for session in sessions],
-            pause_ms=capture.pause_ms,
-            state_bytes=state_bytes,
-            sealed_bytes=sealed.chunk_count * 2**20,
+            offers=[session.offer for session in fork.sessions],
+            pause_ms=pause_ms,
+            state_bytes=captured.state_bytes,
+            sealed_bytes=captured.sealed_bytes,
         )
+
+    def reserve(self, request: protocol.Reserve) -> protocol.Reserved:
+        """One OFFER for each warm child that is to hold the snapshot."""
+        manifest = self._captures.manifest
+        if manifest is None:
+            raise WrongState("this VM keeps no snapshot that a warm child could hold")
+        token = self._admit(request.count, request.token)
+        if sum(fork.warm for fork in self._forks.values()) + request.count > MAX_WARM:
+            raise RefusedByGuest(f"a VM has at most {MAX_WARM} warm children")
+        if token is not None:
+            self._gate.spend(token)
+        fork_id, fork = self._open(request.count, manifest, warm=True)
+        return protocol.Reserved(fork_id, [session.offer for session in fork.sessions])
+
+    def refresh(self, request: protocol.Refresh) -> protocol.Refreshed:
+        """The UPDATE for one warm child."""
+        session, manifest = self._session(request.fork_id, request.index), self._captures.manifest
+        if manifest is None:
+            raise WrongState("this VM keeps no snapshot any more")
+        return protocol.Refreshed(session.update(manifest, time.monotonic()))
+
+    def call(self, request: protocol.Call) -> protocol.Called:
+        """The CALL of a warm child to be one of a capture's children."""
+        session, now = self._session(request.fork_id, request.index), time.monotonic()
+        fork = self._forks.get(request.capture)
+        if fork is None or fork.manifest is None or now >= fork.callable_until:
+            raise RefusedByGuest("there is no such capture to be called to", hint="fork again")
+        slot = Slot(request.capture, fork.next_index(), self._generation)
+        return protocol.Called(session.call(slot, fork.manifest, now), slot.child_index)
+
+    def answer(self, request: protocol.RelayAnswer) -> protocol.Activated:
+        """ACTIVATE, for an ANSWER that passed every check."""
+        session = self._session(request.fork_id, request.index)
+        actions = session.receive_answer(request.answer, time.monotonic())
+        return protocol.Activated(sent(actions))
 
     def join(self, request: protocol.RelayJoin) -> protocol.Granted:
         """The GRANT for a JOIN that passed every check."""
@@ -130,69 +212,79 @@ class Forks:
             log.info("child %d: %s", request.index, action)
 
     def abandon(self, fork_id: bytes) -> None:
-        """Erase what no child has confirmed; children that live go on sending their events."""
+        """Erase what no child has confirmed; children that live go on sending their events.
+
+        A warm child that was not called is no child yet: it is given up too.
+        """
         fork = self._forks.get(fork_id)
-        for index, session in enumerate(fork.sessions if fork else ()):
-            if fork and index not in fork.confirmed:
+        if fork is None:
+            return
+        fork.manifest = None
+        for index, session in enumerate(fork.sessions):
+            if index not in fork.confirmed or session.holds:
                 session.abandon()
 
     def forget_expired(self) -> None:
         now = time.monotonic()
         for fork in self._forks.values():
+            if now >= fork.callable_until:
+                fork.manifest = None
             for session in fork.sessions:
                 session.expire(now)
 
-    def _admit(self, request: protocol.Capture) -> OwnerToken | None:
+    @property
+    def _generation(self) -> int:
+        """Of this VM's children."""
+        return self._me.lineage.generation + 1
+
+    def _admit(
+        self, count: int, encoded_token: bytes | None, *, at_least: int = 1
+    ) -> OwnerToken | None:
         """The owner's token, not yet spent, if the policy asks for one."""
-        if not 1 <= request.count <= MAX_CHILDREN:
-            raise UsageError(f"a fork has 1 to {MAX_CHILDREN} children, not {request.count}")
-        owned = self._me.verifier.policy.fork == "owner"
-        token = self._gate.check(request.token, request.count) if owned else None
+        if not at_least <= count <= MAX_CHILDREN:
+            raise UsageError(f"a fork has {at_least} to {MAX_CHILDREN} children, not {count}")
+        owned = count > 0 and self._me.verifier.policy.fork == "owner"
+        token = self._gate.check(encoded_token, count) if owned else None
         now = time.monotonic()
         if sum(fork.is_open(now) for fork in self._forks.values()) >= MAX_OPEN_FORKS:
             raise RefusedByGuest(
                 f"{MAX_OPEN_FORKS} captures of this VM have open OFFERs",
                 hint="wait until their children have joined or their time is over",
             )
-        self._make_room(request.count, now)
+        self._make_room(count, now)
         return token
 
     def _make_room(self, count: int, now: float) -> None:
         """Forget the oldest captures that nobody can join any more."""
         kept = sum(len(fork.sessions) for fork in self._forks.values())
         for fork_id, fork in list(self._forks.items()):
-            if kept + count > MAX_KEPT_OFFERS and not fork.is_open(now):
+            if kept + count > MAX_KEPT_OFFERS and not fork.is_open(now) and not fork.warm:
                 kept -= len(fork.sessions)
                 del self._forks[fork_id]
 
-    def _seal(
-        self, serial: str, image_key: bytes, progress: OnProgress
-    ) -> tuple[CaptureCost, SealedImage, int]:
-        vm_id, generation = self._me.key.instance_id[:_VM_ID_SIZE], self._me.lineage.generation
-        with (
-            BlockDevice(find_volume(serial), writable=True) as device,
-            SealWriter(
-                device, image_key=image_key, vm_id=vm_id, generation=generation + 1
-            ) as writer,
-        ):
-            sink = _CountingSink(writer, progress)
-            capture = self._engine.capture(sink, sink.enter)
-            sink.enter(Step.FLUSH)
-            return capture, writer.finish(), sink.written
+    def _open(self, count: int, manifest: Manifest, *, warm: bool) -> tuple[bytes, _Fork]:
+        """OFFERs for so many children."""
+        fork_id = secrets.token_bytes(_FORK_ID_SIZE)
+        fork = self._forks[fork_id] = _Fork(self._offer(fork_id, count, manifest, warm=warm))
+        return fork_id, fork
 
-    def _offer(self, fork_id: bytes, count: int, manifest: Manifest) -> tuple[ParentSession, ...]:
-        me, now = self._me, time.monotonic()
+    def _offer(
+        self, fork_id: bytes, count: int, manifest: Manifest, *, warm: bool
+    ) -> tuple[ParentSession, ...]:
+        me, now, policy = self._me, time.monotonic(), self._me.verifier.policy
         return tuple(
             ParentSession(
                 me.identity.launch,
                 me.key,
                 me.lineage,
-                Slot(fork_id, index, me.lineage.generation + 1),
+                Slot(fork_id, index, self._generation),
                 manifest,
                 me.verifier,
                 now=now,
-                lifetime_s=me.verifier.policy.offer_lifetime_s,
-                image_key_lifetime_s=me.verifier.policy.image_key_lifetime_s,
+                lifetime_s=policy.offer_lifetime_s,
+                image_key_lifetime_s=policy.image_key_lifetime_s,
+                warm=warm,
+                warm_lifetime_s=policy.warm_lifetime_s,
             )
             for index in range(count)
         )
@@ -204,27 +296,6 @@ class Forks:
                 "there is no such OFFER", hint="the agent has restarted, or the fork was abandoned"
             )
         return sessions[index]
-
-
-class _CountingSink:
-    """Passes on to the sealed image, and tells the host how far it is."""
-
-    def __init__(self, writer: SealWriter, progress: OnProgress) -> None:
-        self._writer, self._progress = writer, progress
-        self._step, self._told = Step.CAPTURE, 0
-        self.written = 0
-
-    def enter(self, step: Step) -> None:
-        self._step = step
-        self._progress(step, self.written, 0)
-
-    def write(self, data: bytes) -> int:
-        self._writer.write(data)
-        self.written += len(data)
-        if self.written - self._told >= _REPORT_EVERY_BYTES:
-            self._told = self.written
-            self._progress(self._step, self.written, 0)
-        return len(data)
 
 
 def sent(actions: Actions) -> bytes:

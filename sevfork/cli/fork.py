@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from sevfork.lifecycle.fork import ForkedChild, ForkOutcome, ForkPlan
 
 
+_COLUMNS = ("CHILD", "ADDRESS", "PARENT'S PAUSE", "READY AFTER", "WAS", "TECHNOLOGY")
+
+
 @click.command()
 @click.argument("vm")
 @click.option(
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The owner's token, where the image's policy asks for one.",
 )
+@click.option("--cold", is_flag=True, help="Launch every child, and take none from a pool.")
 @click.option("--timeout", metavar="DURATION", type=duration, default="300s", show_default=True)
 @click.option("--print-xml", is_flag=True, help="Print the children's domain XML, start nothing.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")
@@ -55,6 +59,7 @@ def fork(
     publish: tuple[tuple[int | None, int], ...],
     replace: bool,
     token: Path | None,
+    cold: bool,
     timeout: float,
     print_xml: bool,
     dry_run: bool,
@@ -73,6 +78,7 @@ def fork(
         replace=replace,
         publish=tuple(PortWish(*pair) for pair in publish) or None,
         token=token.read_bytes() if token else None,
+        cold=cold,
     )
     hypervisor = app.hypervisor(change_nothing=dry_run or print_xml)
     plan = plan_fork(hypervisor, request)
@@ -123,7 +129,9 @@ def _print_outcome(app: App, hypervisor: Hypervisor, outcome: ForkOutcome, as_js
         app.output.json(_document(hypervisor, outcome))
         return
     rows = [_row(child, outcome) for child in outcome.children]
-    app.output.table(["CHILD", "ADDRESS", "PARENT'S PAUSE", "READY AFTER", "TECHNOLOGY"], rows)
+    app.output.table(
+        ["CHILD", "ADDRESS", "PARENT'S PAUSE", "READY AFTER", "WAS", "TECHNOLOGY"], rows
+    )
     app.output.note(
         f"forked '{outcome.parent}': {outcome.state_bytes / 2**20:.0f} MiB of state, captured in "
         f"{outcome.capture_s:.1f} s; {outcome.accelerator.label}"
@@ -132,10 +140,11 @@ def _print_outcome(app: App, hypervisor: Hypervisor, outcome: ForkOutcome, as_js
 
 def _row(child: ForkedChild, outcome: ForkOutcome) -> list[str]:
     if child.error:
-        return [child.name, "-", "-", "failed", child.error.message]
+        return [child.name, "-", "-", "failed", "-", child.error.message]
     addresses = ", ".join(f"127.0.0.1:{port.host} -> {port.guest}" for port in child.ports)
     pause, ready = f"{outcome.pause_ms:.0f} ms", f"{child.ready_s:.1f} s"
-    return [child.name, addresses or "-", pause, ready, outcome.technology.label]
+    was = "warm" if child.warm else "cold"
+    return [child.name, addresses or "-", pause, ready, was, outcome.technology.label]
 
 
 def _document(hypervisor: Hypervisor, outcome: ForkOutcome) -> dict[str, object]:
@@ -163,7 +172,7 @@ def _child_document(hypervisor: Hypervisor, child: ForkedChild) -> dict[str, obj
         return {"name": child.name, "error": _error_document(child.error)}
     (vm,) = vms([hypervisor.find(child.uuid)])
     times = {"ready_s": round(child.ready_s, 2), "restore_ms": round(child.restore_ms, 1)}
-    return document(vm) | times | {"error": None}
+    return document(vm) | times | {"was_warm": child.warm, "error": None}
 
 
 def _error_document(error: SevforkError) -> dict[str, object]:

@@ -38,9 +38,20 @@ def _row(lead: str, vm: Vm) -> list[str]:
     metadata = vm.metadata
     return [
         lead + vm.domain.name,
-        vm.state,
+        _state(vm),
         str(metadata.generation) if metadata else "?",
         (metadata.parent_name or "-") if metadata else "?",
         ", ".join(f"{port['address']} -> {port['guest']}" for port in vm.ports) or "-",
         metadata.technology.label if metadata else "?",
     ]
+
+
+def _state(vm: Vm) -> str:
+    """Of a warm child also its age, how far it lags behind, and the memory that it holds."""
+    from sevfork.lifecycle.inventory import warmth
+
+    warm = warmth(vm.metadata) if vm.metadata else None
+    if warm is None:
+        return vm.state
+    held_mib = warm["held_bytes"] >> 20
+    return f"warm ({warm['age_s']} s, lag {warm['lag_s']} s, holds {held_mib} MiB)"

@@ -24,6 +24,8 @@ VERBS = {
     "guest": ("sevfork.cli.guest:guest", "The measured guest image."),
     "up": ("sevfork.cli.up:up", "Define and start a fork-ready VM."),
     "fork": ("sevfork.cli.fork:fork", "Fork a running VM."),
+    "snapshot": ("sevfork.cli.snapshot:snapshot", "Keep a snapshot, so that forks are quick."),
+    "pool": ("sevfork.cli.pool:pool", "Keep warm children for forks to take."),
     "ls": ("sevfork.cli.ls:ls", "List VMs, and who descends from whom."),
     "attest": ("sevfork.cli.attest:attest", "Fresh evidence from a running VM."),
     "verify": ("sevfork.cli.verify:verify", "Check evidence, on any machine."),

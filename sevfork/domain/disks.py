@@ -13,8 +13,14 @@ from sevfork.domain.elements import E, parse, to_text
 SERIAL_LIMIT = 20
 
 
-def disk(path: str, serial: str, target: str, *, readonly: bool) -> etree._Element:
-    """A raw virtio-blk disk. The guest finds it by its serial, never by its name."""
+def disk(
+    path: str, serial: str, target: str, *, readonly: bool, shared: bool = False
+) -> etree._Element:
+    """A raw virtio-blk disk. The guest finds it by its serial, never by its name.
+
+    ``shared``: several guests have it at once, one of them to write. Without it QEMU's locks keep
+    the second one from starting.
+    """
     if len(serial) > SERIAL_LIMIT:
         raise ValueError(f"a disk's serial has at most {SERIAL_LIMIT} characters")
     element = E.disk(
@@ -28,13 +34,15 @@ def disk(path: str, serial: str, target: str, *, readonly: bool) -> etree._Eleme
     )
     if readonly:
         element.append(E.readonly())
+    if shared:
+        element.append(E.shareable())
     element.append(E.serial(serial))
     return element
 
 
-def disk_xml(path: str, serial: str, target: str, *, readonly: bool) -> str:
+def disk_xml(path: str, serial: str, target: str, *, readonly: bool, shared: bool = False) -> str:
     """The same as text, to attach to a running domain or detach from it."""
-    return to_text(disk(path, serial, target, readonly=readonly))
+    return to_text(disk(path, serial, target, readonly=readonly, shared=shared))
 
 
 def has_target(domain_text: str, target: str) -> bool:

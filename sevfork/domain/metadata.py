@@ -19,6 +19,7 @@ class Phase(Enum):
 
     FORMING = "forming"
     READY = "ready"
+    WARM = "warm"  # holds its parent's snapshot and waits for a fork; its maker is the pool
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,29 @@ class PublishedPort:
 
     host: int
     guest: int
+
+
+@dataclass(frozen=True)
+class SnapshotVolume:
+    """The volume that holds a VM's snapshot, plugged into the VM, and its serial number there."""
+
+    name: str
+    serial: str
+
+
+@dataclass(frozen=True)
+class Warmth:
+    """What a warm child holds: the snapshot in the volume with this serial, ``held_bytes`` of it.
+
+    Times are seconds since 1970 by the clock of the pool's machine: when it was granted the
+    snapshot, when it was last brought up to date, and from when on it is too stale to be used.
+    """
+
+    serial: str
+    since: int
+    refreshed: int
+    stale: int
+    held_bytes: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +101,11 @@ class Metadata:
     ports: tuple[PublishedPort, ...] = ()
     # Storage volumes that were made for this VM alone: its serial log comes first.
     volumes: tuple[str, ...] = ()
-    # Who is making it; None once that is done.
+    # Who is making it, or keeps it warm; None once that is done.
     maker: Maker | None = None
+    # Where its snapshot is, if it keeps one.
+    snapshot: SnapshotVolume | None = None
+    # Of a warm child only.
+    warmth: Warmth | None = None
     # None on hardware, which keeps its own.
     processor: ProcessorState | None = None

@@ -11,7 +11,15 @@ from collections.abc import Iterable
 from lxml import etree
 
 from sevfork.domain.elements import parse, to_text
-from sevfork.domain.metadata import Maker, Metadata, Phase, ProcessorState, PublishedPort
+from sevfork.domain.metadata import (
+    Maker,
+    Metadata,
+    Phase,
+    ProcessorState,
+    PublishedPort,
+    SnapshotVolume,
+    Warmth,
+)
 from sevfork.errors import WrongState
 from sevfork.handshake.launch import Role
 from sevfork.technology import Technology
@@ -79,6 +87,11 @@ def _plain(metadata: Metadata) -> etree._Element:
         _add(root, "volume", name=volume)
     if maker := metadata.maker:
         _add(root, "maker", host=maker.host, boot=maker.boot, pid=maker.pid, start=maker.start)
+    if metadata.snapshot:
+        _add(root, "snapshot", volume=metadata.snapshot.name, serial=metadata.snapshot.serial)
+    if warmth := metadata.warmth:
+        times = {"since": warmth.since, "refreshed": warmth.refreshed, "stale": warmth.stale}
+        _add(root, "warm", serial=warmth.serial, held=warmth.held_bytes, **times)
     if metadata.processor:
         _add_processor(root, metadata.processor)
     return root
@@ -136,6 +149,8 @@ def _read(root: etree._Element) -> Metadata:
         ),
         volumes=tuple(_volume_name(each["name"]) for each in _all(root, "volume")),
         maker=_read_maker(_only(root, "maker")),
+        snapshot=_read_snapshot(_only(root, "snapshot")),
+        warmth=_read_warmth(_only(root, "warm")),
         processor=_read_processor(_only(root, "processor")),
     )
 
@@ -162,6 +177,20 @@ def _read_maker(maker: dict[str, str]) -> Maker | None:
     if not maker:
         return None
     return Maker(maker["host"], maker["boot"], int(maker["pid"]), int(maker["start"]))
+
+
+def _read_snapshot(snapshot: dict[str, str]) -> SnapshotVolume | None:
+    if not snapshot:
+        return None
+    return SnapshotVolume(_volume_name(snapshot["volume"]), snapshot["serial"])
+
+
+def _read_warmth(warmth: dict[str, str]) -> Warmth | None:
+    if not warmth:
+        return None
+    names = ("since", "refreshed", "stale", "held")
+    since, refreshed, stale, held_bytes = (int(warmth[name]) for name in names)
+    return Warmth(warmth["serial"], since, refreshed, stale, held_bytes)
 
 
 def _read_processor(state: dict[str, str]) -> ProcessorState | None:

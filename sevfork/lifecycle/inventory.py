@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -22,9 +23,10 @@ class Vm:
 
     @property
     def state(self) -> str:
-        """libvirt's state, or that the VM is still being made."""
-        if self.metadata and self.metadata.phase is Phase.FORMING and self.domain.state.active:
-            return Phase.FORMING.value
+        """libvirt's state, or that the VM is still being made, or waits in a pool."""
+        phase = self.metadata.phase if self.metadata else Phase.READY
+        if phase is not Phase.READY and self.domain.state.active:
+            return str(phase.value)
         return self.domain.state.value
 
     @property
@@ -114,8 +116,18 @@ def document(vm: Vm) -> dict[str, object]:
         "parent": metadata.parent_name,
         "parent_uuid": metadata.parent,
         "fork_id": metadata.fork_id,
+        "warm": warmth(metadata),
         "launch_digest": metadata.processor.measurement.hex() if metadata.processor else None,
     }
+
+
+def warmth(metadata: Metadata) -> dict[str, int] | None:
+    """Of a warm child: how long it has waited, how long ago it was brought up to date."""
+    warm, now = metadata.warmth, int(time.time())
+    if metadata.phase is not Phase.WARM or warm is None:
+        return None
+    age_s, lag_s = max(0, now - warm.since), max(0, now - warm.refreshed)
+    return {"age_s": age_s, "lag_s": lag_s, "held_bytes": warm.held_bytes}
 
 
 def lines(branches: Iterable[Branch]) -> Iterator[tuple[str, Vm]]:

@@ -76,7 +76,10 @@ def _disks(hypervisor: Hypervisor, domain: Domain) -> tuple[Disk, ...]:
 
 
 def is_abandoned(domain: Domain) -> bool:
-    """Whether a VM is half made and its maker dead; what cannot be read is left alone."""
+    """Whether a VM is half made, or waits in a pool, and its maker is dead.
+
+    What cannot be read is left alone.
+    """
     if domain.metadata_xml is None:
         return False
     try:
@@ -84,5 +87,5 @@ def is_abandoned(domain: Domain) -> bool:
     except WrongState as exc:
         log.warning("'%s': %s", domain.name, exc.message)
         return False
-    forming = metadata.phase is Phase.FORMING
-    return forming and metadata.maker is not None and maker.is_dead(metadata.maker)
+    unfinished = metadata.phase is not Phase.READY
+    return unfinished and metadata.maker is not None and maker.is_dead(metadata.maker)

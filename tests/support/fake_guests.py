@@ -195,7 +195,7 @@ class FakeHouse(FakeHypervisor):
         create = self.storage.create
 
         def create_sealed(name: str, size_bytes: int) -> Volume:
-            if not name.endswith(".sealed"):
+            if not name.endswith((".sealed", ".snapshot")):
                 return create(name, size_bytes)
             create(name, 0)
             with self.sealed(name).open("wb") as file:
@@ -205,7 +205,7 @@ class FakeHouse(FakeHypervisor):
         self.storage.create = create_sealed  # type: ignore[method-assign]
 
     def sealed(self, name: str) -> Path:
-        """The file that stands for a sealed volume; its serial number is its name's beginning."""
+        """The file that stands for a sealed volume; its serial number begins its name."""
         return self.pool / name.partition(".")[0]
 
     def start(self, uuid: str) -> None:

@@ -81,7 +81,7 @@ def house(
 ) -> FakeHouse:
     monkeypatch.setenv("XDG_DATA_HOME", str(simulator))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for module in ("forks", "child"):
+    for module in ("captures", "unsealed"):
         monkeypatch.setattr(f"sevfork.agent.{module}.find_volume", lambda serial: tmp_path / serial)
     return FakeHouse(tmp_path, simulators.processor())
 

@@ -144,12 +144,12 @@ class Lab:
         return {vm["name"]: vm for vm in listed if vm["name"].startswith(f"{self.prefix}-")}
 
     def leftovers(self) -> list[str]:
-        """Sealed volumes, and logs of VMs that are gone, in the storage pool."""
+        """Sealed volumes, snapshots, and logs of VMs that are gone, in the storage pool."""
         with _hypervisor() as hypervisor:
             names = [volume.name for volume in hypervisor.storage.volumes()]
         alive = [f"{name}-{vm['uuid'][:8]}.log" for name, vm in self.vms().items()]
         mine = [name for name in names if name.startswith(self.prefix) and name not in alive]
-        return mine + [name for name in names if name.endswith(".sealed")]
+        return mine + [name for name in names if name.endswith((".sealed", ".snapshot"))]
 
     def serial_logs(self) -> str:
         """The end of each guest's serial console."""

@@ -16,7 +16,8 @@ from sevfork.domain.xml import spec_from_xml
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.fork import ForkedChild, ForkRequest, plan_fork
 from sevfork.lifecycle.fork.capture import captured
-from sevfork.lifecycle.fork.child import Choices, make_child
+from sevfork.lifecycle.fork.child import make_child
+from sevfork.lifecycle.fork.launch import Choices
 from sevfork.lifecycle.undo import Undo
 from tests.support.jobs import job_on
 from tests.vm.lab import Lab, Vm

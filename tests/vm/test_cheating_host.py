@@ -29,7 +29,8 @@ from sevfork.handshake.transcript import child_report_data, transcript_1
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.fork import ForkedChild, ForkRequest, plan_fork
 from sevfork.lifecycle.fork.capture import OpenCapture, captured
-from sevfork.lifecycle.fork.child import HONEST, Choices, make_child
+from sevfork.lifecycle.fork.child import make_child
+from sevfork.lifecycle.fork.launch import HONEST, Choices
 from sevfork.lifecycle.fork.sealed_volume import make_volume, plugged
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.launching import child_config

@@ -13,6 +13,7 @@ from sevfork.host.hypervisor import Domain, Hypervisor
 from sevfork.lifecycle.find import running_vm
 from sevfork.lifecycle.naming import child_names
 from sevfork.lifecycle.ports import PortWish, require_free
+from sevfork.lifecycle.warm.find import warm_children
 from sevfork.wire.volume_serial import new_serial
 
 # Room for the header, padding of the last chunk, archive headers and CRIU's own images.
@@ -29,11 +30,17 @@ class ForkRequest:
     replace: bool = False
     publish: tuple[PortWish, ...] | None = None
     token: bytes | None = field(default=None, repr=False)
+    # Take no warm children.
+    cold: bool = False
 
 
 @dataclass(frozen=True)
 class ForkPlan:
-    """What a fork is going to do, decided before anything is touched."""
+    """What a fork is going to do, decided before anything is touched.
+
+    ``names`` are those of children that are yet to be launched: what warm ones there are is known
+    when they are taken.
+    """
 
     request: ForkRequest
     domain: Domain
@@ -57,7 +64,7 @@ def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
     names = child_names(
         domain.name, request.name, request.count, others.keys(), replace=request.replace
     )
-    _require_memory(hypervisor, spec, request.count)
+    _require_memory(hypervisor, spec, request.count - _warm_ready(hypervisor, domain, request))
     replaced = tuple(_replaceable(others[name]) for name in names if name in others)
     wishes = _wishes(request, spec)
     require_free(hypervisor, wishes, replaced)
@@ -73,6 +80,14 @@ def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
         volume_bytes=_volume_bytes(spec.memory_mib),
         publish=wishes,
     )
+
+
+def _warm_ready(hypervisor: Hypervisor, domain: Domain, request: ForkRequest) -> int:
+    """How many of the children have their memory already; a name of its own needs a new VM."""
+    if request.cold or request.name is not None:
+        return 0
+    ready = [each for each in warm_children(hypervisor, domain.uuid) if not each.is_stale]
+    return min(len(ready), request.count)
 
 
 def _wishes(request: ForkRequest, spec: GuestSpec) -> tuple[PortWish, ...]:

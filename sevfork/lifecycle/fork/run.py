@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sevfork.domain.spec import Accelerator
 from sevfork.errors import SevforkError
 from sevfork.lifecycle.fork.capture import OpenCapture, captured
 from sevfork.lifecycle.fork.child import ForkedChild, make_child
 from sevfork.lifecycle.fork.plan import ForkPlan
+from sevfork.lifecycle.fork.warm import TakenChild, activate_child, take_warm
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.progress import logged
 from sevfork.lifecycle.undo import Undo
@@ -43,8 +45,11 @@ def run_fork(job: Job, plan: ForkPlan) -> ForkOutcome:
     """The whole fork. Raises if no child came to be; else the outcome has a result for each."""
     job = replace(job, watch=logged(job.watch))
     # Children outlive the capture, but not a failure, or a signal, while that is cleaned up.
-    with Undo() as undo, captured(job, plan) as capture:
-        children = _make_children(job, capture, undo)
+    with Undo() as undo:
+        taken = take_warm(job, plan, undo)
+        plan = replace(plan, names=plan.names[: plan.request.count - len(taken)])
+        with captured(job, plan) as capture:
+            children = _make_children(job, capture, taken, undo)
     if all(child.error for child in children) and children[0].error:
         raise children[0].error
     return ForkOutcome(
@@ -61,11 +66,21 @@ def run_fork(job: Job, plan: ForkPlan) -> ForkOutcome:
     )
 
 
-def _make_children(job: Job, capture: OpenCapture, undo: Undo) -> tuple[ForkedChild, ...]:
-    """A few at a time, so that a wide fork does not bring the host down."""
-    count, cpus = len(capture.names), job.hypervisor.facts().cpus
-    with ThreadPoolExecutor(max_workers=min(count, max(2, cpus))) as pool:
-        futures = [pool.submit(_attempt, job, capture, index, undo) for index in range(count)]
+def _make_children(
+    job: Job, capture: OpenCapture, taken: tuple[TakenChild, ...], undo: Undo
+) -> tuple[ForkedChild, ...]:
+    """A few at a time, so that a wide fork does not bring the host down; warm ones first."""
+    cpus = job.hypervisor.facts().cpus
+    warm = [
+        partial(_attempt, each.spec.name, partial(activate_child, job, capture, each, undo))
+        for each in taken
+    ]
+    cold = [
+        partial(_attempt, name, partial(make_child, job, capture, index, undo))
+        for index, name in enumerate(capture.names)
+    ]
+    with ThreadPoolExecutor(max_workers=min(len(warm + cold), max(2, cpus))) as pool:
+        futures = [pool.submit(attempt) for attempt in warm + cold]
         try:
             return results(futures)
         except BaseException:
@@ -86,10 +101,10 @@ def results(futures: Iterable[Future[ForkedChild]]) -> tuple[ForkedChild, ...]:
     return tuple(future.result() for future in in_order)
 
 
-def _attempt(job: Job, capture: OpenCapture, index: int, undo: Undo) -> ForkedChild:
-    name = capture.names[index]
+def _attempt(name: str, make: Callable[[], ForkedChild]) -> ForkedChild:
+    """The child, or what came of it."""
     try:
-        return make_child(job, capture, index, undo)
+        return make()
     except SevforkError as exc:
         error = exc
     except Exception as exc:

@@ -11,6 +11,7 @@ from sevfork.host.hypervisor import DomainState, Hypervisor, Volume
 from sevfork.lifecycle.agents import PAUSE_S
 from sevfork.lifecycle.find import cannot
 from sevfork.lifecycle.fork.plan import ForkPlan
+from sevfork.lifecycle.storage_room import room_in
 from sevfork.lifecycle.undo import Undo
 
 _DETACH_TIMEOUT_S = 30.0
@@ -43,36 +44,24 @@ def require_room(hypervisor: Hypervisor, plan: ForkPlan, state_bytes: int) -> No
     needed = min(state_bytes * 5 // 4 + _LEAST_BYTES, plan.volume_bytes)
     if hypervisor.storage.free_bytes() < needed:
         raise HostCannot(
-            f"{_pool(hypervisor)}; the capture may need {needed / 2**20:.0f} MiB",
+            f"{room_in(hypervisor)}; the capture may need {needed / 2**20:.0f} MiB",
             hint="make room there, and fork again",
         )
 
 
 @contextlib.contextmanager
-def naming_the_pool(hypervisor: Hypervisor) -> Iterator[None]:
-    """A guest whose volume fails knows of an I/O error only: say where that volume lies."""
-    try:
-        yield
-    except HostCannot as exc:
-        with contextlib.suppress(SevforkError):
-            exc.message = f"{exc.message}; {_pool(hypervisor)}"
-            exc.args = (exc.message,)
-        raise
-
-
-def _pool(hypervisor: Hypervisor) -> str:
-    storage = hypervisor.storage
-    free, path = storage.free_bytes(), storage.path_of("").rstrip("/")
-    return f"the storage pool at '{path}' has {free / 2**20:.0f} MiB free"
-
-
-@contextlib.contextmanager
 def plugged(
-    hypervisor: Hypervisor, uuid: str, volume: Volume, serial: str, *, readonly: bool
+    hypervisor: Hypervisor,
+    uuid: str,
+    volume: Volume,
+    serial: str,
+    *,
+    readonly: bool,
+    shared: bool = False,
 ) -> Iterator[None]:
     """The volume in a running guest, which finds it by its serial."""
     target = free_target(hypervisor.xml(uuid))
-    xml = disk_xml(volume.path, serial, target, readonly=readonly)
+    xml = disk_xml(volume.path, serial, target, readonly=readonly, shared=shared)
     try:
         hypervisor.attach_device(uuid, xml)
         yield

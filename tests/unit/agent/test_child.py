@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from sevfork.agent import child as child_module
+from sevfork.agent import unsealed
 from sevfork.agent.child import Child
 from sevfork.agent.engine import Source
 from sevfork.agent.serve import VmMustEnd
+from sevfork.agent.unsealed import Unsealed
 from sevfork.closing import Closing
 from sevfork.errors import NotAuthentic, RefusedByGuest
 from sevfork.handshake import InstanceKey, Layer, Lineage, Manifest, ReleaseState
@@ -56,7 +58,7 @@ class House:
         self.marker, self.failing = marker, ""
         self.steps: list[tuple[str, bool]] = []
         monkeypatch.setattr(child_module, "ChildSession", Session)
-        monkeypatch.setattr(Child, "_unseal", lambda *_: self.step("unseal"))
+        monkeypatch.setattr(Unsealed, "take", lambda *_: self.step("unseal"))
         me = SimpleNamespace(identity=SimpleNamespace(launch=None), key=KEY, verifier=None)
         engine = SimpleNamespace(resume=lambda _: self.step("resume"))
         self.child = Child(me, engine, self)  # type: ignore[arg-type]
@@ -132,8 +134,8 @@ def test_each_layer_is_read_as_a_delta_on_the_one_before_and_to_its_end(
 
     volume = tmp_path / "volume"
     volume.write_bytes(bytes(4096))
-    monkeypatch.setattr(child_module, "find_volume", lambda serial: volume)
-    monkeypatch.setattr(child_module, "SealReader", Reader)
+    monkeypatch.setattr(unsealed, "find_volume", lambda serial: volume)
+    monkeypatch.setattr(unsealed, "SealReader", Reader)
     layers = tuple(replace(LAYER, header_digest=letter * 48) for letter in (b"1", b"2", b"3"))
     monkeypatch.setattr(Session, "released", replace(RELEASED, manifest=Manifest(layers)))
     at_work: list[bool] = []
@@ -171,7 +173,7 @@ def test_a_medium_that_cannot_be_read_ends_the_child_and_says_why(
         image_id=sealed.image.image_id,
         start=0,
     )
-    monkeypatch.setattr(child_module, "find_volume", lambda serial: volume)
+    monkeypatch.setattr(unsealed, "find_volume", lambda serial: volume)
     monkeypatch.setattr(child_module, "ChildSession", Session)
     monkeypatch.setattr(Session, "released", replace(RELEASED, manifest=Manifest((layer,))))
     read, attempts = os.preadv, list[int]()

@@ -15,6 +15,7 @@ from typing import cast
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sevfork.agent import captures
 from sevfork.agent import forks as forks_module
 from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source
 from sevfork.agent.evidence.provider import EvidenceProvider
@@ -142,7 +143,7 @@ def watching(phase: str, done: int, total: int) -> None:
 @pytest.fixture
 def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parent:
     volume = tmp_path / "volume"
-    monkeypatch.setattr(forks_module, "find_volume", lambda serial: volume)
+    monkeypatch.setattr(captures, "find_volume", lambda serial: volume)
     return Parent(volume)
 
 

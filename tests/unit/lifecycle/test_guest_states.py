@@ -11,7 +11,8 @@ from sevfork.handshake.launch import LaunchConfig, Role
 from sevfork.image.image import Image
 from sevfork.lifecycle.fork import ForkRequest, plan_fork
 from sevfork.lifecycle.fork.capture import captured
-from sevfork.lifecycle.fork.child import child_domain
+from sevfork.lifecycle.fork.child import place_in
+from sevfork.lifecycle.fork.launch import child_domain
 from sevfork.lifecycle.launching import child_config
 from sevfork.lifecycle.up import UpRequest, plan_up, run_up
 from sevfork.wire import protocol
@@ -30,7 +31,7 @@ def child(house: FakeHouse, parent: FakeGuest) -> FakeGuest:
     """Launched and configured for an OFFER, without a GRANT."""
     job = job_on(house)
     with captured(job, plan_fork(house, ForkRequest("web"))) as capture:
-        spec = child_domain(job, capture, 0)
+        spec = child_domain(job, capture.plan, place_in(capture, 0))
         house.define(_xml(spec))
         house.start(spec.uuid)
     guest = house.guests[spec.uuid]

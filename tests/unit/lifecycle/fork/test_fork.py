@@ -174,7 +174,7 @@ def test_two_forks_that_planned_the_same_default_name(house: FakeHouse, parent: 
 def test_an_agent_that_makes_too_few_offers(
     house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sevfork.agent.forks.Forks._offer", lambda *_: ())
+    monkeypatch.setattr("sevfork.agent.forks.Forks._offer", lambda *_, **__: ())
     with pytest.raises(errors.NotAuthentic):
         forked(house)
     assert names(house) == ["web"]

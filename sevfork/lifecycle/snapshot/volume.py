@@ -1,0 +1,91 @@
+"""The volume that holds a VM's snapshot: made, plugged into the VM, named in its metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sevfork.domain import metadata_xml
+from sevfork.domain.disks import disk_xml, disks, free_target
+from sevfork.domain.metadata import Metadata, SnapshotVolume
+from sevfork.domain.spec import GuestSpec
+from sevfork.errors import WrongState
+from sevfork.host.hypervisor import Hypervisor, Volume
+from sevfork.lifecycle.undo import Undo
+from sevfork.wire.volume_serial import new_serial
+
+_UNPLUG_TIMEOUT_S = 30.0
+# In sizes of the guest's memory: a base that is begun anew lies behind the one that it replaces,
+# and the updates of both. It is sparse: only what is written takes room.
+_MEMORIES = 4
+_SLACK_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class PluggedSnapshot:
+    """A snapshot's volume, and what the guests that have it know it by."""
+
+    volume: Volume
+    serial: str
+
+
+def plugged_snapshot(hypervisor: Hypervisor, uuid: str) -> PluggedSnapshot | None:
+    """The snapshot's volume as it is plugged into the running VM; None where none is."""
+    xml = hypervisor.xml(uuid)
+    metadata = metadata_xml.from_domain(xml)
+    if metadata is None or metadata.snapshot is None:
+        return None
+    volume = hypervisor.storage.find(metadata.snapshot.name)
+    if volume is None or volume.path not in {disk.path for disk in disks(xml)}:
+        return None
+    return PluggedSnapshot(volume, metadata.snapshot.serial)
+
+
+def plug_new(hypervisor: Hypervisor, spec: GuestSpec) -> PluggedSnapshot:
+    """A new volume in place of what the VM had; what is made is undone when something fails."""
+    serial = new_serial()
+    name = f"{serial}.snapshot"
+    former = _metadata(hypervisor, spec.uuid)
+    with Undo() as undo:
+        undo.on_failure(_write, hypervisor, spec.uuid, former)
+        # Named before it is made, so that ``rm`` finds it whatever happens.
+        volumes = (*former.volumes, name)
+        metadata = replace(former, volumes=volumes, snapshot=SnapshotVolume(name, serial))
+        _write(hypervisor, spec.uuid, metadata)
+        undo.on_failure(hypervisor.storage.delete, name)
+        size_bytes = _MEMORIES * spec.memory_mib * 2**20 + _SLACK_BYTES
+        volume = hypervisor.storage.create(name, size_bytes)
+        target = free_target(hypervisor.xml(spec.uuid))
+        xml = disk_xml(volume.path, serial, target, readonly=False, shared=True)
+        undo.on_failure(unplug, hypervisor, spec.uuid, volume.path)
+        hypervisor.attach_device(spec.uuid, xml)
+    if former.snapshot is not None:
+        delete(hypervisor, spec.uuid, former.snapshot)
+    return PluggedSnapshot(volume, serial)
+
+
+def delete(hypervisor: Hypervisor, uuid: str, snapshot: SnapshotVolume) -> None:
+    """Unplug a snapshot's volume, delete it, and take it out of the VM's metadata."""
+    unplug(hypervisor, uuid, hypervisor.storage.path_of(snapshot.name))
+    hypervisor.storage.delete(snapshot.name)
+    metadata = _metadata(hypervisor, uuid)
+    left = tuple(name for name in metadata.volumes if name != snapshot.name)
+    kept = None if metadata.snapshot == snapshot else metadata.snapshot
+    _write(hypervisor, uuid, replace(metadata, volumes=left, snapshot=kept))
+
+
+def unplug(hypervisor: Hypervisor, uuid: str, path: str) -> None:
+    """Take the disk that is this file out of a running VM; nothing happens where it is not in."""
+    for disk in disks(hypervisor.xml(uuid)):
+        if disk.path == path:
+            hypervisor.detach_disk(uuid, disk.xml, disk.target, _UNPLUG_TIMEOUT_S)
+
+
+def _metadata(hypervisor: Hypervisor, uuid: str) -> Metadata:
+    metadata = metadata_xml.from_domain(hypervisor.xml(uuid))
+    if metadata is None:
+        raise WrongState("the VM has lost sevfork's metadata")
+    return metadata
+
+
+def _write(hypervisor: Hypervisor, uuid: str, metadata: Metadata) -> None:
+    hypervisor.set_metadata(uuid, metadata_xml.write(metadata))

@@ -1,0 +1,154 @@
+"""``sevfork pool``: so many warm children of a VM, kept current until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sevfork.deadline import Deadline
+from sevfork.domain.spec import GuestSpec
+from sevfork.errors import SevforkError, WrongState
+from sevfork.host import maker
+from sevfork.host.hypervisor import Hypervisor
+from sevfork.lifecycle.find import running_vm
+from sevfork.lifecycle.fork.plan import ForkRequest, plan_fork
+from sevfork.lifecycle.job import Job
+from sevfork.lifecycle.parent import parent_of
+from sevfork.lifecycle.progress import Watcher, unwatched
+from sevfork.lifecycle.remove import remove_domain
+from sevfork.lifecycle.snapshot.update import update_of
+from sevfork.lifecycle.snapshot.volume import PluggedSnapshot, plugged_snapshot
+from sevfork.lifecycle.warm.find import WarmVm, as_warm, warm_children
+from sevfork.lifecycle.warm.make import Freshness, make_warm, refresh, remove_warm
+
+# A child that is launched takes a processor for seconds; one at a time leaves forks their share.
+_STEP_TIMEOUT_S = 300.0
+_POLL_S = 0.5
+_RETRY_S = 5.0
+
+
+@dataclass(frozen=True)
+class PoolRequest:
+    """``every_s``: how often the snapshot and the warm children are brought up to date."""
+
+    parent: str
+    size: int
+    every_s: float
+    max_lag_s: float
+
+
+@dataclass
+class Pool:
+    """Keeps the children warm. ``note`` hears of what a person would want to know."""
+
+    hypervisor: Hypervisor
+    request: PoolRequest
+    note: Callable[[str], None]
+    on_full: Callable[[], None]
+    watch: Watcher = unwatched
+    _was_full: bool = False
+    _due: Deadline = field(default_factory=lambda: Deadline.after(0))
+
+    def keep(self, wait: Callable[[float], None]) -> None:
+        """Until the parent has ended, or ``wait`` raises; then the warm children are removed."""
+        try:
+            while self._parent_runs():
+                try:
+                    wait(self._step())
+                except SevforkError as exc:
+                    self.note(f"warning: {exc.message}; trying again")
+                    wait(_RETRY_S)
+            self.note(f"'{self.request.parent}' has ended, and its pool with it")
+        finally:
+            self._remove_all()
+
+    def _step(self) -> float:
+        """Do what is due, and say how many seconds may pass until the next look."""
+        if self._due.passed:
+            self._update()
+            self._due = Deadline.after(self.request.every_s)
+        return min(_POLL_S, max(0.0, self._due.left_s)) if self._fill_one() else 0.0
+
+    def _update(self) -> None:
+        """Bring the snapshot up to date, and every warm child."""
+        job, spec = self._job(), self._parent()
+        with parent_of(job, spec) as parent:
+            parent.require_ready()
+            snapshot = update_of(parent, spec)
+        if snapshot.made.begun_anew:
+            self.note(f"the snapshot was begun anew: {snapshot.made.begun_anew}")
+        for child in self._mine(spec):
+            self._refresh(spec, snapshot.plugged, child)
+
+    def _refresh(self, parent: GuestSpec, snapshot: PluggedSnapshot, child: WarmVm) -> None:
+        """One that cannot be brought up to date is removed, and replaced in time."""
+        job = self._job()
+        try:
+            if child.warmth.serial != snapshot.serial:
+                raise WrongState("its snapshot's volume was full, and another one was begun")
+            refresh(job, parent, child, self._freshness)
+        except SevforkError as exc:
+            if self._still_warm(child):
+                self.note(f"replacing '{child.domain.name}': {exc.message}")
+                remove_warm(job, parent, child)
+
+    def _fill_one(self) -> bool:
+        """Launch one more if there are too few; whether there are enough now."""
+        spec = self._parent()
+        warm = self._mine(spec)
+        for child in warm:
+            if child.is_stale:
+                self.note(f"replacing '{child.domain.name}': it has gone stale")
+                remove_warm(self._job(), spec, child)
+        if len(warm) < self.request.size:
+            self._was_full = False
+            self._launch(spec)
+            return False
+        if not self._was_full:
+            self._was_full = True
+            self.on_full()
+        return True
+
+    def _launch(self, spec: GuestSpec) -> None:
+        snapshot = plugged_snapshot(self.hypervisor, spec.uuid)
+        if snapshot is None:
+            raise WrongState(f"'{spec.name}' has lost its snapshot's volume")
+        plan = plan_fork(self.hypervisor, ForkRequest(spec.uuid, cold=True))
+        name = make_warm(self._job(), plan, snapshot, self._freshness)
+        self.note(f"'{name}' is warm")
+
+    def _remove_all(self) -> None:
+        """A parent that lives forgets their places in time, as it does when a pool is killed."""
+        for child in filter(None, map(as_warm, self.hypervisor.domains())):
+            if child.metadata.maker == maker.this_process():
+                with contextlib.suppress(WrongState):
+                    remove_domain(self.hypervisor, child.domain)
+
+    def _mine(self, parent: GuestSpec) -> list[WarmVm]:
+        me = maker.this_process()
+        found = warm_children(self.hypervisor, parent.uuid)
+        return [child for child in found if child.metadata.maker == me]
+
+    def _still_warm(self, child: WarmVm) -> bool:
+        try:
+            return as_warm(self.hypervisor.find(child.domain.uuid)) is not None
+        except WrongState:
+            return False
+
+    def _parent(self) -> GuestSpec:
+        return running_vm(self.hypervisor, self.request.parent, "have warm children")[1]
+
+    def _parent_runs(self) -> bool:
+        try:
+            self._parent()
+        except WrongState:
+            return False
+        return True
+
+    @property
+    def _freshness(self) -> Freshness:
+        return Freshness(self.request.max_lag_s)
+
+    def _job(self) -> Job:
+        return Job(self.hypervisor, Deadline.after(_STEP_TIMEOUT_S), self.watch)

@@ -1,0 +1,49 @@
+"""What the messages of the channel are made of: bounded numbers, phases, steps, the base struct."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+# 64 OFFERs of 2 KiB fit into one frame; whoever wants more children forks again.
+MAX_CHILDREN = 64
+_DAY_MS = 24 * 60 * 60 * 1000.0
+
+# A guest must not decide what document the host prints: NaN is no JSON, and no size is below zero.
+# The upper bound is that of a JSON number in most readers of it.
+Milliseconds = Annotated[float, Meta(ge=0, le=_DAY_MS)]
+Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Index = Annotated[int, Meta(ge=0, lt=MAX_CHILDREN)]
+
+
+Nanoseconds = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+
+
+class WorkloadPhase(StrEnum):
+    """What a VM's workload is doing, as its agent says."""
+
+    UNCONFIGURED = "unconfigured"
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    WAITING = "waiting"  # a child before its GRANT
+    HOLDING = "holding"  # a warm child, which holds its parent's state and runs nothing
+
+
+class Step(StrEnum):
+    """What a capture or a restore is doing: what PROGRESS tells."""
+
+    CAPTURE = "capture"
+    COPY = "copy"
+    FREEZE = "freeze"
+    EXPORT = "export"
+    FLUSH = "flush"
+    UNSEAL = "unseal"
+    RESTORE = "restore"
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """The base of every payload."""

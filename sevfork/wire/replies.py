@@ -1,0 +1,170 @@
+"""What an agent answers, and what it says by the way: progress, and failures."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from sevfork.wire.message import (
+    MAX_CHILDREN,
+    Count,
+    Index,
+    Message,
+    Milliseconds,
+    Nanoseconds,
+    Step,
+    WorkloadPhase,
+)
+
+_MAX_EVENTS = 16  # of a restore; each costs the host one request to the parent
+
+
+class Status(Message, frozen=True):
+    """What the agent is and what its workload does.
+
+    ``uncapturable``: why a trial capture at start-up failed, in words, or None: a hint, because
+    what was in its way may be over. A capture tries. ``state_bytes``: about what a capture would
+    have to write now.
+    """
+
+    version: str
+    technology: str
+    phase: WorkloadPhase
+    detail: str
+    uncapturable: str | None
+    role: str | None
+    generation: Count
+    instance_key: bytes
+    policy_digest: bytes
+    fork_policy: str
+    workload: str
+    state_bytes: Count = 0
+
+
+class Clock(Message, frozen=True):
+    """Nanoseconds since 1970."""
+
+    wall_ns: Nanoseconds
+
+
+class Captured(Message, frozen=True):
+    """One OFFER a child, in index order; the pause in ms; plaintext and sealed sizes in bytes."""
+
+    fork_id: bytes
+    offers: Annotated[list[bytes], Meta(max_length=MAX_CHILDREN)]
+    pause_ms: Milliseconds
+    state_bytes: Count
+    sealed_bytes: Count
+
+
+class SnapshotMade(Message, frozen=True):
+    """The snapshot is up to date. Sizes in bytes, the pause in ms.
+
+    ``layers`` in all; ``begun_anew`` says why this update was a base, and is empty where it was
+    none. ``free_bytes`` are left in the volume; ``kept_bytes`` of guest memory are held for it.
+    """
+
+    layers: Count
+    begun_anew: str
+    pause_ms: Milliseconds
+    state_bytes: Count
+    sealed_bytes: Count
+    free_bytes: Count
+    kept_bytes: Count
+
+
+class Reserved(Message, frozen=True):
+    """One OFFER a warm child, in index order."""
+
+    fork_id: bytes
+    offers: Annotated[list[bytes], Meta(max_length=MAX_CHILDREN)]
+
+
+class Refreshed(Message, frozen=True):
+    update: bytes
+
+
+class Called(Message, frozen=True):
+    """A CALL, and the number of the warm child in the capture that it is called to."""
+
+    call: bytes
+    index: Index
+
+
+class Activated(Message, frozen=True):
+    activate: bytes
+
+
+class Granted(Message, frozen=True):
+    grant: bytes
+
+
+class Joining(Message, frozen=True):
+    join: bytes
+
+
+class Held(Message, frozen=True):
+    """The CONFIRM of a GRANT, empty for an UPDATE; what the warm child holds, in bytes."""
+
+    confirm: bytes
+    held_bytes: Count
+
+
+class Answering(Message, frozen=True):
+    answer: bytes
+
+
+class Restored(Message, frozen=True):
+    """The CONFIRM and the events, for the parent. The workload runs and its hooks have passed."""
+
+    confirm: bytes
+    events: Annotated[list[bytes], Meta(max_length=_MAX_EVENTS)]
+    generation: Count
+    restore_ms: Milliseconds
+
+
+class Attested(Message, frozen=True):
+    """``claims`` is what the agent says of itself; its hash and the nonce's are in report data."""
+
+    evidence: bytes
+    claims: bytes
+
+
+class Done(Message, frozen=True):
+    pass
+
+
+Reply = (
+    Status
+    | Clock
+    | Captured
+    | SnapshotMade
+    | Reserved
+    | Refreshed
+    | Called
+    | Activated
+    | Granted
+    | Joining
+    | Held
+    | Answering
+    | Restored
+    | Attested
+    | Done
+)
+
+
+class Progress(Message, frozen=True):
+    """A step that began or moved on; done and total in bytes, total 0 where it is not known."""
+
+    phase: Step
+    done: Count = 0
+    total: Count = 0
+
+
+class Failure(Message, frozen=True):
+    """An error, with the exit code that the command should end with."""
+
+    exit_code: int
+    message: str
+    hint: str | None = None

@@ -1,0 +1,183 @@
+"""What the host asks of an agent. What it relays keeps the tag on the wire that its message has."""
+
+from __future__ import annotations
+
+from sevfork.wire.message import Index, Message, Nanoseconds
+
+
+class GetStatus(Message, frozen=True):
+    """Answered by Status at any time."""
+
+
+class ReadClock(Message, frozen=True):
+    """What the guest's wall clock says. -> Clock"""
+
+
+class Configure(Message, frozen=True):
+    """The launch configuration, which the agent checks against its own report. -> Status
+
+    ``clock_step_ns`` is what the guest's wall clock is behind the host's, as ReadClock told: a
+    guest has its time from a clock with seconds, and from nobody but the host.
+    """
+
+    launch_config: bytes
+    clock_step_ns: Nanoseconds = 0
+
+
+class Capture(Message, frozen=True):
+    """Capture the workload into the volume with this serial, for ``count`` children. -> Captured
+
+    Into the volume of the snapshot goes only what was written since. ``count`` counts the children
+    that are yet to be launched, and may be 0: warm ones are called later.
+    """
+
+    count: int
+    volume_serial: str
+    token: bytes | None = None
+
+
+class UpdateSnapshot(Message, frozen=True):
+    """Bring the snapshot in the volume with this serial up to date. -> SnapshotMade
+
+    Where the volume holds none, or what was written since is not known any more, a new one begins.
+    """
+
+    volume_serial: str
+
+
+class DropSnapshot(Message, frozen=True):
+    """Keep no snapshot any more; its keys are erased. Warm children live on. -> Done"""
+
+
+class Reserve(Message, frozen=True):
+    """Places for warm children of the snapshot: one OFFER each. -> Reserved"""
+
+    count: int
+    token: bytes | None = None
+
+
+class Refresh(Message, frozen=True):
+    """The UPDATE that brings a warm child to where the snapshot is. -> Refreshed"""
+
+    fork_id: bytes
+    index: Index
+
+
+class Call(Message, frozen=True):
+    """Call a warm child to be one of a capture's children. -> Called
+
+    ``fork_id`` and ``index`` are its OFFER's, ``capture`` is the fork id of the capture.
+    """
+
+    fork_id: bytes
+    index: Index
+    capture: bytes
+
+
+class RelayAnswer(Message, frozen=True, tag="Answer"):
+    """A warm child's ANSWER to its CALL. -> Activated"""
+
+    fork_id: bytes
+    index: Index
+    answer: bytes
+
+
+class RelayJoin(Message, frozen=True, tag="Join"):
+    """A child's JOIN for one of the OFFERs of a capture. -> Granted"""
+
+    fork_id: bytes
+    index: Index
+    join: bytes
+
+
+class RelayConfirm(Message, frozen=True, tag="Confirm"):
+    """A child's CONFIRM. -> Done"""
+
+    fork_id: bytes
+    index: Index
+    message: bytes
+
+
+class RelayEvent(Message, frozen=True, tag="Event"):
+    """A child's life-cycle EVENT. -> Done"""
+
+    fork_id: bytes
+    index: Index
+    message: bytes
+
+
+class Abandon(Message, frozen=True):
+    """Forget a capture: its OFFERs and image key are erased. -> Done"""
+
+    fork_id: bytes
+
+
+class RelayOffer(Message, frozen=True, tag="Offer"):
+    """To a child: the OFFER it was launched for. -> Joining"""
+
+    offer: bytes
+
+
+class Restore(Message, frozen=True):
+    """To a child: its GRANT, and where the sealed image is. -> Restored"""
+
+    grant: bytes
+    volume_serial: str
+
+
+class Hold(Message, frozen=True):
+    """To a warm child: its GRANT, and where the snapshot is. -> Held"""
+
+    grant: bytes
+    volume_serial: str
+
+
+class Absorb(Message, frozen=True):
+    """To a warm child: an UPDATE of what it holds. -> Held"""
+
+    update: bytes
+    volume_serial: str
+
+
+class RelayCall(Message, frozen=True, tag="RelayCall"):
+    """To a warm child: the CALL of a fork. -> Answering"""
+
+    call: bytes
+
+
+class Activate(Message, frozen=True):
+    """To a warm child: ACTIVATE. It restores and runs. -> Restored"""
+
+    activate: bytes
+    volume_serial: str
+
+
+class Attest(Message, frozen=True):
+    """Fresh evidence over the caller's nonce, never over report data of its choice. -> Attested"""
+
+    nonce: bytes
+
+
+Request = (
+    GetStatus
+    | ReadClock
+    | Configure
+    | Capture
+    | UpdateSnapshot
+    | DropSnapshot
+    | Reserve
+    | Refresh
+    | Call
+    | RelayAnswer
+    | RelayJoin
+    | RelayConfirm
+    | RelayEvent
+    | Abandon
+    | RelayOffer
+    | Restore
+    | Hold
+    | Absorb
+    | RelayCall
+    | Activate
+    | Attest
+)
