@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ SEVFORK = Path(sys.executable).parent / "sevfork"
 KEYS = 25_600
 VALUE_BYTES = 4096
 BATCH = 256
+# Two warm children take about half a minute on two cores that have nothing else to do.
+POOL_TIMEOUT_S = 300
 
 console = Console(stderr=True, highlight=False)
 
@@ -152,7 +156,57 @@ def demo(count: int, name: str) -> None:
         and all(child.get("own") == child_name.encode() for child_name, child in children),
     )
     report(fork, client.longest_ms)
+    fork_warm(name, parent, fork)
     sevfork("ls", "--tree")
+
+
+def fork_warm(name: str, parent: redis.Redis, cold: dict[str, Any]) -> None:
+    """The same fork again, from a pool of warm children: launched and attested ahead."""
+    count = len(cold["children"])
+    say(f"keeping {count} warm children, and forking again")
+    with pool(name, count):
+        parent.set("last-write", "before the warm fork")
+        warm = sevfork("fork", name, "-n", str(count), data=True)
+        parent.set("last-write", "after the warm fork, in the parent")
+    check(f"all {count} were warm", all(child["was_warm"] for child in warm["children"]))
+    for made in warm["children"]:
+        child = connect(made["ports"][0]["address"])
+        check(f"{made['name']} holds all {KEYS} keys", holds_every_key(child))
+        check(
+            f"{made['name']} has the last write before this fork and none after it",
+            child.get("last-write") == b"before the warm fork",
+        )
+    cold_s, warm_s = (max(each["ready_s"] for each in fork["children"]) for fork in (cold, warm))
+    console.print(
+        f"   {count} children ready after {cold_s:.1f} s cold and {warm_s:.1f} s warm, "
+        f"{warm_s / cold_s:.2f} of it; sealed {cold['sealed_bytes'] / 2**20:.0f} and "
+        f"{warm['sealed_bytes'] / 2**20:.0f} MiB; pause {warm['pause_ms']:.0f} ms"
+    )
+
+
+@contextmanager
+def pool(name: str, size: int) -> Iterator[None]:
+    """``sevfork pool`` in the background, from when it is full on."""
+    argv = [str(SEVFORK), "pool", name, "--size", str(size), "--every", "60s"]
+    console.print(f"[dim]$ sevfork {' '.join(argv[1:])} &[/dim]", soft_wrap=True)
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as keeper:
+        if keeper.stderr is None:
+            raise SystemExit("the pool's messages cannot be read")
+        stopper = threading.Timer(POOL_TIMEOUT_S, keeper.terminate)
+        stopper.start()
+        try:
+            for line in keeper.stderr:
+                console.print(f"   {line.rstrip()}", markup=False)
+                if "is full" in line:
+                    break
+            else:
+                raise SystemExit("the pool never became full")
+            threading.Thread(target=keeper.stderr.read, daemon=True).start()
+            yield
+        finally:
+            stopper.cancel()
+            keeper.terminate()
+            keeper.wait(60)
 
 
 def report(fork: dict[str, Any], longest_ms: float) -> None:

@@ -9,7 +9,7 @@ from sevfork.domain import metadata_xml
 from sevfork.domain.metadata import Metadata, Phase, PublishedPort
 from sevfork.domain.spec import GuestSpec
 from sevfork.domain.xml import spec_from_xml
-from sevfork.errors import SevforkError, TimedOut
+from sevfork.errors import SevforkError
 from sevfork.host import maker
 from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import Hypervisor
@@ -58,7 +58,7 @@ def _take(job: Job, child: WarmVm, undo: Undo) -> list[TakenChild]:
     try:
         spec = spec_from_xml(hypervisor.xml(uuid))
         agent = open_agent(replace(job, deadline=job.deadline.within(_BUSY_S)), spec)
-    except (TimedOut, SevforkError):
+    except SevforkError:
         job.check_cancelled()
         return []
     undo.at_end(agent.close)
