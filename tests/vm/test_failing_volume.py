@@ -69,8 +69,10 @@ def failing(
     wanted = readonly
     with monkeypatch.context() as patch, ExitStack() as stack:
 
-        def disk_xml(path: str, serial: str, target: str, *, readonly: bool) -> str:
-            xml = disks.disk_xml(path, serial, target, readonly=readonly)
+        def disk_xml(
+            path: str, serial: str, target: str, *, readonly: bool, shared: bool = False
+        ) -> str:
+            xml = disks.disk_xml(path, serial, target, readonly=readonly, shared=shared)
             if readonly is not wanted:
                 return xml
             at = tmp_path / serial
