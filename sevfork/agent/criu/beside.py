@@ -10,6 +10,7 @@ freeze may: programs set such things when they start.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import stat
@@ -90,15 +91,33 @@ def apply(noted: bytes, pids: Iterable[str]) -> None:
 def _note_process(pid: int) -> Process:
     pipes, sockets = {}, {}
     for descriptor, target in _descriptors(pid):
-        if target.startswith("pipe:"):
-            status = (_PROC / f"{pid}/fd/{descriptor}").stat()
-            pipes[descriptor] = Pipe(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
-        elif target.startswith("socket:"):
-            with _copy_of(pid, descriptor) as endpoint:
-                options = _options(endpoint)
-            if options is not None:
-                sockets[descriptor] = options
+        with _unless_closed():
+            if target.startswith("pipe:"):
+                pipes[descriptor] = _pipe(_PROC / f"{pid}/fd/{descriptor}")
+            elif target.startswith("socket:"):
+                with _copy_of(pid, descriptor) as endpoint:
+                    options = _options(endpoint)
+                if options is not None:
+                    sockets[descriptor] = options
     return Process(_inner_pid(pid), _timer_slack(pid), pipes, sockets)
+
+
+@contextmanager
+def _unless_closed() -> Iterator[None]:
+    """The process runs: what it closes while it is looked at will not be in the capture either."""
+    try:
+        yield
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        # pidfd_getfd(2) of a number that is no descriptor any more, or is that of another file.
+        if exc.errno not in (errno.EBADF, errno.ENOTSOCK):
+            raise
+
+
+def _pipe(path: Path) -> Pipe:
+    status = path.stat()
+    return Pipe(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
 
 
 def _apply_to(pid: int, process: Process) -> None:
@@ -170,7 +189,12 @@ def _copy_of(pid: int, descriptor: int) -> Iterator[socket.socket]:
         os.close(pidfd)
     if copied < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    with socket.socket(fileno=copied) as endpoint:
+    try:
+        endpoint = socket.socket(fileno=copied)
+    except OSError:
+        os.close(copied)
+        raise
+    with endpoint:
         yield endpoint
 
 

@@ -45,3 +45,15 @@ def test_a_connection_is_not_noted_whether_it_is_open_or_over(server: socket.soc
         while accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != b"\x07":
             assert time.monotonic() < until
         assert accepted.fileno() not in noted()
+
+
+@pytest.mark.parametrize("kind", ["socket:[1]", "pipe:[1]"])
+def test_what_is_closed_while_it_is_looked_at_costs_nothing_else(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Seen: a MariaDB under load closed a connection just then, and the fork failed."""
+    closed = os.dup(server.fileno())
+    os.close(closed)
+    listed = [(closed, kind), (server.fileno(), "socket:[2]")]
+    monkeypatch.setattr(beside, "_descriptors", lambda _pid: iter(listed))
+    assert noted() == {server.fileno()}
