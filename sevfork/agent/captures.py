@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 # A child restores from as many copies as there are layers, and each costs it time. A fork's own
 # layer comes on top.
-MAX_KEPT_LAYERS = 32
+MAX_KEPT_LAYERS = 8
 # What later layers have replaced is dead, but read by every child: begun anew beyond this.
 _MOST_DEAD = 1.0
 _KEY_SIZE = 32
