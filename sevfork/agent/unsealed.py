@@ -17,7 +17,7 @@ class Unsealed:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._layers: tuple[Layer, ...] = ()
+        self._held: Manifest | None = None
         self.size_bytes = 0
 
     def take(self, manifest: Manifest, serial: str, progress: OnProgress) -> None:
@@ -26,28 +26,28 @@ class Unsealed:
         A chain that does not go on from what is here takes its place. Nothing of it runs before
         every layer has verified to its end: raises NotAuthentic, HostCannot.
         """
-        wanted, held = manifest.layers, len(self._layers)
-        if wanted[:held] != self._layers:
+        missing = manifest.beyond(self._held) if self._held else manifest.layers
+        if missing is None:
             self._engine.discard()
-            self._layers, self.size_bytes, held = (), 0, 0
-        if wanted[held:]:
+            self._held, self.size_bytes, missing = None, 0, manifest.layers
+        if missing:
             with BlockDevice(find_volume(serial)) as device:
-                for layer in wanted[held:]:
+                for layer in missing:
                     self._unseal(device, layer, progress)
 
     def _unseal(self, device: BlockDevice, layer: Layer, progress: OnProgress) -> None:
-        base = self._layers[-1].header_digest if self._layers else NO_BASE
+        held = self._held.layers if self._held else ()
         with SealReader(
             Window(device, layer.start),
             image_key=layer.image_key,
             header_digest=layer.header_digest,
             chunk_count=layer.chunk_count,
-            base_digest=base,
+            base_digest=held[-1].header_digest if held else NO_BASE,
         ) as reader:
             source = _CountingSource(reader, layer.chunk_count, progress)
             self._engine.unpack(source)
             reader.drain()
-        self._layers = (*self._layers, layer)
+        self._held = Manifest((*held, layer))
         self.size_bytes += source.done
 
 

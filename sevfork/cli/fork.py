@@ -129,9 +129,7 @@ def _print_outcome(app: App, hypervisor: Hypervisor, outcome: ForkOutcome, as_js
         app.output.json(_document(hypervisor, outcome))
         return
     rows = [_row(child, outcome) for child in outcome.children]
-    app.output.table(
-        ["CHILD", "ADDRESS", "PARENT'S PAUSE", "READY AFTER", "WAS", "TECHNOLOGY"], rows
-    )
+    app.output.table(_COLUMNS, rows)
     app.output.note(
         f"forked '{outcome.parent}': {outcome.state_bytes / 2**20:.0f} MiB of state, captured in "
         f"{outcome.capture_s:.1f} s; {outcome.accelerator.label}"

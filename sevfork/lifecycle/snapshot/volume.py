@@ -54,13 +54,20 @@ def plug_new(hypervisor: Hypervisor, spec: GuestSpec) -> PluggedSnapshot:
         undo.on_failure(hypervisor.storage.delete, name)
         size_bytes = _MEMORIES * spec.memory_mib * 2**20 + _SLACK_BYTES
         volume = hypervisor.storage.create(name, size_bytes)
-        target = free_target(hypervisor.xml(spec.uuid))
-        xml = disk_xml(volume.path, serial, target, readonly=False, shared=True)
+        snapshot = PluggedSnapshot(volume, serial)
         undo.on_failure(unplug, hypervisor, spec.uuid, volume.path)
-        hypervisor.attach_device(spec.uuid, xml)
+        plug(hypervisor, spec.uuid, snapshot, readonly=False)
     if former.snapshot is not None:
         delete(hypervisor, spec.uuid, former.snapshot)
-    return PluggedSnapshot(volume, serial)
+    return snapshot
+
+
+def plug(hypervisor: Hypervisor, uuid: str, snapshot: PluggedSnapshot, *, readonly: bool) -> None:
+    """Give one more running VM the snapshot's volume: its owner to write, a warm child to read."""
+    target = free_target(hypervisor.xml(uuid))
+    path, serial = snapshot.volume.path, snapshot.serial
+    xml = disk_xml(path, serial, target, readonly=readonly, shared=True)
+    hypervisor.attach_device(uuid, xml)
 
 
 def delete(hypervisor: Hypervisor, uuid: str, snapshot: SnapshotVolume) -> None:

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, replace
 
 from sevfork.domain import metadata_xml
-from sevfork.domain.disks import disk_xml, free_target
 from sevfork.domain.metadata import Phase, Warmth
 from sevfork.domain.spec import GuestSpec
 from sevfork.domain.xml import spec_from_xml
@@ -20,7 +19,7 @@ from sevfork.lifecycle.fork.plan import ForkPlan
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.parent import Parent, parent_of, telling
 from sevfork.lifecycle.remove import remove_domain
-from sevfork.lifecycle.snapshot.volume import PluggedSnapshot
+from sevfork.lifecycle.snapshot.volume import PluggedSnapshot, plug
 from sevfork.lifecycle.storage_room import naming_the_pool
 from sevfork.lifecycle.undo import Undo
 from sevfork.lifecycle.warm.find import WarmVm, as_warm
@@ -46,7 +45,7 @@ def make_warm(job: Job, plan: ForkPlan, snapshot: PluggedSnapshot, freshness: Fr
     with Undo() as undo:
         with parent_of(job, plan.spec) as parent:
             place = _reserve(parent, plan)
-        undo.on_failure(_give_up, job, plan.spec, place)
+        undo.on_failure(_give_up, job, plan.spec, place.fork_id)
         spec = launch_child(job, plan, place, undo)
         with telling_why(job, spec):
             agent = open_child(job, spec, place, undo)
@@ -79,8 +78,7 @@ def refresh(job: Job, parent: GuestSpec, child: WarmVm, freshness: Freshness) ->
 
 def remove_warm(job: Job, parent: GuestSpec, child: WarmVm) -> None:
     """End it, and let its parent forget its place."""
-    with contextlib.suppress(SevforkError), parent_of(job, parent) as asked:
-        asked.abandon(child.fork_id)
+    _give_up(job, parent, child.fork_id)
     remove_domain(job.hypervisor, child.domain)
 
 
@@ -91,9 +89,10 @@ def _reserve(parent: Parent, plan: ForkPlan) -> Place:
     return Place(plan.names[0], reserved.offers[0], reserved.fork_id, 0)
 
 
-def _give_up(job: Job, parent: GuestSpec, place: Place) -> None:
+def _give_up(job: Job, parent: GuestSpec, fork_id: bytes) -> None:
+    """Let the parent forget a reserved place; it does so by itself in time."""
     with contextlib.suppress(SevforkError), parent_of(job, parent) as asked:
-        asked.abandon(place.fork_id)
+        asked.abandon(fork_id)
 
 
 def _grant(
@@ -111,7 +110,7 @@ def _grant(
     join = protocol.RelayJoin(place.fork_id, place.index, joining.join)
     with parent_of(job, plan.spec) as parent:
         granted = parent.ask(join, protocol.Granted)
-    _plug(job, spec, snapshot)
+    plug(job.hypervisor, spec.uuid, snapshot, readonly=True)
     with naming_the_pool(job.hypervisor):
         held = agent.ask(
             protocol.Hold(granted.grant, snapshot.serial),
@@ -123,13 +122,6 @@ def _grant(
     with parent_of(job, plan.spec) as parent:
         parent.ask(confirm, protocol.Done)
     return held
-
-
-def _plug(job: Job, spec: GuestSpec, snapshot: PluggedSnapshot) -> None:
-    target = free_target(job.hypervisor.xml(spec.uuid))
-    path, serial = snapshot.volume.path, snapshot.serial
-    xml = disk_xml(path, serial, target, readonly=True, shared=True)
-    job.hypervisor.attach_device(spec.uuid, xml)
 
 
 def _write(job: Job, spec: GuestSpec, warmth: Warmth) -> None:

@@ -15,7 +15,6 @@ from sevfork.lifecycle.find import running_vm
 from sevfork.lifecycle.fork.plan import ForkRequest, plan_fork
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.parent import parent_of
-from sevfork.lifecycle.progress import Watcher, unwatched
 from sevfork.lifecycle.remove import remove_domain
 from sevfork.lifecycle.snapshot.update import update_of
 from sevfork.lifecycle.snapshot.volume import PluggedSnapshot, plugged_snapshot
@@ -46,7 +45,6 @@ class Pool:
     request: PoolRequest
     note: Callable[[str], None]
     on_full: Callable[[], None]
-    watch: Watcher = unwatched
     _was_full: bool = False
     _due: Deadline = field(default_factory=lambda: Deadline.after(0))
 
@@ -151,4 +149,4 @@ class Pool:
         return Freshness(self.request.max_lag_s)
 
     def _job(self) -> Job:
-        return Job(self.hypervisor, Deadline.after(_STEP_TIMEOUT_S), self.watch)
+        return Job(self.hypervisor, Deadline.after(_STEP_TIMEOUT_S))
