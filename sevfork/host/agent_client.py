@@ -26,6 +26,10 @@ from sevfork.wire.simulated import SIMULATED_EVIDENCE
 _POLL_S = 0.25
 # A booting guest drops what arrives before its agent has opened the port: ask again this often.
 _RETRY_S = 1.0
+# QEMU can leave a connection deaf: the one after a connection that was closed while the VM was
+# paused gets no word from the guest (7.2, by its trace: the port stays throttled, its watch is on
+# the old socket). The next one is fine.
+_DEAF_S = 4.0
 # How long an agent may say nothing before its VM is looked at, each time.
 SILENCE_S = 2.0
 # How often a workload that is starting is asked whether it is ready.
@@ -45,7 +49,8 @@ class AgentClient(Closing):
     """Asks one agent; ``simulated_report`` turns 64 bytes of report data into evidence, or is None.
 
     ``on_silence`` is called every few seconds in which nothing arrives, and raises where waiting on
-    makes no sense: the VM is paused, or the hypervisor has gone.
+    makes no sense: the VM is paused, or the hypervisor has gone. ``reopen`` gives a new channel in
+    place of one that is closed.
     Safe to use from several threads: requests wait for each other.
     """
 
@@ -55,8 +60,10 @@ class AgentClient(Closing):
         simulated_report: SimulatedReport | None,
         cancelled: threading.Event | None = None,
         on_silence: Callable[[], None] = lambda: None,
+        reopen: Callable[[], Channel] | None = None,
     ) -> None:
         self.channel = channel
+        self._reopen = reopen
         self._simulated_report = simulated_report
         self._cancelled = cancelled or threading.Event()
         self._on_silence = on_silence
@@ -82,7 +89,8 @@ class AgentClient(Closing):
         return reply
 
     def wait_for_agent(self, deadline: Deadline) -> protocol.Status:
-        """The first status of an agent that may still be booting."""
+        """The first status of an agent that may still be booting, or not be heard at first."""
+        deaf = Deadline.after(_DEAF_S)
         while True:
             try:
                 attempt = deadline.within(_RETRY_S)
@@ -92,6 +100,9 @@ class AgentClient(Closing):
                     "no agent answered in the VM",
                     hint="is it a guest built by 'sevfork guest build'? see its serial log",
                 )
+                if deaf.passed:
+                    self._open_anew()
+                    deaf = Deadline.after(_DEAF_S)
 
     def clock_step_ns(self, deadline: Deadline) -> int:
         """How far the guest's wall clock is behind the host's, by the quickest of some looks."""
@@ -118,6 +129,12 @@ class AgentClient(Closing):
                 raise errors.RefusedByGuest(f"the workload failed: {protocol.clean(status.detail)}")
             self._check(deadline, f"the workload was still '{status.phase}'")
             self._cancelled.wait(min(_READY_POLL_S, deadline.left_s))
+
+    def _open_anew(self) -> None:
+        if self._reopen is not None:
+            with self._lock:
+                self.channel.close()
+                self.channel, self._decoder = self._reopen(), LineDecoder()
 
     def undisturbed(self) -> AgentClient:
         """The same agent, for what is to be asked even when the command was cancelled."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sevfork.deadline import Deadline
 from sevfork.domain.spec import GuestSpec
 from sevfork.host.agent_client import AgentClient
-from sevfork.host.hypervisor import ChannelBusy, DomainState
+from sevfork.host.hypervisor import Channel, ChannelBusy, DomainState
 from sevfork.lifecycle.find import cannot
 from sevfork.lifecycle.job import Job
 from sevfork.simulated.launch import simulated_report
@@ -16,6 +16,7 @@ from sevfork.simulated.launch import simulated_report
 _BUSY_POLL_S = 0.3
 # A VM that is paused for a moment (a backup, an admin's look) does not end what was begun.
 PAUSE_S = 8.0
+_ANSWER_TIMEOUT_S = 30.0
 
 
 def open_agent(job: Job, spec: GuestSpec) -> AgentClient:
@@ -23,11 +24,31 @@ def open_agent(job: Job, spec: GuestSpec) -> AgentClient:
 
     Raises TimedOut, Cancelled, WrongState when the VM has gone.
     """
+    vigil = _Vigil(job, spec)
+    return AgentClient(
+        _channel(job, spec),
+        simulated_report(spec.metadata),
+        job.cancelled,
+        vigil.look,
+        reopen=lambda: _channel(job, spec),
+    )
+
+
+def greet_agent(job: Job, spec: GuestSpec) -> AgentClient:
+    """The same for an agent that should be there: it has answered once. Raises TimedOut besides."""
+    agent = open_agent(job, spec)
+    try:
+        agent.wait_for_agent(job.deadline.within(_ANSWER_TIMEOUT_S))
+    except BaseException:
+        agent.close()
+        raise
+    return agent
+
+
+def _channel(job: Job, spec: GuestSpec) -> Channel:
     for _ in job.poll(_BUSY_POLL_S, f"another command keeps the agent of '{spec.name}'"):
         with contextlib.suppress(ChannelBusy):
-            channel = job.hypervisor.open_channel(spec.uuid)
-            vigil = _Vigil(job, spec)
-            return AgentClient(channel, simulated_report(spec.metadata), job.cancelled, vigil.look)
+            return job.hypervisor.open_channel(spec.uuid)
         job.watch(spec.name, "waiting for another command")
     raise AssertionError("a poll ends with TimedOut")
 

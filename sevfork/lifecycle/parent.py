@@ -12,11 +12,10 @@ from sevfork.domain.spec import GuestSpec
 from sevfork.errors import WrongState
 from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import ChannelClosed
-from sevfork.lifecycle.agents import open_agent
+from sevfork.lifecycle.agents import greet_agent
 from sevfork.lifecycle.job import Job
 from sevfork.wire import protocol
 
-_ANSWER_TIMEOUT_S = 30.0
 _ABANDON_TIMEOUT_S = 20.0
 _Reply = TypeVar("_Reply", bound=protocol.Message)
 
@@ -55,18 +54,17 @@ class Parent:
 
     def require_ready(self) -> protocol.Status:
         """Its status, when its workload is ready to be captured. Raises WrongState."""
-        deadline = self.job.deadline
-        status = self.agent.wait_for_agent(deadline.within(_ANSWER_TIMEOUT_S))
+        status = self.ask(protocol.GetStatus(), protocol.Status)
         if status.role is None:
             raise WrongState(f"'{self.name}' was never configured by 'sevfork up'")
-        return self.agent.wait_until_ready(deadline)
+        return self.agent.wait_until_ready(self.job.deadline)
 
 
 @contextlib.contextmanager
 def parent_of(job: Job, spec: GuestSpec) -> Iterator[Parent]:
     """The VM as a parent, as soon as no other command talks to it."""
     job.watch(spec.name, "connect")
-    agent = open_agent(job, spec)
+    agent = greet_agent(job, spec)
     try:
         yield Parent(spec.name, agent, job)
     finally:

@@ -16,7 +16,7 @@ from sevfork.domain.spec import GuestSpec
 from sevfork.errors import UsageError
 from sevfork.handshake import attest_report_data
 from sevfork.image.image import Image
-from sevfork.lifecycle.agents import open_agent
+from sevfork.lifecycle.agents import greet_agent
 from sevfork.lifecycle.job import Job
 from sevfork.verifier.verify import verdict_on
 from sevfork.wire import protocol
@@ -53,7 +53,7 @@ def attest(
     Raises WrongState, TimedOut, AttestationFailed for what is no evidence, InsecureRefused.
     """
     nonce = secrets.token_bytes(_NONCE_SIZE)
-    with open_agent(job, spec) as agent:
+    with greet_agent(job, spec) as agent:
         attested = agent.ask(protocol.Attest(nonce), protocol.Attested, deadline=job.deadline)
     evidence = complete(Evidence.decode(attested.evidence))
     report_data = attest_report_data(nonce, attested.claims)

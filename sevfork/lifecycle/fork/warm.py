@@ -13,7 +13,7 @@ from sevfork.errors import SevforkError
 from sevfork.host import maker
 from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.lifecycle.agents import open_agent
+from sevfork.lifecycle.agents import greet_agent
 from sevfork.lifecycle.fork.capture import OpenCapture
 from sevfork.lifecycle.fork.child import ForkedChild, release, tell_parent, telling_why
 from sevfork.lifecycle.fork.plan import ForkPlan
@@ -57,7 +57,7 @@ def _take(job: Job, child: WarmVm, undo: Undo) -> list[TakenChild]:
     hypervisor, uuid = job.hypervisor, child.domain.uuid
     try:
         spec = spec_from_xml(hypervisor.xml(uuid))
-        agent = open_agent(replace(job, deadline=job.deadline.within(_BUSY_S)), spec)
+        agent = greet_agent(replace(job, deadline=job.deadline.within(_BUSY_S)), spec)
     except SevforkError:
         job.check_cancelled()
         return []

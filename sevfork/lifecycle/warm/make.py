@@ -12,7 +12,7 @@ from sevfork.domain.spec import GuestSpec
 from sevfork.domain.xml import spec_from_xml
 from sevfork.errors import NotAuthentic, SevforkError
 from sevfork.host.agent_client import AgentClient
-from sevfork.lifecycle.agents import open_agent
+from sevfork.lifecycle.agents import greet_agent
 from sevfork.lifecycle.fork.child import telling_why
 from sevfork.lifecycle.fork.launch import Place, launch_child, open_child
 from sevfork.lifecycle.fork.plan import ForkPlan
@@ -58,7 +58,7 @@ def make_warm(job: Job, plan: ForkPlan, snapshot: PluggedSnapshot, freshness: Fr
 def refresh(job: Job, parent: GuestSpec, child: WarmVm, freshness: Freshness) -> None:
     """Bring it to where the snapshot is. One that a fork has taken meanwhile is left to that."""
     spec = spec_from_xml(job.hypervisor.xml(child.domain.uuid))
-    agent = open_agent(job, spec)
+    agent = greet_agent(job, spec)
     with contextlib.closing(agent):
         if as_warm(job.hypervisor.find(child.domain.uuid)) is None:
             return

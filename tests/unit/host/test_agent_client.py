@@ -9,12 +9,29 @@ import pytest
 
 from sevfork import errors
 from sevfork.deadline import Deadline
+from sevfork.host import agent_client
 from sevfork.host.agent_client import AgentClient, Cancelled
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
 from sevfork.wire.simulated import SIMULATED_EVIDENCE
 
 DONE = protocol.encode(protocol.Done())
+STATUS = protocol.encode(
+    protocol.Status(
+        version="0",
+        technology="simulated",
+        phase=protocol.WorkloadPhase.READY,
+        detail="",
+        uncapturable=None,
+        role="root",
+        generation=0,
+        instance_key=bytes(32),
+        policy_digest=bytes(32),
+        fork_policy="host",
+        workload="redis",
+        state_bytes=0,
+    )
+)
 
 
 class FakeAgent:
@@ -77,6 +94,16 @@ def test_an_agents_error_keeps_its_exit_code() -> None:
 def test_a_silent_agent_is_a_timeout() -> None:
     with pytest.raises(errors.TimedOut):
         ask(FakeAgent(lambda _: b""), within_s=0.1)
+
+
+def test_a_connection_that_stays_silent_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU leaves one deaf that follows on one which ended while the VM was paused."""
+    monkeypatch.setattr(agent_client, "_RETRY_S", 0.01)
+    monkeypatch.setattr(agent_client, "_DEAF_S", 0.02)
+    deaf, hearing = FakeAgent(lambda _: b""), FakeAgent(lambda frame: reply(frame, STATUS))
+    client = AgentClient(deaf, None, reopen=lambda: hearing)
+    assert client.wait_for_agent(Deadline.after(30)).role == "root"
+    assert (deaf.closed, hearing.closed) == (True, False)
 
 
 def test_a_reply_of_another_kind_is_not_believed() -> None:
