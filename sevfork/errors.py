@@ -92,3 +92,9 @@ class ChildLeftBehind(SevforkError):
     """The operation failed and something it had made could not be removed."""
 
     exit_code = 32
+
+
+class Lost(SevforkError):
+    """A VM ended or fell silent, and how its workload ended is not known."""
+
+    exit_code = 33

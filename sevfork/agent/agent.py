@@ -9,21 +9,23 @@ from typing import Protocol
 
 from sevfork import __version__
 from sevfork.agent.child import Child, ChildRequest
+from sevfork.agent.container.adopt import Ended
 from sevfork.agent.engine import Engine
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.forks import Forks, Party
 from sevfork.agent.identity import Identity, PolicyVerifier, establish
+from sevfork.agent.life import Life
 from sevfork.agent.machine import Machine
 from sevfork.agent.measured import Measured
 from sevfork.agent.memory_use import state_bytes
 from sevfork.agent.serve import OnProgress
 from sevfork.agent.unexpected import place_of
 from sevfork.agent.vm_state import CurrentState
-from sevfork.errors import RefusedByGuest, SevforkError, WrongState
+from sevfork.errors import RefusedByGuest, SevforkError, TimedOut, WrongState
 from sevfork.handshake import InstanceKey, Lineage, attest_report_data
 from sevfork.handshake.launch import Role
 from sevfork.wire import protocol
-from sevfork.wire.protocol import WorkloadPhase
+from sevfork.wire.protocol import LifeEvent, WorkloadPhase
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class RunningWorkload(Protocol):
     def start(self) -> None: ...
 
     def wait_ready(self) -> None: ...
+
+    def ended(self) -> Ended: ...
 
 
 class Agent:
@@ -60,12 +64,15 @@ class Agent:
         self._identity: Identity | None = None
         self._child: Child | None = None
         self._forks: Forks | None = None
+        self._life = Life()
 
     def handle(self, request: protocol.Request, progress: OnProgress) -> protocol.Reply:
         """The reply; raises a SevforkError for what cannot or must not be done."""
         match request:
             case protocol.GetStatus():
                 return self._status()
+            case protocol.Events():
+                return self._events()
             case protocol.ReadClock():
                 return protocol.Clock(time.time_ns())
             case protocol.Configure():
@@ -108,6 +115,23 @@ class Agent:
             workload=self._measured.workload.name,
             state_bytes=state_bytes(),
         )
+
+    def _events(self) -> protocol.Life:
+        """The workload's end is noticed when somebody asks: its first process waits for that."""
+        phase = self._state.now.phase
+        runs = phase is WorkloadPhase.READY and not self._life.has(LifeEvent.EXITED)
+        if runs and not self._workload.is_running:
+            self._life.note(LifeEvent.EXITED, self._returncode())
+        return protocol.Life(phase, self._life.events)
+
+    def _returncode(self) -> int | None:
+        try:
+            return self._workload.ended().returncode
+        except TimedOut:
+            raise
+        except SevforkError as exc:
+            log.warning("the workload has ended: %s", exc)
+            return None
 
     def _configure(self, request: protocol.Configure) -> None:
         """Once; the same configuration again changes nothing.
@@ -156,6 +180,7 @@ class Agent:
             detail = "unexpectedly; see the VM's serial log"
             self._state.change(phase=WorkloadPhase.FAILED, detail=detail)
         else:
+            self._life.note(LifeEvent.READY)
             self._state.change(phase=WorkloadPhase.READY, detail="", uncapturable=uncapturable)
 
     def _as_child(self, request: ChildRequest, progress: OnProgress) -> protocol.Reply:
@@ -171,7 +196,7 @@ class Agent:
         if self._identity is None or child.lineage is None:
             raise WrongState("a child that was not configured cannot have been restored")
         self._forks = Forks(self._me(self._identity, child.lineage), self._engine)
-        self._child = None
+        self._child, self._life = None, child.life
         self._state.change(phase=WorkloadPhase.READY, generation=generation)
 
     def _attest(self, nonce: bytes) -> protocol.Attested:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 from sevfork.agent.engine import Engine, Generation
 from sevfork.agent.forks import Party, sent
+from sevfork.agent.life import Life
 from sevfork.agent.machine import Machine
 from sevfork.agent.serve import OnProgress, VmMustEnd
 from sevfork.agent.unexpected import place_of
@@ -25,13 +26,13 @@ from sevfork.errors import SevforkError, WrongState
 from sevfork.handshake import (
     Actions,
     ChildSession,
-    EventKind,
     HoldState,
     Lineage,
     NeedEvidence,
     ReleaseState,
 )
 from sevfork.wire import protocol
+from sevfork.wire.protocol import LifeEvent
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Child:
         self._me, self._engine, self._machine = me, engine, machine
         self._session = ChildSession(me.identity.launch, me.key, me.verifier)
         self._unsealed = Unsealed(engine)
+        self.life = Life(self._session)
         self.lineage: Lineage | None = None
 
     def handle(self, request: ChildRequest, progress: OnProgress) -> protocol.Reply:
@@ -146,8 +148,7 @@ class Child:
 
     def _restored(self, released: ReleaseState, restore_ms: float) -> protocol.Restored:
         confirm = self._session.confirm()
-        kinds = (EventKind.RESTORED, EventKind.HOOKS_PASSED)
-        events = [self._session.event(kind) for kind in kinds]
+        events = [self.life.note(event) for event in (LifeEvent.RESTORED, LifeEvent.READY)]
         log.info("restored generation %d in %.0f ms", released.generation, restore_ms)
         return protocol.Restored(confirm, events, released.generation, restore_ms)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from sevfork.cli.options import App, as_json, common, duration, port_pair
+from sevfork.cli.output import error_document
 from sevfork.wire.protocol import MAX_CHILDREN
 
 if TYPE_CHECKING:
-    from sevfork.errors import SevforkError
     from sevfork.host.hypervisor import Hypervisor
     from sevfork.lifecycle.fork import ForkedChild, ForkOutcome, ForkPlan
 
@@ -167,14 +167,10 @@ def _child_document(hypervisor: Hypervisor, child: ForkedChild) -> dict[str, obj
     from sevfork.lifecycle.inventory import document, vms
 
     if child.error:
-        return {"name": child.name, "error": _error_document(child.error)}
+        return {"name": child.name, "error": error_document(child.error)}
     (vm,) = vms([hypervisor.find(child.uuid)])
     times = {"ready_s": round(child.ready_s, 2), "restore_ms": round(child.restore_ms, 1)}
     return document(vm) | times | {"was_warm": child.warm, "error": None}
-
-
-def _error_document(error: SevforkError) -> dict[str, object]:
-    return {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
 
 
 def _fail_for(outcome: ForkOutcome) -> None:

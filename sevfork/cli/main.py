@@ -26,6 +26,7 @@ VERBS = {
     "fork": ("sevfork.cli.fork:fork", "Fork a running VM."),
     "snapshot": ("sevfork.cli.snapshot:snapshot", "Keep a snapshot, so that forks are quick."),
     "pool": ("sevfork.cli.pool:pool", "Keep warm children for forks to take."),
+    "wait": ("sevfork.cli.wait:wait", "Wait until workloads have ended, and how."),
     "ls": ("sevfork.cli.ls:ls", "List VMs, and who descends from whom."),
     "attest": ("sevfork.cli.attest:attest", "Fresh evidence from a running VM."),
     "verify": ("sevfork.cli.verify:verify", "Check evidence, on any machine."),

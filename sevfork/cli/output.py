@@ -131,6 +131,11 @@ def _console(stream: TextIO) -> Console:
     return Console(file=stream, highlight=False)
 
 
+def error_document(error: SevforkError) -> dict[str, object]:
+    """An error as it stands in JSON output (docs/json.md)."""
+    return {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+
+
 def one_line(text: str) -> str:
     """Without line breaks and without what drives a terminal."""
     return "".join(char if char.isprintable() else " " for char in text)

@@ -11,6 +11,7 @@ from sevfork.handshake.actions import (
     Send,
 )
 from sevfork.handshake.child import ChildSession
+from sevfork.handshake.events import exit_detail, returncode_of
 from sevfork.handshake.instance import InstanceKey
 from sevfork.handshake.lineage import ForkCertificate, Lineage, OwnerCertificate, owner_digest
 from sevfork.handshake.manifest import Layer, Manifest, manifest_digest
@@ -45,6 +46,8 @@ __all__ = [
     "TokenGate",
     "Verifier",
     "attest_report_data",
+    "exit_detail",
     "manifest_digest",
     "owner_digest",
+    "returncode_of",
 ]

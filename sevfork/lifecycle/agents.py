@@ -24,9 +24,14 @@ def open_agent(job: Job, spec: GuestSpec) -> AgentClient:
 
     Raises TimedOut, Cancelled, WrongState when the VM has gone.
     """
+    return agent_on(job, spec, _channel(job, spec))
+
+
+def agent_on(job: Job, spec: GuestSpec, channel: Channel) -> AgentClient:
+    """The VM's agent at the other end of its channel; to be closed by the caller."""
     vigil = _Vigil(job, spec)
     return AgentClient(
-        _channel(job, spec),
+        channel,
         simulated_report(spec.metadata),
         job.cancelled,
         vigil.look,

@@ -18,7 +18,8 @@ Milliseconds = Annotated[float, Meta(ge=0, le=_DAY_MS)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Index = Annotated[int, Meta(ge=0, lt=MAX_CHILDREN)]
 
-
+# Of a process: its exit status, or less than 0 for the signal that ended it.
+ReturnCode = Annotated[int, Meta(ge=-64, le=255)]
 Nanoseconds = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 
 
@@ -31,6 +32,14 @@ class WorkloadPhase(StrEnum):
     FAILED = "failed"
     WAITING = "waiting"  # a child before its GRANT
     HOLDING = "holding"  # a warm child, which holds its parent's state and runs nothing
+
+
+class LifeEvent(StrEnum):
+    """What a VM says has happened to it. Each happens once, in this order, or not at all."""
+
+    RESTORED = "restored"  # a child: its parent's state runs
+    READY = "ready"  # a child's hooks have passed, a root's workload answers
+    EXITED = "exited"  # the workload
 
 
 class Step(StrEnum):

@@ -10,14 +10,17 @@ from sevfork.wire.message import (
     MAX_CHILDREN,
     Count,
     Index,
+    LifeEvent,
     Message,
     Milliseconds,
     Nanoseconds,
+    ReturnCode,
     Step,
     WorkloadPhase,
 )
 
-_MAX_EVENTS = 16  # of a restore; each costs the host one request to the parent
+_MAX_EVENTS = 16  # of one VM; each costs the host one request to the parent
+_MAX_EVENT_BYTES = 2048  # of an EVENT, which has 1024 bytes of detail at most
 
 
 class Status(Message, frozen=True):
@@ -124,6 +127,27 @@ class Restored(Message, frozen=True):
     restore_ms: Milliseconds
 
 
+class Happened(Message, frozen=True):
+    """One event; ``returncode`` is that of EXITED, or None: the agent does not know it.
+
+    ``sealed`` is the EVENT that tells the parent; a root has none, and its events are not sealed.
+    """
+
+    event: LifeEvent
+    returncode: ReturnCode | None = None
+    sealed: Annotated[bytes, Meta(max_length=_MAX_EVENT_BYTES)] = b""
+
+
+class Life(Message, frozen=True):
+    """All that has happened to a VM since it was launched: of a child, in the order of its EVENTs.
+
+    ``phase`` is UNCONFIGURED in an agent that was started again: it knows of nothing.
+    """
+
+    phase: WorkloadPhase
+    events: Annotated[list[Happened], Meta(max_length=_MAX_EVENTS)]
+
+
 class Attested(Message, frozen=True):
     """``claims`` is what the agent says of itself; its hash and the nonce's are in report data."""
 
@@ -149,6 +173,7 @@ Reply = (
     | Held
     | Answering
     | Restored
+    | Life
     | Attested
     | Done
 )

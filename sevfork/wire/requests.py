@@ -9,6 +9,10 @@ class GetStatus(Message, frozen=True):
     """Answered by Status at any time."""
 
 
+class Events(Message, frozen=True):
+    """What has happened to this VM, at any time. -> Life"""
+
+
 class ReadClock(Message, frozen=True):
     """What the guest's wall clock says. -> Clock"""
 
@@ -160,6 +164,7 @@ class Attest(Message, frozen=True):
 
 Request = (
     GetStatus
+    | Events
     | ReadClock
     | Configure
     | Capture

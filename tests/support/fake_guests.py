@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sevfork.agent.agent import Agent
+from sevfork.agent.container.adopt import Ended
 from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source, TrackingLost
 from sevfork.agent.measured import Measured
 from sevfork.agent.serve import VmMustEnd
@@ -105,6 +106,7 @@ class FakeGuest:
         self.refuses_capture = ""
         self.clock_steps_ns: list[int] = []
         self.is_running = self.network_up = False
+        self.returncode: int | None = None
         self.on_resume: Callable[[], None] = house.on_resume
         self._metadata = spec_from_xml(house.xml(uuid)).metadata
         self.technology = Technology.SIMULATED
@@ -123,6 +125,15 @@ class FakeGuest:
 
     def wait_ready(self) -> None:
         pass
+
+    def ended(self) -> Ended:
+        if self.returncode is None:
+            raise SevforkError("how the process ended is not known")
+        return Ended(self.returncode)
+
+    def end(self, returncode: int | None) -> None:
+        """The workload ends; None: in a way that its agent cannot find out."""
+        self.is_running, self.returncode = False, returncode
 
     def raise_network(self) -> None:
         self.network_up = True

@@ -21,6 +21,7 @@ from sevfork.errors import SevforkError, TimedOut
 
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_TIMEOUT_S = 10.0
+_UNKNOWN = "how the process ended is not known"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def wait(pid: int, deadline: Deadline) -> Ended:
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError as exc:
-        raise SevforkError("how the process ended is not known") from exc
+        raise SevforkError(_UNKNOWN) from exc
     try:
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
@@ -61,6 +62,20 @@ def wait(pid: int, deadline: Deadline) -> Ended:
     finally:
         os.close(descriptor)
     return _reap(pid)
+
+
+def look(pid: int) -> Ended | None:
+    """How an adopted process ended, or None while it runs. It stays as it is, to be asked again.
+
+    So its number is given to no other process. Raise SevforkError for what is no child.
+    """
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError as exc:
+        raise SevforkError(_UNKNOWN) from exc
+    if found is None:
+        return None
+    return Ended(found.si_status if found.si_code == os.CLD_EXITED else -found.si_status)
 
 
 def end(pid: int) -> None:
@@ -74,7 +89,7 @@ def _reap(pid: int) -> Ended:
     try:
         _, status = os.waitpid(pid, 0)
     except ChildProcessError as exc:
-        raise SevforkError("how the process ended is not known") from exc
+        raise SevforkError(_UNKNOWN) from exc
     return Ended(os.waitstatus_to_exitcode(status))
 
 

@@ -144,11 +144,24 @@ class Container:
     def _how_it_ended(self) -> str:
         command = shlex.join(self.workload.command)
         try:
-            ended = adopt.wait(self.pid, Deadline.after(_SHORT_TIMEOUT_S))
+            ended = self.ended()
         except SevforkError as exc:
             return f"{command}: {exc.message}"
         advice = "" if ended.returncode else ", but has to stay in the foreground"
         return f"{command} {ended}{advice}"
+
+    def ended(self) -> Ended:
+        """How the workload ended, which is how its first process did: the rest dies with that one.
+
+        For a workload that runs no more; may be asked again. Raise SevforkError where it is not
+        known: an agent before this one has started it. Also for one that CRIU has restored, whose
+        first process is the agent's by ``adopt`` as any other is.
+        """
+        late = "the workload has ended, and its first process has not"
+        for _ in Deadline.after(_SHORT_TIMEOUT_S).poll(_POLL_S, late):
+            if found := adopt.look(self.pid):
+                return found
+        raise AssertionError("a poll ends with TimedOut")
 
     def exec(
         self, argv: Sequence[str], env: Mapping[str, str] | None = None, *, timeout_s: float

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sevfork.agent.agent import Agent
+from sevfork.agent.container.adopt import Ended
 from sevfork.agent.measured import Measured
 from sevfork.agent.workload import Workload
 from sevfork.attest.evidence import Evidence
@@ -42,6 +43,7 @@ class Vm:
         self._processor, self._launched = processor, launched
         self.signed: list[bytes] = []
         self.is_running = False
+        self.ended_as = Ended(0)
         self.uncapturable: str | None = None
         self.failure: SevforkError | None = None
         self.may_become_ready = threading.Event()
@@ -73,6 +75,9 @@ class Vm:
         assert self.may_become_ready.wait(5)
         if self.failure:
             raise self.failure
+
+    def ended(self) -> Ended:
+        return self.ended_as
 
     def ask(self, request: protocol.Request) -> Any:
         return self.agent.handle(request, lambda *_: None)

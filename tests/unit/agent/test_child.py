@@ -47,7 +47,7 @@ class Session:
     def confirm(self) -> bytes:
         return b"confirm"
 
-    def event(self, _: object) -> bytes:
+    def event(self, _: object, detail: bytes = b"") -> bytes:
         return b"event"
 
 

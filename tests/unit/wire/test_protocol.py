@@ -102,6 +102,25 @@ def test_a_guest_cannot_have_the_host_relay_without_end() -> None:
         reply(CAPTURED, offers=[b""] * 65)
 
 
+@pytest.mark.parametrize(
+    "happened",
+    [
+        {"event": "exited", "returncode": 256},
+        {"event": "exited", "returncode": -65},
+        {"event": "exited", "returncode": 0.5},
+        {"event": "born"},
+        {"event": "restored", "sealed": bytes(2049)},
+    ],
+)
+def test_an_event_that_no_guest_has_is_refused(happened: dict[str, Any]) -> None:
+    life = {"type": "Life", "phase": "ready", "events": []}
+    assert reply(life) == protocol.Life(protocol.WorkloadPhase.READY, [])
+    with pytest.raises(errors.NotAuthentic):
+        reply(life, events=[{"type": "Happened", **happened}])
+    with pytest.raises(errors.NotAuthentic):
+        reply(life, events=[{"type": "Happened", "event": "exited", "returncode": 0}] * 17)
+
+
 @pytest.mark.parametrize("index", [-1, 64])
 def test_a_place_that_no_capture_has_is_refused(index: int) -> None:
     said = {"type": "Join", "fork_id": bytes(16), "index": index, "join": b""}

@@ -68,3 +68,22 @@ def test_nothing_is_known_of_a_stranger() -> None:
 
 def test_a_signal_without_a_name_has_its_number() -> None:
     assert str(Ended(-63)) == "was ended by signal 63"
+
+
+@pytest.mark.own_processes
+def test_how_it_ended_can_be_looked_at_again_until_it_is_waited_for() -> None:
+    pid = detached("/bin/sh", "-c", "kill -KILL $$")
+    deadline = Deadline.after(60)
+    while adopt.look(pid) is None and not deadline.passed:
+        """It still runs."""
+    assert adopt.look(pid) == adopt.look(pid) == Ended(-signal.SIGKILL)
+    assert adopt.wait(pid, deadline) == Ended(-signal.SIGKILL)
+    with pytest.raises(SevforkError, match="not known"):
+        adopt.look(pid)
+
+
+@pytest.mark.own_processes
+def test_one_that_goes_on_has_not_ended() -> None:
+    pid = detached("/bin/sleep", "300")
+    assert adopt.look(pid) is None
+    adopt.end(pid)

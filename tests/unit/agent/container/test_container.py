@@ -38,7 +38,7 @@ def _nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_how_a_workload_ended_is_said(
     container: Container, monkeypatch: pytest.MonkeyPatch, ended: Ended, words: str
 ) -> None:
-    monkeypatch.setattr(adopt, "wait", lambda pid, _: ended if pid == 4711 else None)
+    monkeypatch.setattr(adopt, "look", lambda pid: ended if pid == 4711 else None)
     with pytest.raises(WrongState, match="'web' ended before it was ready") as caught:
         container.wait_ready()
     assert caught.value.message.endswith(words)
