@@ -9,6 +9,7 @@ from typing import Protocol
 
 from sevfork import __version__
 from sevfork.agent.child import Child, ChildRequest
+from sevfork.agent.chronicle import Chronicle, Home
 from sevfork.agent.container.adopt import Ended
 from sevfork.agent.engine import Engine
 from sevfork.agent.evidence.provider import EvidenceProvider
@@ -32,11 +33,8 @@ log = logging.getLogger(__name__)
 NONCE_SIZES = range(16, 65)
 
 
-class RunningWorkload(Protocol):
+class RunningWorkload(Home, Protocol):
     """What the agent asks of the container that its workload runs in."""
-
-    @property
-    def is_running(self) -> bool: ...
 
     def start(self) -> None: ...
 
@@ -65,6 +63,7 @@ class Agent:
         self._child: Child | None = None
         self._forks: Forks | None = None
         self._life = Life()
+        self._chronicle = Chronicle(workload, measured.workload.on_child_event)
 
     def handle(self, request: protocol.Request, progress: OnProgress) -> protocol.Reply:
         """The reply; raises a SevforkError for what cannot or must not be done."""
@@ -153,7 +152,7 @@ class Agent:
         self._identity = identity
         me = self._me(identity, Lineage(self._key.public))
         if identity.config.role is Role.ROOT:
-            self._forks = Forks(me, self._engine)
+            self._forks = Forks(me, self._engine, self._chronicle)
             self._state.change(phase=WorkloadPhase.STARTING)
             threading.Thread(target=self._start, name="workload", daemon=True).start()
         else:
@@ -195,7 +194,8 @@ class Agent:
     def _become_parent(self, child: Child, generation: int) -> None:
         if self._identity is None or child.lineage is None:
             raise WrongState("a child that was not configured cannot have been restored")
-        self._forks = Forks(self._me(self._identity, child.lineage), self._engine)
+        me = self._me(self._identity, child.lineage)
+        self._forks = Forks(me, self._engine, self._chronicle)
         self._child, self._life = None, child.life
         self._state.change(phase=WorkloadPhase.READY, generation=generation)
 

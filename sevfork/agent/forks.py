@@ -12,9 +12,11 @@ import time
 from dataclasses import dataclass, field
 
 from sevfork.agent.captures import Captures
+from sevfork.agent.chronicle import Chronicle
 from sevfork.agent.engine import Engine
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.identity import Identity, PolicyVerifier
+from sevfork.agent.kin import Kin
 from sevfork.agent.serve import OnProgress
 from sevfork.errors import RefusedByGuest, UsageError, WrongState
 from sevfork.handshake import (
@@ -30,7 +32,7 @@ from sevfork.handshake import (
     TokenGate,
 )
 from sevfork.wire import protocol
-from sevfork.wire.protocol import MAX_CHILDREN
+from sevfork.wire.protocol import MAX_CHILDREN, MAX_FAMILY
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +58,20 @@ class Party:
 
 @dataclass
 class _Fork:
-    """One capture, or one reservation: its sessions in index order, and which have confirmed.
+    """One capture, or one reservation: its OFFERs' children in index order.
 
     ``manifest`` is what a capture made, for warm children to be called to until ``callable_until``;
-    None for a reservation. ``called`` of them were.
+    None for a reservation. Those that were ``called`` have the places after the OFFERs'.
     """
 
-    sessions: tuple[ParentSession, ...]
+    kin: tuple[Kin, ...]
     manifest: Manifest | None = field(default=None, repr=False)
     callable_until: float = 0.0
-    called: int = 0
-    confirmed: set[int] = field(default_factory=set)
+    called: list[Kin] = field(default_factory=list)
+
+    @property
+    def sessions(self) -> tuple[ParentSession, ...]:
+        return tuple(kin.session for kin in self.kin)
 
     def is_open(self, now: float) -> bool:
         """Whether somebody can still join, or be called."""
@@ -79,20 +84,25 @@ class _Fork:
         """How many warm children wait for a call."""
         return sum(session.holds for session in self.sessions)
 
-    def next_index(self) -> int:
+    def next_index(self, kin: Kin) -> int:
         """The place of one more child that is called."""
-        index = len(self.sessions) + self.called
+        index = len(self.kin) + len(self.called)
         if index >= MAX_CHILDREN:
             raise RefusedByGuest(f"a fork has at most {MAX_CHILDREN} children")
-        self.called += 1
+        self.called.append(kin)
         return index
+
+    def at(self, index: int) -> Kin | None:
+        """Whose place that is: by its OFFER, or because it was called to it."""
+        everybody = (*self.kin, *self.called)
+        return everybody[index] if 0 <= index < len(everybody) else None
 
 
 class Forks:
     """All captures of this VM that may still have children, and its warm children."""
 
-    def __init__(self, me: Party, engine: Engine) -> None:
-        self._me = me
+    def __init__(self, me: Party, engine: Engine, chronicle: Chronicle) -> None:
+        self._me, self._chronicle = me, chronicle
         policy = me.verifier.policy
         self._gate = TokenGate(me.identity.config.owner, me.key.public, policy.digest)
         self._captures = Captures(engine, me.key.instance_id[:_VM_ID_SIZE], self._generation)
@@ -115,6 +125,12 @@ class Forks:
                 self.confirm(request)
             case protocol.RelayEvent():
                 self.event(request)
+            case protocol.ListFamily():
+                return self.family()
+            case protocol.ReadChronicle(after=after):
+                return protocol.Chronicle(self._chronicle.after(after))
+            case protocol.ReportLost():
+                self.lost(request)
             case protocol.Abandon(fork_id=fork_id):
                 self.abandon(fork_id)
             case protocol.DropSnapshot():
@@ -177,12 +193,14 @@ class Forks:
 
     def call(self, request: protocol.Call) -> protocol.Called:
         """The CALL of a warm child to be one of a capture's children."""
-        session, now = self._session(request.fork_id, request.index), time.monotonic()
+        kin, now = self._kin(request.fork_id, request.index), time.monotonic()
         fork = self._forks.get(request.capture)
         if fork is None or fork.manifest is None or now >= fork.callable_until:
             raise RefusedByGuest("there is no such capture to be called to", hint="fork again")
-        slot = Slot(request.capture, fork.next_index(), self._generation)
-        return protocol.Called(session.call(slot, fork.manifest, now), slot.child_index)
+        slot = Slot(request.capture, fork.next_index(kin), self._generation)
+        call = kin.session.call(slot, fork.manifest, now)
+        kin.fork_id, kin.index = slot.fork_id, slot.child_index
+        return protocol.Called(call, slot.child_index)
 
     def answer(self, request: protocol.RelayAnswer) -> protocol.Activated:
         """ACTIVATE, for an ANSWER that passed every check."""
@@ -202,14 +220,26 @@ class Forks:
         return protocol.Granted(sent(actions))
 
     def confirm(self, request: protocol.RelayConfirm) -> None:
-        self._session(request.fork_id, request.index).receive_confirm(request.message)
-        self._forks[request.fork_id].confirmed.add(request.index)
+        self._kin(request.fork_id, request.index).confirm(request.message)
         log.info("child %d has confirmed", request.index)
 
     def event(self, request: protocol.RelayEvent) -> None:
-        session = self._session(request.fork_id, request.index)
-        for action in session.receive_event(request.message):
-            log.info("child %d: %s", request.index, action)
+        """Raises NotAuthentic for any but the child's next one, RefusedByGuest for too many."""
+        told = self._kin(request.fork_id, request.index).hear(request.message)
+        log.info("child %d: %s", request.index, told.event)
+        self._chronicle.write(told)
+
+    def lost(self, request: protocol.ReportLost) -> None:
+        """Told once, until it is heard of again; it goes on being listened to."""
+        told = self._kin(request.fork_id, request.index).lose()
+        if told is not None:
+            self._chronicle.write(told)
+
+    def family(self) -> protocol.Family:
+        """The youngest, where there are too many for one reply."""
+        kin = (each for fork in self._forks.values() for each in fork.kin)
+        known = [each.known() for each in kin if each.unique_id]
+        return protocol.Family(known[-MAX_FAMILY:])
 
     def abandon(self, fork_id: bytes) -> None:
         """Erase what no child has confirmed; children that live go on sending their events.
@@ -220,9 +250,9 @@ class Forks:
         if fork is None:
             return
         fork.manifest = None
-        for index, session in enumerate(fork.sessions):
-            if index not in fork.confirmed or session.holds:
-                session.abandon()
+        for kin in fork.kin:
+            if not kin.confirmed or kin.session.holds:
+                kin.session.abandon()
 
     def forget_expired(self) -> None:
         now = time.monotonic()
@@ -256,10 +286,10 @@ class Forks:
 
     def _make_room(self, count: int, now: float) -> None:
         """Forget the oldest captures that nobody can join any more."""
-        kept = sum(len(fork.sessions) for fork in self._forks.values())
+        kept = sum(len(fork.kin) for fork in self._forks.values())
         for fork_id, fork in list(self._forks.items()):
             if kept + count > MAX_KEPT_OFFERS and not fork.is_open(now) and not fork.warm:
-                kept -= len(fork.sessions)
+                kept -= len(fork.kin)
                 del self._forks[fork_id]
 
     def _open(self, count: int, manifest: Manifest, *, warm: bool) -> tuple[bytes, _Fork]:
@@ -270,9 +300,9 @@ class Forks:
 
     def _offer(
         self, fork_id: bytes, count: int, manifest: Manifest, *, warm: bool
-    ) -> tuple[ParentSession, ...]:
+    ) -> tuple[Kin, ...]:
         me, now, policy = self._me, time.monotonic(), self._me.verifier.policy
-        return tuple(
+        sessions = (
             ParentSession(
                 me.identity.launch,
                 me.key,
@@ -288,14 +318,19 @@ class Forks:
             )
             for index in range(count)
         )
+        return tuple(Kin(session, fork_id, index) for index, session in enumerate(sessions))
 
     def _session(self, fork_id: bytes, index: int) -> ParentSession:
-        sessions = self._forks[fork_id].sessions if fork_id in self._forks else ()
-        if not 0 <= index < len(sessions):
+        return self._kin(fork_id, index).session
+
+    def _kin(self, fork_id: bytes, index: int) -> Kin:
+        fork = self._forks.get(fork_id)
+        kin = fork.at(index) if fork else None
+        if kin is None:
             raise RefusedByGuest(
                 "there is no such OFFER", hint="the agent has restarted, or the fork was abandoned"
             )
-        return sessions[index]
+        return kin
 
 
 def sent(actions: Actions) -> bytes:

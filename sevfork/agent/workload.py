@@ -44,7 +44,9 @@ class Ready(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Hook(Struct, frozen=True, forbid_unknown_fields=True):
-    """A command run inside the child's container before anything may leave the child."""
+    """A command run inside the container: in a child before anything may leave it, or in a parent
+    when something has happened to a child.
+    """
 
     command: Words
     timeout_s: Seconds = 30
@@ -63,9 +65,15 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     writable: tuple[str, ...] = ()
     ready_timeout_s: Seconds = 120
     after_fork: tuple[Hook, ...] = ()
+    on_child_event: Hook | None = None
     files: dict[str, str] = {}
     ports: tuple[Port, ...] = ()
     io_uring: bool = False
+
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """All of them, whatever they are run for."""
+        return (*self.after_fork, *([self.on_child_event] if self.on_child_event else []))
 
     @classmethod
     def load(cls, data: bytes) -> Workload:
@@ -84,7 +92,7 @@ def _check(workload: Workload) -> None:
     """What the types do not say. Raise UsageError."""
     ready = workload.ready
     _require((ready.tcp is None) != (ready.command is None), "'ready' is either 'tcp' or 'command'")
-    commands = [workload.command, *(hook.command for hook in workload.after_fork)]
+    commands = [workload.command, *(hook.command for hook in workload.hooks)]
     for command in [*commands, *([ready.command] if ready.command else [])]:
         _check_path(command[0], "a command")
         _require(not any("\0" in word for word in command), "a command holds a zero byte")

@@ -27,6 +27,7 @@ VERBS = {
     "snapshot": ("sevfork.cli.snapshot:snapshot", "Keep a snapshot, so that forks are quick."),
     "pool": ("sevfork.cli.pool:pool", "Keep warm children for forks to take."),
     "wait": ("sevfork.cli.wait:wait", "Wait until workloads have ended, and how."),
+    "events": ("sevfork.cli.events:events", "What happens to a VM's children, told to it."),
     "ls": ("sevfork.cli.ls:ls", "List VMs, and who descends from whom."),
     "attest": ("sevfork.cli.attest:attest", "Fresh evidence from a running VM."),
     "verify": ("sevfork.cli.verify:verify", "Check evidence, on any machine."),

@@ -49,7 +49,9 @@ def wait(
 
     deadline = Deadline.after(math.inf if timeout is None else timeout)
     job = Job(app.hypervisor(), deadline)
-    endings = wait_for(job, vms, any_of_them=any_of_them, lost_after_s=lost_after)
+    endings = wait_for(
+        job, vms, any_of_them=any_of_them, lost_after_s=lost_after, note=app.output.note
+    )
     if as_json:
         app.output.json({"vms": [_document(ending) for ending in endings]})
     else:

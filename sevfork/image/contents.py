@@ -125,7 +125,7 @@ def _owner(passwd: str, user: str) -> tuple[int, int]:
 
 def require_programs(root: GuestRoot, workload: Workload) -> None:
     """Raise UsageError when a program that the workload file names is not in the image."""
-    commands = [workload.command, *(hook.command for hook in workload.after_fork)]
+    commands = [workload.command, *(hook.command for hook in workload.hooks)]
     for command in [*commands, *([workload.ready.command] if workload.ready.command else [])]:
         if not root.exists(command[0]):
             raise UsageError(

@@ -116,6 +116,7 @@ def document(vm: Vm) -> dict[str, object]:
         "parent": metadata.parent_name,
         "parent_uuid": metadata.parent,
         "fork_id": metadata.fork_id,
+        "index": metadata.index,
         "warm": warmth(metadata),
         "launch_digest": metadata.processor.measurement.hex() if metadata.processor else None,
     }

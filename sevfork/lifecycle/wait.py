@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from sevfork.deadline import Deadline
 from sevfork.domain import metadata_xml
 from sevfork.domain.metadata import Phase
 from sevfork.domain.spec import GuestSpec
 from sevfork.domain.xml import spec_from_xml
 from sevfork.errors import Lost, RefusedByGuest, SevforkError, TimedOut, WrongState
 from sevfork.host.hypervisor import Hypervisor
+from sevfork.lifecycle.find import running_vm
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.listen import Ear
+from sevfork.lifecycle.relay import Relay
 from sevfork.wire.protocol import Life, LifeEvent, WorkloadPhase
 
 # Each look opens the VM's channel, and keeps other commands from its agent for as long.
 _POLL_S = 1.0
 _SIGNALLED = 128
+_TELL_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,17 @@ def described(returncode: int) -> str:
 
 
 def wait_for(
-    job: Job, references: Sequence[str], *, any_of_them: bool, lost_after_s: float
+    job: Job,
+    references: Sequence[str],
+    *,
+    any_of_them: bool,
+    lost_after_s: float,
+    note: Callable[[str], None],
 ) -> tuple[Ending, ...]:
     """How the workloads ended, in the order given: all, or with ``any_of_them`` one at least.
 
-    Raises TimedOut, and WrongState for what was not made by sevfork or is no VM yet.
+    Their parents are told, as far as they run. Raises TimedOut, and WrongState for what was not
+    made by sevfork or is no VM yet.
     """
     specs = {spec.uuid: spec for spec in (_spec(job.hypervisor, each) for each in references)}
     ears = {uuid: Ear(spec, lost_after_s) for uuid, spec in specs.items()}
@@ -69,7 +80,21 @@ def wait_for(
     except TimedOut as exc:
         runs = ", ".join(f"'{spec.name}'" for uuid, spec in specs.items() if uuid not in ended)
         raise TimedOut(f"still runs: {runs}") from exc
+    _tell_parents(job, [specs[uuid] for uuid in ended], note)
     return tuple(ended[uuid] for uuid in specs if uuid in ended)
+
+
+def _tell_parents(job: Job, children: Sequence[GuestSpec], note: Callable[[str], None]) -> None:
+    """Each parent that runs hears of these; ``note`` of what cannot be told. Nobody waits long."""
+    hasty = replace(job, deadline=Deadline.after(_TELL_S))
+    for parent in {spec.metadata.parent for spec in children if spec.metadata.parent}:
+        only = frozenset(spec.uuid for spec in children if spec.metadata.parent == parent)
+        with suppress(WrongState):  # it has ended: there is nobody to be told
+            _, spec = running_vm(job.hypervisor, parent, "be told")
+            try:
+                Relay(hasty, spec, math.inf, note, only).round()
+            except TimedOut as exc:
+                note(f"'{spec.name}' was not told of its children: {exc.message}")
 
 
 def _look(job: Job, ears: dict[str, Ear], ended: dict[str, Ending]) -> Iterator[Ending]:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 # 64 OFFERs of 2 KiB fit into one frame; whoever wants more children forks again.
 MAX_CHILDREN = 64
+MAX_EVENTS = 16  # of one VM; each costs the host one request to the parent
 _DAY_MS = 24 * 60 * 60 * 1000.0
 
 # A guest must not decide what document the host prints: NaN is no JSON, and no size is below zero.
@@ -35,11 +36,13 @@ class WorkloadPhase(StrEnum):
 
 
 class LifeEvent(StrEnum):
-    """What a VM says has happened to it. Each happens once, in this order, or not at all."""
+    """What happens to a VM. It says each once, in this order, or not at all; but for LOST."""
 
     RESTORED = "restored"  # a child: its parent's state runs
     READY = "ready"  # a child's hooks have passed, a root's workload answers
+    FAILED = "failed"  # the restore of a child
     EXITED = "exited"  # the workload
+    LOST = "lost"  # the host says so, and of a VM that says nothing nobody else can
 
 
 class Step(StrEnum):

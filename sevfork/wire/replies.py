@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from sevfork.wire.message import (
     MAX_CHILDREN,
+    MAX_EVENTS,
     Count,
     Index,
     LifeEvent,
@@ -19,8 +20,10 @@ from sevfork.wire.message import (
     WorkloadPhase,
 )
 
-_MAX_EVENTS = 16  # of one VM; each costs the host one request to the parent
 _MAX_EVENT_BYTES = 2048  # of an EVENT, which has 1024 bytes of detail at most
+MAX_FAMILY = 1024  # children that a VM lists
+MAX_PAGE = 256  # entries of a chronicle in one reply
+_Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
 class Status(Message, frozen=True):
@@ -122,7 +125,7 @@ class Restored(Message, frozen=True):
     """The CONFIRM and the events, for the parent. The workload runs and its hooks have passed."""
 
     confirm: bytes
-    events: Annotated[list[bytes], Meta(max_length=_MAX_EVENTS)]
+    events: Annotated[list[bytes], Meta(max_length=MAX_EVENTS)]
     generation: Count
     restore_ms: Milliseconds
 
@@ -145,7 +148,47 @@ class Life(Message, frozen=True):
     """
 
     phase: WorkloadPhase
-    events: Annotated[list[Happened], Meta(max_length=_MAX_EVENTS)]
+    events: Annotated[list[Happened], Meta(max_length=MAX_EVENTS)]
+
+
+class KnownChild(Message, frozen=True):
+    """A child that has confirmed: its place in a fork, and how many EVENTs of it have come.
+
+    ``over``: nothing more is awaited, because its workload has exited.
+    """
+
+    fork_id: _Id
+    index: Index
+    heard: Count
+    over: bool
+
+
+class Family(Message, frozen=True):
+    """The children of a VM whose EVENTs it takes, the oldest first."""
+
+    children: Annotated[list[KnownChild], Meta(max_length=MAX_FAMILY)]
+
+
+class Entry(Message, frozen=True):
+    """What a VM was told of a child, by that child but for LOST; numbers rise, and may have gaps.
+
+    ``child`` is the unique id in the child's own generation file, empty before its CONFIRM.
+    ``wall_ns`` is when the VM was told, in nanoseconds since 1970 by its own clock.
+    """
+
+    number: Count
+    wall_ns: Nanoseconds
+    child: Annotated[bytes, Meta(max_length=16)]
+    fork_id: _Id
+    index: Index
+    event: LifeEvent
+    returncode: ReturnCode | None = None
+
+
+class Chronicle(Message, frozen=True):
+    """The next entries; none when there are no more."""
+
+    entries: Annotated[list[Entry], Meta(max_length=MAX_PAGE)]
 
 
 class Attested(Message, frozen=True):
@@ -174,6 +217,8 @@ Reply = (
     | Answering
     | Restored
     | Life
+    | Family
+    | Chronicle
     | Attested
     | Done
 )

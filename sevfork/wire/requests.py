@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sevfork.wire.message import Index, Message, Nanoseconds
+from sevfork.wire.message import Count, Index, Message, Nanoseconds
 
 
 class GetStatus(Message, frozen=True):
@@ -110,6 +110,23 @@ class RelayEvent(Message, frozen=True, tag="Event"):
     message: bytes
 
 
+class ListFamily(Message, frozen=True):
+    """The children whose EVENTs this VM takes. -> Family"""
+
+
+class ReadChronicle(Message, frozen=True):
+    """What this VM was told of its children, after the entry with this number. -> Chronicle"""
+
+    after: Count
+
+
+class ReportLost(Message, frozen=True):
+    """A child has ended or says nothing, as the host has it: a hint, nothing ends by it. -> Done"""
+
+    fork_id: bytes
+    index: Index
+
+
 class Abandon(Message, frozen=True):
     """Forget a capture: its OFFERs and image key are erased. -> Done"""
 
@@ -177,6 +194,9 @@ Request = (
     | RelayJoin
     | RelayConfirm
     | RelayEvent
+    | ListFamily
+    | ReadChronicle
+    | ReportLost
     | Abandon
     | RelayOffer
     | Restore

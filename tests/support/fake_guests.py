@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -107,6 +107,8 @@ class FakeGuest:
         self.clock_steps_ns: list[int] = []
         self.is_running = self.network_up = False
         self.returncode: int | None = None
+        self.children_file = b""
+        self.hooks: list[tuple[tuple[str, ...], dict[str, str]]] = []
         self.on_resume: Callable[[], None] = house.on_resume
         self._metadata = spec_from_xml(house.xml(uuid)).metadata
         self.technology = Technology.SIMULATED
@@ -134,6 +136,19 @@ class FakeGuest:
     def end(self, returncode: int | None) -> None:
         """The workload ends; None: in a way that its agent cannot find out."""
         self.is_running, self.returncode = False, returncode
+
+    def exec(
+        self, argv: Sequence[str], env: Mapping[str, str] | None = None, *, timeout_s: float
+    ) -> Ended:
+        self.hooks.append((tuple(argv), dict(env or {})))
+        return Ended(0)
+
+    def tell(self, line: bytes) -> int:
+        self.children_file += line
+        return len(self.children_file)
+
+    def tell_anew(self, lines: bytes) -> None:
+        self.children_file = lines
 
     def raise_network(self) -> None:
         self.network_up = True

@@ -25,7 +25,13 @@ from sevfork.agent.container.adopt import Ended
 from sevfork.agent.container.hosts import name_host
 from sevfork.agent.container.layer import inodes_of, shared_mappings
 from sevfork.agent.container.rootfs import RootFilesystem
-from sevfork.agent.container.tree import make_directory, parent_of, resolve, write_file
+from sevfork.agent.container.tree import (
+    append_file,
+    make_directory,
+    parent_of,
+    resolve,
+    write_file,
+)
 from sevfork.agent.engine import Generation
 from sevfork.agent.workload import Workload
 from sevfork.deadline import Deadline
@@ -35,6 +41,7 @@ log = logging.getLogger(__name__)
 
 STATE = Path("/run/sevfork")
 GENERATION_FILE = "run/sevfork/generation"
+CHILDREN_FILE = "run/sevfork/children"
 _ID = "workload"
 _CGROUP = "/sevfork/workload"
 _CGROUP_DIRECTORY = Path("/sys/fs/cgroup") / _CGROUP.removeprefix("/")
@@ -95,6 +102,7 @@ class Container:
         self.filesystem.new_layer()
         self.prepare()
         self.identify(generation or Generation(0, secrets.token_bytes(16)))
+        self.tell_anew()
         user = bundle.User.find(self.workload.user)
         for path in self.workload.writable:
             make_directory(self.root, resolve(self.root, path), user.uid, user.gid)
@@ -119,6 +127,14 @@ class Container:
         host_name = socket.gethostname()
         write_file(self.root, "etc/hostname", f"{host_name}\n".encode())
         name_host(self.root, host_name)
+
+    def tell(self, line: bytes) -> int:
+        """One more line about a child, for the workload to read; the file's size then, in bytes."""
+        return append_file(self.root, CHILDREN_FILE, line, 0o444)
+
+    def tell_anew(self, lines: bytes = b"") -> None:
+        """What stands in that file in place of all before; it stays the same file."""
+        write_file(self.root, CHILDREN_FILE, lines, 0o444)
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
         """Wait until the workload answers. Raise TimedOut, or WrongState when it has ended."""

@@ -181,6 +181,23 @@ def write_file(root: Path, path: str, content: bytes, mode: int = 0o644) -> None
             file.write(content)
 
 
+def append_file(root: Path, path: str, line: bytes, mode: int = 0o644) -> int:
+    """Add a line to the file at ``path``, by one write; its size then, in bytes.
+
+    The file is the one that is there, or a new one, as in ``write_file``.
+    """
+    with parent_of(root, path, create=True) as (directory, name):
+        descriptor = _open_regular(directory, name)
+        if descriptor is None:
+            remove(directory, name)
+            descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            os.fchmod(file.fileno(), mode)
+            file.seek(0, os.SEEK_END)
+            file.write(line)
+            return file.tell()
+
+
 def _open_regular(directory: int, name: str) -> int | None:
     """For writing; None if there is nothing of that name, or something else."""
     flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -168,6 +168,7 @@ class CriuEngine:
             comb(last.parent)
             self._restore(last)
             self._restore_what_criu_does_not(last)
+            self.container.tell_anew()  # not before: CRIU checks the sizes of open files
         finally:
             self._layers.clear()
         run_hooks(self.container, self.container.workload.after_fork, generation)

@@ -79,6 +79,15 @@ class Vm:
     def ended(self) -> Ended:
         return self.ended_as
 
+    def exec(self, *_: object, **__: object) -> Ended:
+        raise AssertionError("this workload has no hooks")
+
+    def tell(self, line: bytes) -> int:
+        raise AssertionError("this workload has no children")
+
+    def tell_anew(self, lines: bytes) -> None:
+        raise AssertionError("this workload has no children")
+
     def ask(self, request: protocol.Request) -> Any:
         return self.agent.handle(request, lambda *_: None)
 

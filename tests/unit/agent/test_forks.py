@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.agent import captures
 from sevfork.agent import forks as forks_module
+from sevfork.agent.chronicle import Chronicle, Home
 from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.forks import MAX_KEPT_OFFERS, MAX_OPEN_FORKS, Forks, Party
@@ -108,7 +109,7 @@ class Parent:
         lineage = Lineage(self.key.public, OwnerCertificate.issue(OWNER, self.key.public))
         provider = cast(EvidenceProvider, None)  # nobody joins here
         me = Party(Identity(config, launch), self.key, lineage, PolicyVerifier(policy), provider)
-        self.forks = Forks(me, self.engine)
+        self.forks = Forks(me, self.engine, Chronicle(cast(Home, None), None))
 
     def fit(self, size: int) -> None:
         with self.volume.open("wb") as file:

@@ -39,7 +39,8 @@ def waited(
     house: FakeHouse, *names: str, any_of_them: bool = False, seconds: float = 60
 ) -> list[Ending]:
     job = job_on(house, seconds=seconds)
-    return list(wait_for(job, names, any_of_them=any_of_them, lost_after_s=0.1))
+    endings = wait_for(job, names, any_of_them=any_of_them, lost_after_s=0.1, note=print)
+    return list(endings)
 
 
 def said(guest: FakeGuest) -> list[LifeEvent]:

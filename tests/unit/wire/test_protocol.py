@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sevfork import errors
 from sevfork.wire import protocol
+from sevfork.wire.lines import Frame, Kind
 
 
 def test_a_request_comes_back() -> None:
@@ -119,6 +120,67 @@ def test_an_event_that_no_guest_has_is_refused(happened: dict[str, Any]) -> None
         reply(life, events=[{"type": "Happened", **happened}])
     with pytest.raises(errors.NotAuthentic):
         reply(life, events=[{"type": "Happened", "event": "exited", "returncode": 0}] * 17)
+
+
+ENTRY: dict[str, Any] = {
+    "number": 1,
+    "wall_ns": 0,
+    "child": bytes(16),
+    "fork_id": bytes(16),
+    "index": 0,
+    "event": "lost",
+}
+KNOWN: dict[str, Any] = {"fork_id": bytes(16), "index": 0, "heard": 2, "over": False}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"number": -1},
+        {"number": 2**53},
+        {"wall_ns": 2**63},
+        {"child": bytes(17)},
+        {"fork_id": bytes(15)},
+        {"index": 64},
+        {"event": "\x1b[2J"},
+        {"returncode": 256},
+    ],
+)
+def test_a_chronicle_that_no_guest_keeps_is_refused(changes: dict[str, Any]) -> None:
+    def chronicle(entries: list[dict[str, Any]]) -> protocol.Reply:
+        return reply({"type": "Chronicle", "entries": [{"type": "Entry", **e} for e in entries]})
+
+    assert isinstance(chronicle([ENTRY]), protocol.Chronicle)
+    with pytest.raises(errors.NotAuthentic):
+        chronicle([{**ENTRY, **changes}])
+    with pytest.raises(errors.NotAuthentic):
+        chronicle([ENTRY] * 257)
+
+
+@pytest.mark.parametrize("changes", [{"fork_id": bytes(17)}, {"index": -1}, {"heard": -1}])
+def test_a_family_that_no_guest_has_is_refused(changes: dict[str, Any]) -> None:
+    def family(children: list[dict[str, Any]]) -> protocol.Reply:
+        return reply(
+            {"type": "Family", "children": [{"type": "KnownChild", **c} for c in children]}
+        )
+
+    assert isinstance(family([KNOWN]), protocol.Family)
+    with pytest.raises(errors.NotAuthentic):
+        family([{**KNOWN, **changes}])
+    with pytest.raises(errors.NotAuthentic):
+        family([KNOWN] * 1025)
+
+
+def test_the_largest_family_and_the_longest_page_fit_into_a_frame() -> None:
+    known = protocol.KnownChild(bytes(16), 63, 2**53 - 1, True)
+    entry = protocol.Entry(
+        2**53 - 1, 2**62, bytes(16), bytes(16), 63, protocol.LifeEvent.RESTORED, -64
+    )
+    for message in (
+        protocol.Family([known] * protocol.MAX_FAMILY),
+        protocol.Chronicle([entry] * protocol.MAX_PAGE),
+    ):
+        assert Frame(Kind.REPLY, bytes(8), protocol.encode(message)).encode_line()
 
 
 @pytest.mark.parametrize("index", [-1, 64])

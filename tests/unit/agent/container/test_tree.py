@@ -10,6 +10,7 @@ import pytest
 
 from sevfork.agent.container.tree import (
     MAX_DEPTH,
+    append_file,
     make_directory,
     parent_of,
     remove,
@@ -211,3 +212,31 @@ def test_a_tree_of_the_greatest_depth_is_walked_and_removed(root: Path) -> None:
     with parent_of(root, "d") as place:
         remove(*place)
     assert len(list(walk(root))) == before
+
+
+def test_a_line_is_added_to_the_file_that_is_there(root: Path) -> None:
+    assert append_file(root, "run/children", b"one\n", 0o444) == 4
+    before = (root / "run/children").stat()
+    with (root / "run/children").open("rb") as reader:
+        assert append_file(root, "run/children", b"two\n", 0o444) == 8
+        assert reader.read() == b"one\ntwo\n"
+    after = (root / "run/children").stat()
+    assert (after.st_ino, after.st_mode & 0o777) == (before.st_ino, 0o444)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc")])
+def test_a_line_is_added_to_a_file_and_to_nothing_else(
+    root: Path, make: Callable[[Path], object]
+) -> None:
+    make(root / "children")
+    assert append_file(root, "children", b"one\n") == 4
+    assert (root / "children").read_bytes() == b"one\n"
+    assert not (root / "children").is_symlink()
+
+
+def test_a_line_is_not_added_through_a_link_to_a_directory(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (root / "run").symlink_to(tmp_path / "outside")
+    with pytest.raises(RefusedByGuest):
+        append_file(root, "run/children", b"one\n")
+    assert list((tmp_path / "outside").iterdir()) == []

@@ -18,6 +18,7 @@ from sevfork.domain.xml import spec_from_xml
 from sevfork.host import maker
 from sevfork.lifecycle.fork import ForkOutcome, ForkRequest, plan_fork, run_fork
 from sevfork.lifecycle.reap import reap
+from sevfork.lifecycle.relay import Relay
 from sevfork.lifecycle.remove import plan_remove, remove
 from sevfork.lifecycle.snapshot.update import drop_snapshot, update_snapshot
 from sevfork.lifecycle.warm.find import warm_children
@@ -312,3 +313,24 @@ def test_a_killed_pools_children_are_removed_by_the_next_command(
     reap(house, notes.append)
     assert [domain.name for domain in house.domains()] == ["web"]
     assert len(notes) == 2
+
+
+def test_events_of_a_warm_child_are_told_under_the_place_that_it_was_called_to(
+    house: FakeHouse, warm: FakeGuest
+) -> None:
+    outcome = forked(house)
+    (child,) = outcome.children
+    assert child.warm
+    relay = Relay(job_on(house), spec_of(house), 1000.0, print)
+    events = relay.round()
+    assert [event.entry.event.value for event in events] == ["restored", "ready"]
+    house.guests[child.uuid].end(4)
+    events += relay.round()
+    assert [event.entry.returncode for event in events] == [None, None, 4]
+    assert {event.entry.fork_id.hex() for event in events} == {outcome.fork_id}
+    assert {event.name for event in events} == {child.name}
+
+
+def test_a_warm_child_that_waits_is_nobodys_child_yet(house: FakeHouse, warm: FakeGuest) -> None:
+    known = warm.agent.handle(protocol.ListFamily(), lambda *_: None)
+    assert known == protocol.Family([])
