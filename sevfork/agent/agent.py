@@ -19,7 +19,7 @@ from sevfork.agent.life import Life
 from sevfork.agent.machine import Machine
 from sevfork.agent.measured import Measured
 from sevfork.agent.memory_use import state_bytes
-from sevfork.agent.serve import OnProgress
+from sevfork.agent.serve import OnProgress, VmEnds
 from sevfork.agent.unexpected import place_of
 from sevfork.agent.vm_state import CurrentState
 from sevfork.errors import RefusedByGuest, SevforkError, TimedOut, WrongState
@@ -72,6 +72,8 @@ class Agent:
                 return self._status()
             case protocol.Events():
                 return self._events()
+            case protocol.ShutDown():
+                raise VmEnds(self._shut_down())
             case protocol.ReadClock():
                 return protocol.Clock(time.time_ns())
             case protocol.Configure():
@@ -122,6 +124,13 @@ class Agent:
         if runs and not self._workload.is_running:
             self._life.note(LifeEvent.EXITED, self._returncode())
         return protocol.Life(phase, self._life.events)
+
+    def _shut_down(self) -> protocol.Life:
+        """What runs, or has run, a workload says so; asked again, it says no more."""
+        life = self._events()
+        if life.phase is WorkloadPhase.READY and not self._life.has(LifeEvent.ENDING):
+            self._life.note(LifeEvent.ENDING)
+        return protocol.Life(life.phase, self._life.events)
 
     def _returncode(self) -> int | None:
         try:

@@ -17,6 +17,7 @@ _EVENTS = {
     EventKind.HOOKS_PASSED: LifeEvent.READY,
     EventKind.FAILED: LifeEvent.FAILED,
     EventKind.EXITED: LifeEvent.EXITED,
+    EventKind.SHUTTING_DOWN: LifeEvent.ENDING,
 }
 
 
@@ -56,9 +57,9 @@ class Kin:
         event = _EVENTS.get(received.kind)
         if event is None:
             raise NotAuthentic("event: this is not a child's to say")
-        exited = event is LifeEvent.EXITED
-        returncode = returncode_of(received.detail) if exited else None
-        self.is_lost, self.over = False, self.over or exited
+        returncode = returncode_of(received.detail) if event is LifeEvent.EXITED else None
+        over = event in (LifeEvent.EXITED, LifeEvent.ENDING)
+        self.is_lost, self.over = False, self.over or over
         return Told(self.unique_id, self.fork_id, self.index, event, returncode)
 
     def lose(self) -> Told | None:

@@ -19,6 +19,7 @@ KINDS = {
     LifeEvent.RESTORED: EventKind.RESTORED,
     LifeEvent.READY: EventKind.HOOKS_PASSED,
     LifeEvent.EXITED: EventKind.EXITED,
+    LifeEvent.ENDING: EventKind.SHUTTING_DOWN,
 }
 
 

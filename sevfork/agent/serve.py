@@ -33,6 +33,14 @@ class VmMustEnd(SevforkError):
         self.exit_code = cause.exit_code
 
 
+class VmEnds(SevforkError):
+    """The VM ends because the host has asked for it: it is switched off after this reply."""
+
+    def __init__(self, reply: protocol.Reply) -> None:
+        super().__init__("the host has asked for it")
+        self.reply = reply
+
+
 def serve(
     link: Link, handle: Handler, power_off: Callable[[], NoReturn], idle: Callable[[], None]
 ) -> None:
@@ -49,15 +57,21 @@ def _serve_one(
 ) -> None:
     try:
         link.send(_answer(link, frame, handle))
-    except VmMustEnd as ending:
+    except (VmMustEnd, VmEnds) as ending:
         log.error("switching off: %s", ending)
         try:
             with contextlib.suppress(HostGone):
-                link.send(protocol.failure_frame(frame.request_id, ending), LAST_WORDS_S)
+                link.send(_last_word(frame.request_id, ending), LAST_WORDS_S)
         finally:
             power_off()
     except HostGone as gone:
         log.warning("no answer sent: %s", gone)
+
+
+def _last_word(request_id: bytes, ending: VmMustEnd | VmEnds) -> Frame:
+    if isinstance(ending, VmEnds):
+        return Frame(Kind.REPLY, request_id, protocol.encode(ending.reply))
+    return protocol.failure_frame(request_id, ending)
 
 
 def _answer(link: Link, frame: Frame, handle: Handler) -> Frame:
@@ -67,7 +81,7 @@ def _answer(link: Link, frame: Frame, handle: Handler) -> Frame:
 
     try:
         reply = handle(protocol.decode_request(frame.payload), progress)
-    except (HostGone, VmMustEnd):
+    except (HostGone, VmMustEnd, VmEnds):
         raise
     except SevforkError as error:
         log.warning("refused: %s", error)

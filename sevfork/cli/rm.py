@@ -6,6 +6,9 @@ import click
 
 from sevfork.cli.options import App, as_json, common
 
+# For the parents of what is removed to be told; then it is removed all the same.
+_FAREWELL_S = 10.0
+
 
 @click.command()
 @click.argument("vms", metavar="VM...", nargs=-1, required=True)
@@ -14,12 +17,16 @@ from sevfork.cli.options import App, as_json, common
 @common
 def rm(app: App, vms: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove VMs and everything that sevfork made for them. Children outlive their parent."""
+    from sevfork.deadline import Deadline
+    from sevfork.lifecycle.farewell import take_leave
+    from sevfork.lifecycle.job import Job
     from sevfork.lifecycle.remove import plan_remove, remove
 
     hypervisor = app.hypervisor()
     domains = plan_remove(hypervisor, vms)
     if not dry_run:
         with app.output.watching() as watch:
+            take_leave(Job(hypervisor, Deadline.after(_FAREWELL_S)), domains, app.output.note)
             remove(hypervisor, domains, watch)
     if as_json:
         names = [{"name": domain.name, "uuid": domain.uuid} for domain in domains]

@@ -222,3 +222,4 @@ class EventKind(IntEnum):
     FAILED = 3
     EXITED = 4
     ABANDONED = 5
+    SHUTTING_DOWN = 6

@@ -61,6 +61,10 @@ class Relay:
         """
         job = replace(self.job, deadline=self.job.deadline.within(_ROUND_S))
         lives, lost = self._listen(job)
+        return self.deliver(job, lives, lost)
+
+    def deliver(self, job: Job, lives: dict[Place, Life], lost: set[Place]) -> list[Event]:
+        """Tell the parent what these children say, and read what it has noted since."""
         with parent_of(job, self.parent) as parent:
             # No fork is under way now: whoever the parent knows and libvirt does not is gone.
             children = children_of(job.hypervisor, self.parent)

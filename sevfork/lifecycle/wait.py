@@ -89,12 +89,14 @@ def _tell_parents(job: Job, children: Sequence[GuestSpec], note: Callable[[str],
     hasty = replace(job, deadline=Deadline.after(_TELL_S))
     for parent in {spec.metadata.parent for spec in children if spec.metadata.parent}:
         only = frozenset(spec.uuid for spec in children if spec.metadata.parent == parent)
-        with suppress(WrongState):  # it has ended: there is nobody to be told
+        try:
             _, spec = running_vm(job.hypervisor, parent, "be told")
-            try:
-                Relay(hasty, spec, math.inf, note, only).round()
-            except TimedOut as exc:
-                note(f"'{spec.name}' was not told of its children: {exc.message}")
+        except WrongState:
+            continue  # it has ended: there is nobody to be told
+        try:
+            Relay(hasty, spec, math.inf, note, only).round()
+        except SevforkError as exc:
+            note(f"'{spec.name}' was not told of its children: {exc.message}")
 
 
 def _look(job: Job, ears: dict[str, Ear], ended: dict[str, Ending]) -> Iterator[Ending]:

@@ -42,6 +42,7 @@ class LifeEvent(StrEnum):
     READY = "ready"  # a child's hooks have passed, a root's workload answers
     FAILED = "failed"  # the restore of a child
     EXITED = "exited"  # the workload
+    ENDING = "shutting down"  # the VM, because its host has asked for it
     LOST = "lost"  # the host says so, and of a VM that says nothing nobody else can
 
 

@@ -80,6 +80,7 @@ from sevfork.wire.requests import (
     Request,
     Reserve,
     Restore,
+    ShutDown,
     UpdateSnapshot,
 )
 
@@ -142,6 +143,7 @@ __all__ = [
     "Restore",
     "Restored",
     "ReturnCode",
+    "ShutDown",
     "SnapshotMade",
     "Status",
     "Step",

@@ -154,7 +154,7 @@ class Life(Message, frozen=True):
 class KnownChild(Message, frozen=True):
     """A child that has confirmed: its place in a fork, and how many EVENTs of it have come.
 
-    ``over``: nothing more is awaited, because its workload has exited.
+    ``over``: nothing more is awaited, because its workload has exited, or the VM was shut down.
     """
 
     fork_id: _Id

@@ -13,6 +13,10 @@ class Events(Message, frozen=True):
     """What has happened to this VM, at any time. -> Life"""
 
 
+class ShutDown(Message, frozen=True):
+    """Switch this VM off; the answer is its last word. -> Life"""
+
+
 class ReadClock(Message, frozen=True):
     """What the guest's wall clock says. -> Clock"""
 
@@ -182,6 +186,7 @@ class Attest(Message, frozen=True):
 Request = (
     GetStatus
     | Events
+    | ShutDown
     | ReadClock
     | Configure
     | Capture

@@ -13,7 +13,7 @@ from sevfork.agent.agent import Agent
 from sevfork.agent.container.adopt import Ended
 from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source, TrackingLost
 from sevfork.agent.measured import Measured
-from sevfork.agent.serve import VmMustEnd
+from sevfork.agent.serve import VmEnds, VmMustEnd
 from sevfork.agent.workload import Workload
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
@@ -196,6 +196,9 @@ class FakeChannel:
             with self._house.guests[self._uuid].lock:
                 agent = self._house.guests[self._uuid].agent
                 reply = agent.handle(request, progress)
+        except VmEnds as ending:
+            self._house.end(self._uuid)
+            return Frame(Kind.REPLY, frame.request_id, protocol.encode(ending.reply))
         except SevforkError as error:
             if isinstance(error, VmMustEnd):
                 self._house.end(self._uuid)

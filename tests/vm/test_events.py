@@ -60,15 +60,15 @@ def test_it_is_told_to_the_parents_workload_and_its_hook(lab: Lab, parent: Vm, c
     assert hooks == ["restored", "ready", "exited 3"]
 
 
-def test_the_next_child_begins_without_children_and_is_lost_when_removed(
+def test_the_next_child_begins_without_children_and_has_a_last_word(
     lab: Lab, parent: Vm, child: Vm
 ) -> None:
     _, [sibling] = lab.fork(parent)
     assert children(sibling) == [], "its siblings are not its children"
     lab.remove(sibling)
-    lab.run("events", parent.name)
-    (lost,) = (each for each in children(parent) if each["event"] == "lost")
-    assert lost["fork_id"] != children(parent)[0]["fork_id"]
+    assert children(parent)[-1]["event"] == "shutting down"
+    shown = lab.run("events", parent.name, "--json").data["events"]
+    assert [each["event"] for each in shown][3:] == ["restored", "ready", "shutting down"]
 
 
 def test_a_root_can_be_waited_for_too(lab: Lab, parent: Vm, child: Vm) -> None:

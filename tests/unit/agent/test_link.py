@@ -14,7 +14,7 @@ import pytest
 
 from sevfork.agent import serve as serve_module
 from sevfork.agent.link import MAX_POSTPONED, HostGone, Link
-from sevfork.agent.serve import VmMustEnd, serve
+from sevfork.agent.serve import VmEnds, VmMustEnd, serve
 from sevfork.errors import NotAuthentic, RefusedByGuest, TimedOut
 from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
@@ -168,6 +168,23 @@ def test_what_cannot_be_undone_switches_the_vm_off_after_saying_why(port: Port) 
     (failure,) = port.heard()
     error = protocol.decode_failure(failure.payload)
     assert isinstance(error, NotAuthentic)
+
+
+def test_a_vm_that_is_asked_to_end_does_so_after_its_last_word(port: Port) -> None:
+    last_word = protocol.Life(protocol.WorkloadPhase.READY, [])
+
+    def handle(request: object, progress: object) -> protocol.Done:
+        raise VmEnds(last_word)
+
+    def power_off() -> NoReturn:
+        raise Enough
+
+    os.write(port.host, PING.encode_line())
+    with pytest.raises(Enough):
+        serve(port.link, handle, power_off, lambda: None)
+    (reply,) = port.heard()
+    assert (reply.kind, reply.request_id) == (Kind.REPLY, PING.request_id)
+    assert protocol.decode_reply(reply.payload) == last_word
 
 
 def test_a_vm_that_must_not_go_on_does_not_wait_for_a_host_that_does_not_read(
