@@ -43,7 +43,7 @@ def take_leave(job: Job, leaving: Sequence[Domain], note: Callable[[str], None])
         lives = dict(_last_words(job, children))
         try:
             silent = {place_of(domain) for domain in children} - lives.keys()
-            Relay(job, spec, math.inf, note).deliver(job, lives, silent)
+            Relay(job, spec, math.inf, note).deliver(lives, silent)
         except SevforkError as exc:
             note(f"'{spec.name}' was not told that its children end: {exc.message}")
 

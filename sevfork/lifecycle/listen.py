@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from sevfork.deadline import Deadline
 from sevfork.domain.spec import GuestSpec
-from sevfork.errors import Lost, TimedOut, WrongState
+from sevfork.errors import HypervisorUnreachable, Lost, SevforkError, WrongState
+from sevfork.host.agent_client import Cancelled
 from sevfork.host.hypervisor import ChannelBusy, ChannelClosed, DomainState, Hypervisor
 from sevfork.lifecycle.agents import agent_on
 from sevfork.lifecycle.job import Job
@@ -17,24 +18,37 @@ _ANSWER_S = 10.0
 
 @dataclass
 class Ear:
-    """Listens to one VM. It is lost when it ends, or says nothing for ``lost_after_s``."""
+    """Listens to one VM. It is lost when it ends, or says nothing for ``lost_after_s``.
+
+    Nothing of use is nothing: an agent that answers with an error, or with what is no answer, is a
+    guest's doing, and must not end a command that listens to others as well.
+    """
 
     spec: GuestSpec
     lost_after_s: float
     _lost: Deadline | None = field(default=None, init=False)
 
     def hear(self, job: Job) -> protocol.Life | None:
-        """All it says of itself, or None if it says nothing now. Raises Lost, which is a guess."""
+        """All it says of itself, or None if it says nothing now. Raises Lost, which is a guess.
+
+        And HypervisorUnreachable, Cancelled.
+        """
         try:
             life = life_of(job, self.spec)
-        except TimedOut as exc:
-            self._lost = self._lost or Deadline.after(self.lost_after_s)
-            if self._lost.passed:
-                name, seconds = self.spec.name, self.lost_after_s
-                raise Lost(f"'{name}' is lost: its agent said nothing for {seconds:g} s") from exc
+        except (Lost, HypervisorUnreachable, Cancelled):
+            raise
+        except SevforkError as exc:
+            if not job.deadline.passed:
+                self._miss(exc)
             return None
         self._lost = None
         return life
+
+    def _miss(self, why: SevforkError) -> None:
+        self._lost = self._lost or Deadline.after(self.lost_after_s)
+        if self._lost.passed:
+            silence = f"its agent said nothing of use for {self.lost_after_s:g} s"
+            raise Lost(f"'{self.spec.name}' is lost: {silence} ({why.message})") from why
 
 
 def life_of(job: Job, spec: GuestSpec) -> protocol.Life | None:

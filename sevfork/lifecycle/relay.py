@@ -7,6 +7,7 @@ and in order; that a child is lost is the host's word, and the parent has it as 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from sevfork.domain import metadata_xml
@@ -21,7 +22,8 @@ from sevfork.lifecycle.parent import Parent, parent_of
 from sevfork.wire import protocol
 from sevfork.wire.protocol import Entry, Life
 
-_ROUND_S = 60.0
+_LISTENERS = 8
+_DELIVER_S = 60.0
 # What a parent keeps has 4 pages; one that goes on for ever is not read for ever.
 _MAX_PAGES = 8
 
@@ -59,12 +61,11 @@ class Relay:
 
         Raises TimedOut and WrongState of the parent; what is wrong with a child is told as LOST.
         """
-        job = replace(self.job, deadline=self.job.deadline.within(_ROUND_S))
-        lives, lost = self._listen(job)
-        return self.deliver(job, lives, lost)
+        return self.deliver(*self._listen())
 
-    def deliver(self, job: Job, lives: dict[Place, Life], lost: set[Place]) -> list[Event]:
+    def deliver(self, lives: dict[Place, Life], lost: set[Place]) -> list[Event]:
         """Tell the parent what these children say, and read what it has noted since."""
+        job = replace(self.job, deadline=self.job.deadline.within(_DELIVER_S))
         with parent_of(job, self.parent) as parent:
             # No fork is under way now: whoever the parent knows and libvirt does not is gone.
             children = children_of(job.hypervisor, self.parent)
@@ -96,27 +97,35 @@ class Relay:
             self._noted.add(text)
             self.note(text)
 
-    def _listen(self, job: Job) -> tuple[dict[Place, Life], set[Place]]:
-        """What each child says, and those that are lost. Nobody's channel is held meanwhile."""
-        lives: dict[Place, Life] = {}
-        lost: set[Place] = set()
-        for domain in children_of(job.hypervisor, self.parent):
-            if self.only is not None and domain.uuid not in self.only:
-                continue
-            place, ear = place_of(domain), self._ear(job, domain)
-            try:
-                life = ear.hear(job) if ear else None
-            except Lost:
-                lost.add(place)
-            else:
-                lives |= {place: life} if life else {}
-        return lives, lost
+    def _listen(self) -> tuple[dict[Place, Life], set[Place]]:
+        """What each child says, and those that are lost. Nobody's channel is held meanwhile.
 
-    def _ear(self, job: Job, domain: Domain) -> Ear | None:
+        Some at once, so that one that says nothing does not keep its siblings from being heard.
+        """
+        domains = children_of(self.job.hypervisor, self.parent)
+        heard = [each for each in domains if self.only is None or each.uuid in self.only]
+        with ThreadPoolExecutor(_LISTENERS) as pool:
+            try:
+                told = list(pool.map(self._hear, heard))
+            except BaseException:
+                self.job.cancelled.set()
+                raise
+        lives = {place_of(child): life for child, life in zip(heard, told, strict=True) if life}
+        spoke = {place: life for place, life in lives.items() if isinstance(life, Life)}
+        return spoke, lives.keys() - spoke.keys()
+
+    def _hear(self, domain: Domain) -> Life | Lost | None:
+        ear = self._ear(domain)
+        try:
+            return ear.hear(self.job) if ear else None
+        except Lost as exc:
+            return exc
+
+    def _ear(self, domain: Domain) -> Ear | None:
         """The same in each round; None for a VM that has gone meanwhile."""
         if domain.uuid not in self._ears:
             try:
-                spec = spec_from_xml(job.hypervisor.xml(domain.uuid))
+                spec = spec_from_xml(self.job.hypervisor.xml(domain.uuid))
             except WrongState:
                 return None
             self._ears[domain.uuid] = Ear(spec, self.lost_after_s)

@@ -203,6 +203,42 @@ def test_a_child_that_talks_nonsense_does_not_keep_its_sibling_from_being_heard(
     assert len(notes) == 1, "it is said once, not in every round"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.NotAuthentic("the agent answered with another kind of message"),
+        errors.HostCannot("as the guest says"),
+        errors.WrongState("as the guest says"),
+        errors.SevforkError("as the guest says"),
+    ],
+)
+def test_a_child_that_answers_with_errors_does_not_end_the_relay(
+    children: list[FakeGuest],
+    web: Relay,
+    error: errors.SevforkError,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(children[0].agent, "handle", refuse)
+    children[1].end(1)
+    assert said(web.round()) == [("web-fork1", LifeEvent.EXITED)]
+    hasty = Relay(web.job, web.parent, 0.0, print, after=web.after)
+    assert said(hasty.round()) == [("web-fork", LifeEvent.LOST)]
+
+
+def test_a_hypervisor_that_is_gone_ends_the_relay(
+    web: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise errors.HypervisorUnreachable("gone")
+
+    monkeypatch.setattr(listen, "life_of", unreachable)
+    with pytest.raises(errors.HypervisorUnreachable):
+        web.round()
+
+
 def test_places_that_nobody_has_are_refused(parent: FakeGuest) -> None:
     for request in (
         protocol.ReportLost(bytes(16), 0),

@@ -132,7 +132,7 @@ def test_a_silent_agent_is_lost_after_a_while_and_not_at_once(
     monkeypatch.setattr(listen, "life_of", silent)
     (ending,) = waited(house, "web-fork")
     assert isinstance(ending.error, errors.Lost)
-    assert "said nothing" in ending.error.message
+    assert "said nothing of use" in ending.error.message
     assert len(tries) > 1
 
 
