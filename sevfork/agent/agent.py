@@ -237,6 +237,8 @@ class Agent:
             raise WrongState("the workload has ended")
 
     def _parent(self) -> Forks:
+        if self._forks is None and self._identity is None and self._workload.is_running:
+            raise WrongState("the agent was started again: it has no children any more")
         if self._forks is None:
             raise WrongState("this VM runs no workload yet")
         return self._forks

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from time import sleep
 from typing import TYPE_CHECKING
 
 import click
@@ -57,16 +57,18 @@ def events(app: App, vm: str, follow: bool, every: float, lost_after: float, as_
 
 
 def _follow(app: App, relay: Relay, every_s: float, as_json: bool) -> None:
-    """Until the VM ends, which raises WrongState."""
-    from sevfork.errors import TimedOut
+    """Until the VM ends, which raises WrongState; one that is paused goes on later."""
+    from sevfork.errors import TimedOut, WrongState
     from sevfork.host.service_manager import notify_ready
 
     notify_ready()
     while True:
-        time.sleep(every_s)
+        sleep(every_s)
         try:
             heard = relay.round()
-        except TimedOut as exc:
+        except (TimedOut, WrongState) as exc:
+            if not relay.has_parent:
+                raise
             app.output.note(f"later: {exc.message}")
         else:
             _show(app, relay.parent.name, heard, as_json, always=False)

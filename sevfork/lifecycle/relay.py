@@ -63,6 +63,14 @@ class Relay:
         """
         return self.deliver(*self._listen())
 
+    @property
+    def has_parent(self) -> bool:
+        """Whether the parent is there still, be it paused."""
+        try:
+            return self.job.hypervisor.find(self.parent.uuid).state.active
+        except WrongState:
+            return False
+
     def deliver(self, lives: dict[Place, Life], lost: set[Place]) -> list[Event]:
         """Tell the parent what these children say, and read what it has noted since."""
         job = replace(self.job, deadline=self.job.deadline.within(_DELIVER_S))

@@ -217,6 +217,12 @@ def test_an_agent_that_starts_again_under_its_workload_takes_no_configuration(vm
     assert not vm.signed
 
 
+def test_an_agent_that_starts_again_under_its_workload_has_no_children(vm: Vm) -> None:
+    vm.is_running = True
+    with pytest.raises(WrongState, match="started again"):
+        vm.ask(protocol.ListFamily())
+
+
 @pytest.mark.parametrize(
     "request_",
     [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from sevfork.cli import main as command
 from sevfork.cli.options import App
-from sevfork.host import connection_choice, service_manager
+from sevfork.host import agent_client, connection_choice, service_manager
+from sevfork.host.hypervisor import DomainState
+from sevfork.lifecycle import agents
 from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
 from sevfork.lifecycle.remove import plan_remove, remove
 from tests.support.fake_guests import FakeGuest, FakeHouse
@@ -65,6 +66,33 @@ def test_a_vm_without_children_has_none_to_tell_of(
     assert json.loads(capsys.readouterr().out)["events"] == []
 
 
+def test_following_outlives_a_pause_of_the_vm(
+    house: FakeHouse,
+    child: FakeGuest,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uuid = house.find("web").uuid
+    monkeypatch.setattr(agents, "PAUSE_S", 0.05)
+    monkeypatch.setattr(agent_client, "SILENCE_S", 0.05)
+
+    def become(state: DomainState) -> None:
+        house.defined[uuid] = (house.defined[uuid][0], state)
+
+    def go_on() -> None:
+        become(DomainState.RUNNING)
+        child.end(3)
+
+    rounds: Iterator[Callable[[], None]] = iter(
+        [lambda: become(DomainState.PAUSED), go_on, lambda: become(DomainState.SHUT_OFF)]
+    )
+    monkeypatch.setattr("sevfork.cli.events.sleep", lambda _: next(rounds)())
+    assert sevfork("web", "--follow") == 11
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1].endswith("exited with 3")
+    assert printed.err.startswith("later: 'web' is paused")
+
+
 def test_following_shows_what_comes_and_ends_with_the_vm(
     house: FakeHouse,
     child: FakeGuest,
@@ -81,7 +109,7 @@ def test_following_shows_what_comes_and_ends_with_the_vm(
     )
     ready: list[int] = []
     monkeypatch.setattr(service_manager, "notify_ready", lambda: ready.append(1))
-    monkeypatch.setattr(time, "sleep", lambda _: next(rounds)())
+    monkeypatch.setattr("sevfork.cli.events.sleep", lambda _: next(rounds)())
     assert sevfork("web", "--follow") == 11
     assert [line.split("  ")[2] for line in capsys.readouterr().out.splitlines()] == [
         "restored",
