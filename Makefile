@@ -4,9 +4,11 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-# One test instead of all: make unit T=tests/unit/seal/test_device.py::test_name
+# A worker that has done its part takes over some of the other's: the slow tests stand together.
+PARALLEL := -n auto --dist worksteal
 # Where bytecode may not be written, each of pytest's processes would compile all tests anew: 2 s each.
 unexport PYTHONDONTWRITEBYTECODE
+# One test instead of all: make unit T=tests/unit/seal/test_device.py::test_name
 # Building images and a private libvirtd take root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=http_proxy,https_proxy,SEVFORK_DEBIAN_MIRROR,SEVFORK_VECTORS)
 
@@ -23,7 +25,7 @@ test: setup lint fetched  ## every test, real guests included (T=... for one)
 ifdef T
 	$(AS_ROOT) $(PYTEST) $(T)
 else
-	$(PYTEST) -q -n auto tests/unit
+	$(PYTEST) -q $(PARALLEL) tests/unit
 	$(AS_ROOT) $(PYTEST) tests/integration tests/vm
 endif
 
@@ -34,10 +36,10 @@ venv:  ## the virtual environment alone: no apt, no root
 	@scripts/venv
 
 unit: venv  ## unit tests, in parallel (T=... for one): half a minute on two cores
-	$(PYTEST) -q $(if $(T),$(T),-n auto tests/unit)
+	$(PYTEST) -q $(if $(T),$(T),$(PARALLEL) tests/unit)
 
 test-fast: venv  ## unit tests, and those against the machine's own tools that boot no guest
-	$(PYTEST) -q -n auto $(or $(T),tests/unit tests/integration -m "not machine")
+	$(PYTEST) -q $(PARALLEL) $(or $(T),tests/unit tests/integration -m "not machine")
 
 lint: venv  ## ruff, mypy, and the contracts on who imports whom
 	$(BIN)/ruff check .

@@ -85,6 +85,7 @@ class Lab:
 
     prefix: str = field(default_factory=lambda: f"t{os.getpid()}")
     made: int = 0
+    built: set[str] = field(default_factory=set)
 
     def run(self, *words: str, check: bool = True, timeout_s: float = COMMAND_TIMEOUT_S) -> Result:
         """Run ``sevfork``; a failure shows what it printed."""
@@ -114,11 +115,14 @@ class Lab:
 
     def image(self, workload: str) -> Path:
         """The image of a workload of ours, built on first use."""
+        output = IMAGES / workload
+        if workload in self.built:
+            return output
         (toml,) = (
             at / f"{workload}.toml" for at in WORKLOADS if (at / f"{workload}.toml").exists()
         )
-        output = IMAGES / workload
         self.run("guest", "build", "-o", str(output), "--workload", str(toml), timeout_s=900)
+        self.built.add(workload)
         return output
 
     def name(self) -> str:

@@ -1,10 +1,12 @@
-"""A child after the fork: its identity, its clocks, and its silence before its hooks passed."""
+"""A child after the fork: its identity, its clocks, and its silence before its hooks passed.
+
+And a secret in the workload's memory, which is found nowhere in what leaves the guest. The same
+search finds it in the simulated guest's RAM, which is not encrypted: so it can fail.
+"""
 
 from __future__ import annotations
 
-import json
-import struct
-import subprocess
+import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,40 +22,20 @@ from sevfork.lifecycle.fork.child import make_child
 from sevfork.lifecycle.fork.launch import Choices
 from sevfork.lifecycle.undo import Undo
 from tests.support.jobs import job_on
+from tests.vm.eavesdropping import (
+    Listening,
+    consoles,
+    decoded,
+    found_in,
+    logs,
+    memory_of,
+    packet_times,
+)
 from tests.vm.lab import Lab, Vm
 
 HOOK_S = 4
 # The time stamps of QEMU's packet dump start at a whole second.
 COARSE_S = 1.5
-
-
-class Listening:
-    """A host that listens to the network of each guest from its start."""
-
-    def __init__(self, hypervisor: Hypervisor, dump: Path) -> None:
-        self._hypervisor, self._dump = hypervisor, dump
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._hypervisor, name)
-
-    def start(self, uuid: str) -> None:
-        self._hypervisor.start(uuid)
-        filter_dump = {
-            "execute": "object-add",
-            "arguments": {
-                "qom-type": "filter-dump",
-                "id": "listener",
-                "netdev": "hostnet0",
-                "file": str(self._dump),
-            },
-        }
-        subprocess.run(
-            ["virsh", "-c", self._hypervisor.uri, "qemu-monitor-command", uuid]
-            + [json.dumps(filter_dump)],
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
 
 
 @dataclass(frozen=True)
@@ -66,6 +48,7 @@ class Forked:
     before: dict[str, object]
     restore_began: float
     packet_times: list[float]
+    left_the_guest: dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
@@ -80,24 +63,23 @@ def forked(lab: Lab, hypervisor: Hypervisor, tmp_path_factory: pytest.TempPathFa
 
     plan = plan_fork(hypervisor, ForkRequest(parent.name))
     dump = tmp_path_factory.mktemp("net") / "packets"
-    job = job_on(cast("Hypervisor", Listening(hypervisor, dump)), seconds=300, watch=watch)
+    listening = Listening(hypervisor, dump)
+    job = job_on(cast("Hypervisor", listening), seconds=300, watch=watch)
     plugged_in = Choices(domain=lambda spec: replace(spec, link_up=True))
     with Undo() as undo, captured(job, plan) as capture:
+        sealed = Path(capture.volume.path).read_bytes()[: capture.sealed_bytes + 4096]
         made = make_child(job, capture, 0, undo, plugged_in)
     time.sleep(3)
     child = Vm(made.name, made.uuid, ("127.0.0.1", made.ports[0].host))
-    times = packet_times(dump.read_bytes())
-    return Forked(parent, child, made, before, began[0], times)
-
-
-def packet_times(dump: bytes) -> list[float]:
-    """Seconds since the epoch of each packet in a pcap file (24-byte header, 16-byte records)."""
-    times, at = [], 24
-    while at + 16 <= len(dump):
-        seconds, micros, size = struct.unpack_from("<III", dump, at)
-        times.append(seconds + micros / 1e6)
-        at += 16 + size
-    return times
+    packets = dump.read_bytes()
+    left_the_guest = {
+        "the sealed volume": sealed,
+        "the control channels": b"".join(decoded(bytes(each)) for each in listening.traffic),
+        "the network": packets,
+        "the serial consoles": consoles(hypervisor, parent, child),
+        "libvirt's and QEMU's logs": logs(),
+    }
+    return Forked(parent, child, made, before, began[0], packet_times(packets), left_the_guest)
 
 
 def test_no_packet_left_before_the_hooks_had_passed(forked: Forked) -> None:
@@ -129,6 +111,21 @@ def test_identity_is_the_childs_own(forked: Forked) -> None:
 def test_the_mac_address_is_the_childs_own(forked: Forked, hypervisor: Hypervisor) -> None:
     specs = [spec_from_xml(hypervisor.xml(vm.uuid)) for vm in (forked.parent, forked.child)]
     assert specs[0].mac != specs[1].mac
+
+
+def test_a_secret_leaves_the_guest_nowhere(
+    forked: Forked, hypervisor: Hypervisor, tmp_path: Path
+) -> None:
+    memory = memory_of(hypervisor, forked.parent, tmp_path)
+    # Only now does the test learn what to look for.
+    _, secret = forked.child.get("/reveal")
+    assert len(secret) == 2**20
+    assert forked.parent.get("/digest")[1] == hashlib.sha256(secret).hexdigest().encode()
+
+    assert found_in(secret, memory) > 500, "the search does not find what is there"
+    for place, data in forked.left_the_guest.items():
+        assert len(data) > 100, f"nothing was collected of {place}"
+        assert found_in(secret, data) == 0, f"the secret is in {place}"
 
 
 def test_the_parent_went_on_meanwhile(forked: Forked, lab: Lab) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -21,6 +22,15 @@ def files_parent(lab: Lab) -> Iterator[Vm]:
     lab.remove(parent)
 
 
+@contextmanager
+def two_generations(lab: Lab, parent: Vm) -> Iterator[list[Vm]]:
+    """Parent, child and grandchild."""
+    _, [child] = lab.fork(parent)
+    _, [grandchild] = lab.fork(child)
+    yield [parent, child, grandchild]
+    lab.remove(child, grandchild)
+
+
 def changed(vm: Vm) -> dict[str, Any]:
     """What of the noted files has another number now, or is not there any more."""
     answer = vm.json("/files")
@@ -33,50 +43,46 @@ def changed(vm: Vm) -> dict[str, Any]:
     }
 
 
-def assert_whole(vm: Vm) -> None:
-    for name, state in vm.json("/databases").items():
+def whole(vm: Vm) -> dict[str, Any]:
+    """Its databases, each of them in order."""
+    databases: dict[str, Any] = vm.json("/databases")
+    for name, state in databases.items():
         assert state["errors"] == [], name
         assert state["integrity"] == "ok", name
         for writer, count, largest in state["rows"]:
             assert count == largest > 0, f"{name}: writer {writer} lost rows"
+    return databases
 
 
-def assert_goes_on(vm: Vm) -> None:
+def assert_go_on(vms: list[Vm]) -> None:
     """Whole, written to by the connections that were open before, and whole after that."""
-    assert_whole(vm)
-    before = vm.json("/databases")
+    before = [whole(vm) for vm in vms]
     time.sleep(UNDER_LOAD_S)
-    assert_whole(vm)
-    after = vm.json("/databases")
-    for name in before:
-        for old, new in zip(before[name]["rows"], after[name]["rows"], strict=True):
-            assert new[1] > old[1], f"{name}: writer {old[0]} stands still"
+    for earlier, vm in zip(before, vms, strict=True):
+        later = whole(vm)
+        for name in earlier:
+            for old, new in zip(earlier[name]["rows"], later[name]["rows"], strict=True):
+                assert new[1] > old[1], f"{vm.name}, {name}: writer {old[0]} stands still"
 
 
-def test_every_path_and_open_file_has_its_number_in_child_and_grandchild(
-    lab: Lab, files_parent: Vm
-) -> None:
-    files_parent.json("/note")
-    assert changed(files_parent) == {}
-    _, [child] = lab.fork(files_parent)
-    _, [grandchild] = lab.fork(child)
-    assert changed(child) == {}
-    assert changed(grandchild) == {}
-    sparse = grandchild.json("/files")["sparse"]
+def assert_same_numbers(vm: Vm) -> None:
+    assert changed(vm) == {}
+    sparse = vm.json("/files")["sparse"]
     assert sparse["size"] == 1 << 30
     assert sparse["stored"] <= 2 << 20
-    lab.remove(child, grandchild)
 
 
 @pytest.mark.parametrize(
     "rounds", [ROUNDS, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(5400)])]
 )
-def test_sqlite_under_load_stays_whole_in_parent_child_and_grandchild(
+def test_files_have_their_numbers_and_databases_under_load_stay_whole_in_two_generations(
     lab: Lab, files_parent: Vm, rounds: int
 ) -> None:
+    """Every path and open file, and SQLite in its two ways of writing."""
     for _ in range(rounds):
-        _, [child] = lab.fork(files_parent)
-        _, [grandchild] = lab.fork(child)
-        for vm in (files_parent, child, grandchild):
-            assert_goes_on(vm)
-        lab.remove(child, grandchild)
+        files_parent.json("/note")
+        assert changed(files_parent) == {}
+        with two_generations(lab, files_parent) as [parent, child, grandchild]:
+            assert_same_numbers(child)
+            assert_same_numbers(grandchild)
+            assert_go_on([parent, child, grandchild])

@@ -62,13 +62,27 @@ def test_children_hold_every_key_of_one_instant_and_go_their_own_way(lab: Lab) -
     lab.remove(parent, *children)
 
 
-def test_a_child_can_be_forked_again(lab: Lab, redis_parent: Vm) -> None:
+def test_a_child_can_be_forked_again_and_ls_answers_meanwhile(lab: Lab, redis_parent: Vm) -> None:
+    """Stdout carries the JSON and nothing else."""
     redis_parent.redis().set("generation", "0")
-    _, [child] = lab.fork(redis_parent)
+    with subprocess.Popen(
+        [SEVFORK, "fork", redis_parent.name, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as forking:
+        assert redis_parent.name in lab.vms()
+        assert forking.poll() is None, "the fork was over before 'ls' had answered"
+        out, err = forking.communicate(timeout=280)
+    assert forking.returncode == 0, err
+    forked = json.loads(out)
+    assert forked["schema"] == 1
+    assert forked["pause_ms"] > 0
+    [child] = map(Vm.of, forked["children"])
     child.redis().set("generation", "1")
-    forked, [grandchild] = lab.fork(child)
+    again, [grandchild] = lab.fork(child)
     assert grandchild.redis().get("generation") == b"1"
-    assert forked["children"][0]["generation"] == 2
+    assert again["children"][0]["generation"] == 2
     lab.remove(grandchild, child)
 
 
@@ -83,22 +97,3 @@ def test_two_forks_of_one_parent_at_once_never_break_a_child(lab: Lab, redis_par
 
 def two(lab: Lab) -> list[str]:
     return [lab.name(), lab.name()]
-
-
-def test_json_is_all_that_stdout_carries_and_ls_answers_during_a_fork(
-    lab: Lab, redis_parent: Vm
-) -> None:
-    with subprocess.Popen(
-        [SEVFORK, "fork", redis_parent.name, "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as forking:
-        assert redis_parent.name in lab.vms()
-        assert forking.poll() is None, "the fork was over before 'ls' had answered"
-        out, err = forking.communicate(timeout=280)
-    assert forking.returncode == 0, err
-    forked = json.loads(out)
-    assert forked["schema"] == 1
-    assert forked["pause_ms"] > 0
-    lab.remove(*(Vm.of(child) for child in forked["children"]))

@@ -38,11 +38,21 @@ def test_sigterm_leaves_nothing(lab: Lab, redis_parent: Vm, phase: str) -> None:
     assert_only_the_parent_is_left(lab, redis_parent)
 
 
-@pytest.mark.parametrize("phase", ["phase: copy", "phase: boot", "phase: restore"])
-def test_after_kill_9_the_next_command_cleans_up(lab: Lab, redis_parent: Vm, phase: str) -> None:
-    with lab.running("fork", redis_parent.name, "--debug") as fork:
+def killed(lab: Lab, parent: Vm, phase: str) -> None:
+    with lab.running("fork", parent.name, "--debug") as fork:
         fork.wait_for(phase)
         fork.signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("phase", ["phase: copy", "phase: boot"])
+def test_after_kill_9_the_next_command_cleans_up(lab: Lab, redis_parent: Vm, phase: str) -> None:
+    killed(lab, redis_parent, phase)
+    lab.run("ls")
+    assert_only_the_parent_is_left(lab, redis_parent)
+
+
+def test_after_kill_9_the_next_fork_cleans_up_and_succeeds(lab: Lab, redis_parent: Vm) -> None:
+    killed(lab, redis_parent, "phase: restore")
     _, [child] = lab.fork(redis_parent, "--name", lab.name())
     lab.remove(child)
     assert_only_the_parent_is_left(lab, redis_parent)

@@ -39,12 +39,12 @@ def holder(lab: Lab) -> Iterator[Vm]:
 @pytest.fixture(scope="module")
 def faults(lab: Lab, holder: Vm) -> dict[str, Faults]:
     """What each generation finds wrong; asked of the parent before and after."""
-    before: Faults = holder.json("/check")
+    found: dict[str, Faults] = {"before": holder.json("/check")}
     _, [child] = lab.fork(holder)
-    found: dict[str, Faults] = {"before": before, "parent": holder.json("/check")}
     found["child"] = child.json("/check")
     _, [grandchild] = lab.fork(child)
     found["grandchild"] = grandchild.json("/check")
+    found["parent"] = holder.json("/check")
     lab.remove(child, grandchild)
     return found
 

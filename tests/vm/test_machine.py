@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,17 +12,50 @@ from tests.vm.lab import Lab, Vm
 
 
 @pytest.fixture(scope="module")
-def family(lab: Lab) -> list[Vm]:
-    """Parent, child and grandchild; hooks with a daemon and 600 MB of output have passed twice."""
+def forked(lab: Lab) -> Iterator[tuple[Vm, list[Vm]]]:
+    """A parent and two children of one fork."""
     parent = lab.up("machine")
-    _, [child] = lab.fork(parent)
+    _, children = lab.fork(parent, "-n", "2")
+    yield parent, children
+    lab.remove(parent, *children)
+
+
+@pytest.fixture(scope="module")
+def family(lab: Lab, forked: tuple[Vm, list[Vm]]) -> Iterator[list[Vm]]:
+    """Parent, child and grandchild; hooks with a daemon and 600 MB of output have passed twice."""
+    parent, [child, _] = forked
     _, [grandchild] = lab.fork(child)
-    return [parent, child, grandchild]
+    yield [parent, child, grandchild]
+    lab.remove(grandchild)
 
 
 @pytest.fixture(scope="module")
 def seen(family: list[Vm]) -> list[dict[str, Any]]:
     return [vm.json("/machine") for vm in family]
+
+
+def test_what_a_hook_does_is_done_in_the_child_alone(forked: tuple[Vm, list[Vm]]) -> None:
+    parent, children = forked
+    marks = [child.get("/mark")[1] for child in children]
+    for mark in marks:
+        assert mark.endswith(b"marked\n")
+        assert int.from_bytes(mark[:8], "little") == 1, "the generation has not changed"
+    assert marks[0][8:24] != marks[1][8:24], "two children have the same unique id"
+    assert parent.get("/mark")[0] == 404
+
+
+def test_a_failing_hook_destroys_the_child(lab: Lab, forked: tuple[Vm, list[Vm]]) -> None:
+    parent, _ = forked
+    name = lab.name()
+    parent.json("/fail")
+    try:
+        failed = lab.run("fork", parent.name, "--name", name, check=False)
+    finally:
+        parent.json("/mend")
+    assert failed.returncode == 23, failed.stderr
+    assert "hook" in failed.stderr
+    assert parent.name in lab.vms()
+    assert name not in lab.vms()
 
 
 def test_a_hook_may_leave_a_daemon_behind_and_print_too_much(seen: list[dict[str, Any]]) -> None:

@@ -27,9 +27,8 @@ def test_an_unknown_vm(lab: Lab) -> None:
 
 
 def test_a_name_that_is_taken(lab: Lab, redis_parent: Vm) -> None:
-    other = lab.up("redis")
-    refused(lab, 12, other.name, "fork", redis_parent.name, "--name", other.name)
-    lab.remove(other)
+    taken = redis_parent.name
+    refused(lab, 12, taken, "fork", redis_parent.name, "--name", taken)
 
 
 def test_more_children_than_fit_into_memory(lab: Lab, redis_parent: Vm) -> None:

@@ -1,4 +1,4 @@
-"""Workloads of other kinds: several processes, an expensive start, hooks, and one CRIU refuses."""
+"""Workloads of other kinds: several processes, an expensive start, and one CRIU refuses."""
 
 from __future__ import annotations
 
@@ -31,30 +31,6 @@ def test_a_warm_python_service_is_warm_in_the_child(lab: Lab) -> None:
     assert child.get("/lookup/4711") == (200, wanted)
     print(f"warm-up {before['warm_up_s']} s, pause {forked['pause_ms']:.0f} ms")
     lab.remove(parent, child)
-
-
-def test_what_a_hook_does_is_done_in_the_child_alone(lab: Lab) -> None:
-    parent = lab.up("marking-hook")
-    parent.get("/count")
-    _, children = lab.fork(parent, "-n", "2")
-    marks = [child.get("/mark")[1] for child in children]
-    for mark in marks:
-        assert mark.endswith(b"marked\n")
-        assert int.from_bytes(mark[:8], "little") == 1, "the generation has not changed"
-    assert marks[0][8:24] != marks[1][8:24], "two children have the same unique id"
-    assert parent.get("/mark")[0] == 404
-    lab.remove(parent, *children)
-
-
-def test_a_failing_hook_destroys_the_child(lab: Lab) -> None:
-    parent = lab.up("failing-hook")
-    failed = lab.run("fork", parent.name, check=False)
-    assert failed.returncode == 23, failed.stderr
-    assert "hook" in failed.stderr
-    assert list(lab.vms()) == [parent.name] or parent.name in lab.vms()
-    assert not [name for name in lab.vms() if name.startswith(f"{parent.name}-fork")]
-    assert parent.get("/count")[0] == 200
-    lab.remove(parent)
 
 
 def test_a_workload_that_criu_cannot_dump_is_refused_in_words(lab: Lab) -> None:

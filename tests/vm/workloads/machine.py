@@ -1,4 +1,10 @@
-"""Says over HTTP what a program finds of the machine that it runs on."""
+"""Says over HTTP what a program finds of the machine that it runs on.
+
+GET /machine   JSON: all of it
+GET /mark      what a hook wrote (404: nothing yet)
+GET /fail      from now on the last hook fails; GET /mend: no more
+GET /          JSON: the wall clock (seconds)
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,7 @@ import time
 
 IO_URING_SETUP, KEYCTL, LANDLOCK, PKEY_ALLOC, MEMFD_SECRET = 425, 250, 444, 330, 447
 PROC = pathlib.Path("/proc")
+PLACE = pathlib.Path("/var/lib/workload")
 CALLS = {
     "io_uring_setup": (IO_URING_SETUP, 8, ctypes.create_string_buffer(120)),
     "keyctl": (KEYCTL, 0, -3, 0),
@@ -60,10 +67,21 @@ def machine() -> dict[str, object]:
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.path == "/mark":
+            mark = PLACE / "mark"
+            self._answer(200, mark.read_bytes()) if mark.exists() else self._answer(404, b"")
+            return
+        if self.path == "/fail":
+            (PLACE / "fail").touch()
+        if self.path == "/mend":
+            (PLACE / "fail").unlink()
         body = json.dumps(machine() if self.path == "/machine" else {"wall_s": time.time()})
-        self.send_response(200)
+        self._answer(200, body.encode())
+
+    def _answer(self, code: int, body: bytes) -> None:
+        self.send_response(code)
         self.end_headers()
-        self.wfile.write(body.encode())
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -1,11 +1,17 @@
 """Sends a UDP packet every few milliseconds, and watches clocks and identity all the while.
 
+And keeps a random secret of 1 MiB, one bytes object that is aligned to nothing: in RAM its 4 KiB
+pages are anywhere, so a search looks for pieces that are much shorter than a page.
+
 GET /observe   JSON: monotonic and wall clock (seconds), how often CLOCK_MONOTONIC went back and by
                how much at most, packets sent, generation as mapped, machine id, host name, random
+GET /digest    SHA-256 of the secret in hexadecimal
+GET /reveal    the secret itself; asked for only after all that is to be searched was collected
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -17,6 +23,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+SECRET = os.urandom(1 << 20)
 GATEWAY = ("10.0.2.2", 9)
 
 
@@ -65,7 +72,12 @@ class Handler(BaseHTTPRequestHandler):
     observer: Observer
 
     def do_GET(self) -> None:
-        body = json.dumps(self.observer.seen()).encode()
+        answers = {
+            "/observe": lambda: json.dumps(self.observer.seen()).encode(),
+            "/digest": lambda: hashlib.sha256(SECRET).hexdigest().encode(),
+            "/reveal": lambda: SECRET,
+        }
+        body = answers[self.path]()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

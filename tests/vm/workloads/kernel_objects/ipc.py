@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import os
 import select
+import signal
 import struct
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ from .registry import Check, held, libc, same
 
 IPC_CREAT, IPC_NOWAIT = 0o1000, 0o4000
 SETVAL, GETVAL = 16, 12
+F_SETSIG, F_GETSIG = 10, 11
+OWN_IDS = os.getuid(), os.getgid()
 
 
 @held
@@ -26,6 +29,24 @@ def pipe_with_data() -> Check:
         same(fcntl.fcntl(reading, fcntl.F_GETPIPE_SZ), 1 << 17)
         same(os.read(reading, 100), b"queued")
         os.write(writing, b"queued")
+
+    return check
+
+
+@held
+def pipe_with_a_mode_an_owner_and_a_signal() -> Check:
+    reading, writing = os.pipe()
+    os.fchmod(reading, 0o640)
+    fcntl.fcntl(reading, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(reading, F_SETSIG, signal.SIGUSR2)
+
+    def check() -> None:
+        status = os.fstat(reading)
+        same((status.st_mode & 0o7777, status.st_uid, status.st_gid), (0o640, *OWN_IDS))
+        same(fcntl.fcntl(reading, fcntl.F_GETOWN), os.getpid())
+        same(fcntl.fcntl(reading, F_GETSIG), signal.SIGUSR2)
+        flags = [fcntl.fcntl(end, fcntl.F_GETFL) & os.O_ACCMODE for end in (reading, writing)]
+        same(flags, [os.O_RDONLY, os.O_WRONLY])
 
     return check
 

@@ -44,6 +44,20 @@ def memfd_with_seals() -> Check:
 
 
 @held
+def memfd_with_an_owner_and_a_size() -> Check:
+    fd = os.memfd_create("owned")
+    os.truncate(fd, 5000)
+    os.fchmod(fd, 0o640)
+
+    def owned() -> tuple[int, ...]:
+        status = os.fstat(fd)
+        return status.st_uid, status.st_gid, status.st_mode, status.st_size
+
+    want = owned()
+    return lambda: same(owned(), want)
+
+
+@held
 def shared_memory_of_two_processes() -> Check:
     shared = mmap.mmap(-1, PAGE)
     to_child, from_child = os.pipe(), os.pipe()

@@ -19,6 +19,8 @@ PR_SET_TIMERSLACK, PR_GET_TIMERSLACK = 29, 30
 PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 PR_SET_THP_DISABLE, PR_GET_THP_DISABLE = 41, 42
 ADDR_NO_RANDOMIZE, PER_QUERY = 0x0040000, 0xFFFFFFFF
+SAID_OF_A_PROCESS = {"Name", "Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "VmLck"}
+SAID_OF_A_PROCESS |= {"SigIgn", "SigBlk", "SigCgt", "ShdPnd", "SigPnd", "CapEff", "CapBnd"}
 IOPRIO_SET, IOPRIO_GET, IDLE_CLASS = 251, 252, 3 << 13
 
 
@@ -106,6 +108,32 @@ def signal_at_the_parents_death() -> Check:
 
 
 @held
+def signal_at_the_death_of_the_first_processs_parent() -> Check:
+    libc("prctl", PR_SET_PDEATHSIG, int(signal.SIGUSR1), 0, 0, 0)
+    return lambda: same(_prctl_int(PR_GET_PDEATHSIG), signal.SIGUSR1)
+
+
+@held
+def what_proc_says_of_the_process() -> Check:
+    """Compared with what it said at the first check: objects made later change it."""
+    libc("prctl", PR_SET_NAME, b"objects", 0, 0, 0)
+    at_first: list[tuple[str, ...]] = []
+
+    def now() -> tuple[str, ...]:
+        status = Path("/proc/self/status").read_text().splitlines()
+        kept = (line for line in status if line.split(":")[0] in SAID_OF_A_PROCESS)
+        return *kept, Path("/proc/self/limits").read_text()
+
+    def check() -> None:
+        if not at_first:
+            at_first.append(now())
+        same(now(), at_first[0])
+        same(now()[0], "Name:\tobjects")
+
+    return check
+
+
+@held
 def credentials_and_places() -> Check:
     def now() -> tuple[object, ...]:
         links = [Path("/proc/self", name).readlink() for name in ("cwd", "exe", "root")]
@@ -176,6 +204,17 @@ def stopped_child_and_zombie() -> Check:
         same((state(stopped), state(zombie)), ("T", "Z"))
 
     time.sleep(0.2)
+    return check
+
+
+@held
+def own_process_descriptor() -> Check:
+    fd = os.pidfd_open(os.getpid())
+
+    def check() -> None:
+        info = Path(f"/proc/self/fdinfo/{fd}").read_text()
+        assert f"NSpid:\t{os.getpid()}\n" in info, info
+
     return check
 
 

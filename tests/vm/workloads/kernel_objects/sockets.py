@@ -11,7 +11,8 @@ from functools import partial
 
 from .registry import FOLDER, Check, held, same
 
-TCP, IP, SOCKET = socket.IPPROTO_TCP, socket.IPPROTO_IP, socket.SOL_SOCKET
+TCP, UDP, IP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_IP
+SOCKET = socket.SOL_SOCKET
 GROUP = "239.1.2.3"
 
 
@@ -147,13 +148,14 @@ def tcp_listener() -> Check:
     return lambda: _answers(listening, address)
 
 
-def _option(level: int, option: int, value: int) -> Check:
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    listening.setsockopt(level, option, value)
-    listening.listen(5)
-    want = listening.getsockopt(level, option)
-    return lambda: same(listening.getsockopt(level, option), want)
+def _option(kind: socket.SocketKind, level: int, option: int, value: int) -> Check:
+    endpoint = socket.socket(type=kind)
+    endpoint.bind(("127.0.0.1", 0))
+    endpoint.setsockopt(level, option, value)
+    if kind is socket.SOCK_STREAM:
+        endpoint.listen(5)
+    want = endpoint.getsockopt(level, option, 16)
+    return lambda: same(endpoint.getsockopt(level, option, 16), want)
 
 
 def _options() -> dict[str, Callable[[], Check]]:
@@ -175,8 +177,27 @@ def _options() -> dict[str, Callable[[], Check]]:
         "receive_timeout": (SOCKET, socket.SO_RCVLOWAT, 3),
         "type_of_service": (IP, socket.IP_TOS, 0x10),
         "time_to_live": (IP, socket.IP_TTL, 33),
+        "connection_attempts": (TCP, socket.TCP_SYNCNT, 4),
+        "not_sent_low_water": (TCP, 25, 9999),
+        "errors_received": (IP, 11, 1),
+        "time_stamps": (SOCKET, 29, 1),
     }
-    return {f"tcp_{name}": partial(_option, *option) for name, option in chosen.items()}
+    of_datagrams = {
+        "path_mtu_discovery": (IP, 10, 2),
+        "time_to_live_received": (IP, 12, 1),
+        "type_of_service_received": (IP, socket.IP_RECVTOS, 1),
+        "multicast_time_to_live": (IP, socket.IP_MULTICAST_TTL, 9),
+        "multicast_loop": (IP, socket.IP_MULTICAST_LOOP, 0),
+        "time_stamps_in_nanoseconds": (SOCKET, 35, 1),
+        "segment_size": (UDP, 103, 500),
+        "segments_received_as_one": (UDP, 104, 1),
+    }
+    streams, datagrams = partial(_option, socket.SOCK_STREAM), partial(_option, socket.SOCK_DGRAM)
+    makers: dict[str, Callable[[], Check]] = {
+        f"tcp_{name}": partial(streams, *option) for name, option in chosen.items()
+    }
+    makers |= {f"udp_{name}": partial(datagrams, *option) for name, option in of_datagrams.items()}
+    return makers
 
 
 for _name, _maker in _options().items():
