@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import select
-import time
 from pathlib import Path
 
 from sevfork.closing import Closing
@@ -21,8 +20,8 @@ log = logging.getLogger(__name__)
 
 PORT = Path("/dev/virtio-ports/org.sevfork.agent.0")
 _READ_SIZE = 64 * 1024
-# poll() reports a hang-up at once while no host is connected, so an idle agent looks this often.
-_IDLE_S = 0.05
+# How long an agent without a host waits for the port's next change, which it is woken by, at most.
+_IDLE_S = 1.0
 _SEND_TIMEOUT_S = 30.0
 # Of what comes during an exchange, which lasts seconds: a host asks once and waits. It may send as
 # fast as it likes for as long as it does not answer (measured: 13 MB to 286 MB of the guest's).
@@ -38,10 +37,14 @@ class Link(Closing):
 
     def __init__(self, path: Path = PORT) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        # poll() reports a hang-up at once for as long as no host is connected; this does once.
+        self._changes = select.epoll()
+        self._changes.register(self._fd, select.EPOLLIN | select.EPOLLET)
         self._decoder = LineDecoder()
         self._frames: list[Frame] = []
 
     def close(self) -> None:
+        self._changes.close()
         os.close(self._fd)
 
     def next_frame(self, timeout_s: float) -> Frame | None:
@@ -106,11 +109,8 @@ class Link(Closing):
             if self._decoder.dropped > dropped:
                 log.warning("dropped a line from the host that was not a frame")
         elif gone:
-            self._start_anew()
-
-    def _start_anew(self) -> None:
-        self._decoder.reset()
-        time.sleep(_IDLE_S)
+            self._decoder.reset()
+            self._changes.poll(min(deadline.left_s, _IDLE_S))
 
     def _write(self, line: memoryview, deadline: Deadline) -> int:
         try:
@@ -121,5 +121,5 @@ class Link(Closing):
         except BlockingIOError:
             return 0
         except OSError as exc:
-            self._start_anew()
+            self._decoder.reset()
             raise HostGone(f"the control channel does not work: {exc.strerror}") from exc

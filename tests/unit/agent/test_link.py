@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import threading
 import time
 import tty
@@ -54,6 +55,22 @@ def test_a_frame_arrives_after_garbage_and_a_frame_cut_short(port: Port) -> None
 
 def test_waiting_has_an_end(port: Port) -> None:
     assert port.link.next_frame(0.05) is None
+
+
+def test_without_a_host_the_agent_sleeps(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hang-up that lasts would have poll() return at once, for ever."""
+    looks = []
+    poll = select.poll
+
+    def counted() -> select.poll:
+        looks.append(True)
+        return poll()
+
+    monkeypatch.setattr(select, "poll", counted)
+    os.close(port.host)
+    assert port.link.next_frame(0.5) is None
+    assert 1 <= len(looks) <= 3
+    port.host = os.open(os.devnull, os.O_RDONLY)  # for the fixture to close
 
 
 def test_an_exchange_postpones_requests_that_come_meanwhile(port: Port) -> None:
