@@ -21,9 +21,9 @@ from sevfork.wire.protocol import Step
 
 log = logging.getLogger(__name__)
 
-# A child restores from as many copies as there are layers, and each costs it time. A fork's own
+# A child unseals as many layers, and a GRANT names at most 64 (``MAX_LAYERS``). A fork's own
 # layer comes on top.
-MAX_KEPT_LAYERS = 8
+MAX_KEPT_LAYERS = 32
 # What later layers have replaced is dead, but read by every child: begun anew beyond this.
 _MOST_DEAD = 1.0
 _KEY_SIZE = 32

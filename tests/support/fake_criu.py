@@ -13,13 +13,13 @@ from typing import Self
 import pytest
 
 from sevfork.agent.container.container import Container
-from sevfork.agent.criu import images, rpc
+from sevfork.agent.criu import rpc
+from sevfork.agent.criu.lives import Life
 from sevfork.agent.criu.page_maps import PAGE_SIZE, PageMap, PageRun
 from sevfork.agent.criu.rpc import CriuRefused, OnNotify, Option, Request, Value, encode
 from sevfork.agent.workload import Ready, Workload
 
 _UNSUPPORTED = "sevfork.agent.criu.unsupported"
-_PAGEMAP_MAGIC = 0x56084025
 WORKLOAD = Workload(name="app", command=("/bin/app",), ready=Ready(tcp=80))
 
 
@@ -151,13 +151,23 @@ class MemoryCriu(FakeCriu):
     programs: dict[int, int] = field(default_factory=dict)
     shared_memory: bool = False
     link: str = ""
+    busy: bool = False
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().install(monkeypatch)
         monkeypatch.setattr("sevfork.agent.criu.attempt.lives_of", lambda _: self._lives())
 
-    def _lives(self) -> dict[str, bytes]:
-        return {str(pid): b"%d" % self.programs.get(pid, 0) for pid in self.memory}
+        monkeypatch.setattr("sevfork.agent.criu.attempt.resident_bytes", self._resident_bytes)
+        monkeypatch.setattr(
+            "sevfork.agent.criu.attempt.dirty_bytes",
+            lambda pid, _: len(self.dirty[int(pid)]) * PAGE_SIZE,
+        )
+
+    def _lives(self) -> dict[str, Life]:
+        return {str(pid): Life(str(pid), b"%d" % self.programs.get(pid, 0)) for pid in self.memory}
+
+    def _resident_bytes(self, pids: Iterable[str]) -> int:
+        return sum(len(self.memory[int(pid)]) for pid in pids) * PAGE_SIZE
 
     def begin(self, pid: int) -> None:
         """A process, with pages that are there and that nobody has written."""
@@ -194,20 +204,15 @@ class MemoryCriu(FakeCriu):
                 (directory / "criu.log").write_text(log)
                 raise CriuRefused("criu: failed")
             runs = [PageRun(n * PAGE_SIZE, 1, held=n in held) for n in sorted(pages)]
-            page_map = new_page_map(directory / f"pagemap-{pid}.img", number, runs)
+            page_map = PageMap.create(directory / f"pagemap-{pid}.img", number, runs)
             content = b"".join(pages[n] for n in sorted(pages) if n in held)
             page_map.pages.write_bytes(content)
-            self.dirty[pid] = set()
+            self.dirty[pid] = set(pages) if self.busy else set()
         if self.shared_memory:
-            new_page_map(directory / "pagemap-shmem-3.img", 3, [PageRun(0, 1, held=True)])
+            PageMap.create(directory / "pagemap-shmem-3.img", 3, [PageRun(0, 1, held=True)])
         if self.link and parent is not None:
             (directory / "parent").unlink()
             (directory / "parent").symlink_to(self.link)
-
-
-def new_page_map(path: Path, pages_id: int, runs: Iterable[PageRun]) -> PageMap:
-    images.write(path, _PAGEMAP_MAGIC, [encode({1: pages_id}), *(run.encode() for run in runs)])
-    return PageMap(path)
 
 
 def _pages_of(page_map: PageMap) -> set[int]:
@@ -228,13 +233,17 @@ def restored_pages(copy: Path, pid: int, asked: Set[int] | None = None) -> dict[
     page_map, found, place, below = PageMap(path), dict[int, bytes](), 0, set[int]()
     content = page_map.pages.read_bytes() if path.exists() else b""
     for entry in page_map.entries() if path.exists() else ():
-        for page in range(entry.address // PAGE_SIZE, entry.address // PAGE_SIZE + entry.count):
-            if entry.held:
-                found[page] = content[place * PAGE_SIZE : (place + 1) * PAGE_SIZE]
-                place += 1
-            elif asked is None or page in asked:
-                below.add(page)
-    assert place * PAGE_SIZE == len(content)
-    if asked is not None:
-        found = {page: found[page] for page in asked - below}
+        first = entry.address // PAGE_SIZE
+        pages = range(first, first + entry.count)
+        wanted = pages if asked is None else [page for page in asked if page in pages]
+        if entry.held:
+            for page in wanted:
+                start = (place + page - first) * PAGE_SIZE
+                found[page] = content[start : start + PAGE_SIZE]
+            place += entry.count
+        else:
+            below.update(wanted)
+    assert len(content) <= place * PAGE_SIZE
+    if asked is not None and found.keys() | below != asked:
+        raise KeyError(asked - below - found.keys())
     return found | restored_pages(copy / "parent", pid, below) if below else found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,13 +55,22 @@ def pieces(descriptor: int, ranges: Sequence[Range]) -> Iterator[bytes]:
 def move(source: int, target: int, ranges: Sequence[tuple[Range, int]]) -> None:
     """Move each range to its place in the target.
 
-    From the last to the first, the source cut off behind: nothing is in memory twice.
+    From the last to the first, the source cut off behind: little is in memory twice.
     """
+    start = cut = os.fstat(source).st_size
     for part, place in reversed(ranges):
         for offset in reversed(range(0, part.size, _STEP)):
-            size = min(_STEP, part.size - offset)
-            write_at(target, os.pread(source, size, part.start + offset), place + offset)
-            os.ftruncate(source, part.start + offset)
+            start, size = part.start + offset, min(_STEP, part.size - offset)
+            write_at(target, os.pread(source, size, start), place + offset)
+            if cut - start >= _STEP:
+                os.ftruncate(source, cut := start)
+    os.ftruncate(source, start)
+
+
+def punch(descriptor: int, part: Range) -> None:
+    """Make a hole of whole pages that the file has."""
+    with mmap.mmap(descriptor, part.size, offset=part.start) as memory:
+        memory.madvise(mmap.MADV_REMOVE)
 
 
 def write_at(descriptor: int, data: bytes, place: int) -> None:

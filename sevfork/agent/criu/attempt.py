@@ -13,6 +13,7 @@ from sevfork.agent.container import bundle
 from sevfork.agent.container.archive import Packer
 from sevfork.agent.container.container import Container
 from sevfork.agent.criu import beside, rpc, unsupported
+from sevfork.agent.criu.dirty import dirty_bytes
 from sevfork.agent.criu.kept import Base, Copy, Kept
 from sevfork.agent.criu.layers import LAST, copy_name
 from sevfork.agent.criu.lives import forget_strangers, lives_of
@@ -30,7 +31,10 @@ log = logging.getLogger(__name__)
 DEVICE = "device"  # the number that files of the container have
 BESIDE = "beside"  # what CRIU does not carry (``beside.py``)
 _LOG = "criu.log"
-_WORTH_ANOTHER_COPY_S = 1.0  # a workload changes little in less
+# Another copy while the workload runs has a pause too. In as long CRIU dumps about as much as this
+# when all is frozen (measured), so it is worth it for more.
+_WORTH_A_COPY_BYTES = 8 << 20
+_COPIES = 2  # while it runs, at most: some workloads write faster
 _TRIES = 3
 COPY_TIMEOUT_S = 300.0
 _FREEZE_TIMEOUT_S = 120.0
@@ -99,12 +103,24 @@ class Attempt:
 
     def _copy_and_freeze(self) -> int:
         with rpc.running(self.scratch / "stderr") as criu:
-            started, self._criu_ms = time.monotonic(), 0.0
-            self._copy_memory(criu)
-            if time.monotonic() - started > _WORTH_ANOTHER_COPY_S:
-                self._copy_memory(criu)
+            self._criu_ms = 0.0
+            for _ in range(_COPIES):
+                if self._is_worth_a_copy():
+                    self._copy_memory(criu)
             self.on_step(Step.FREEZE)
             return self._freeze(criu)
+
+    def _is_worth_a_copy(self) -> bool:
+        """Whether there is much that no copy has."""
+        if not self._copies:
+            return True
+        left, before = _WORTH_A_COPY_BYTES, self._copies[-1].lives
+        for number, life in lives_of(self.container.processes()).items():
+            if before.get(number) != life:
+                left -= resident_bytes([life.pid])
+            elif left > 0:
+                left -= dirty_bytes(life.pid, left)
+        return left <= 0
 
     @property
     def _last_name(self) -> str:

@@ -21,12 +21,10 @@ _PARENT = "parent"
 _WHOLE = ".whole"
 
 
-def comb(images: Path) -> None:
-    """Make every copy below ``images`` such a one, that is none yet."""
-    for directory in sorted(path for path in images.iterdir() if path.is_dir()):
+def comb(copies: Iterable[Path]) -> None:
+    """Make these copies such ones."""
+    for directory in copies:
         whole = directory.with_name(directory.name + _WHOLE)
-        if directory.suffix == _WHOLE or whole.exists():
-            continue
         whole.mkdir(mode=0o700)
         for page_map in page_maps(directory):
             _comb(page_map, whole)
@@ -57,12 +55,15 @@ def _with_place(entries: Iterable[PageRun]) -> Iterator[tuple[int, PageRun]]:
         if not entry.held:
             yield place, entry
             continue
-        yield from _teeth_and_gaps(entry, place)
+        yield from teeth_and_gaps(entry, place)
         place += entry.count
 
 
-def _teeth_and_gaps(entry: PageRun, place: int) -> Iterator[tuple[int, PageRun]]:
-    """One held entry: its pages at every multiple of a stretch, and what is between them."""
+def teeth_and_gaps(entry: PageRun, place: int) -> Iterator[tuple[int, PageRun]]:
+    """One entry, of which the first page lies at ``place`` in its file: what a copy above holds.
+
+    The pages at every multiple of a stretch, and not what is between them.
+    """
     at, end = 0, entry.count
     while at < end:
         is_tooth = (place + at) % STRETCH_PAGES == 0

@@ -33,7 +33,6 @@ from sevfork.agent.container.container import Container
 from sevfork.agent.container.layer import LayerCopy
 from sevfork.agent.criu import beside, rpc, wipe_on_fork
 from sevfork.agent.criu.attempt import BESIDE, COPY_TIMEOUT_S, DEVICE, Attempt, read_log
-from sevfork.agent.criu.comb import comb
 from sevfork.agent.criu.deleted import name_deleted_files
 from sevfork.agent.criu.kept import Base, Kept
 from sevfork.agent.criu.layers import Layers
@@ -41,6 +40,7 @@ from sevfork.agent.criu.memory import total_bytes
 from sevfork.agent.criu.outflow import Nowhere
 from sevfork.agent.criu.restore_failure import explain_restore
 from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source, TrackingLost
+from sevfork.agent.step_times import StepTimes
 from sevfork.agent.unexpected import place_of
 from sevfork.errors import RestoreFailed, SevforkError, TimedOut, WrongState
 
@@ -159,19 +159,27 @@ class CriuEngine:
 
     def resume(self, generation: Generation) -> None:
         """Restore what was unpacked, as the given generation, and run the after-fork hooks."""
-        last = self._layers.last
+        last, times = self._layers.last, StepTimes()
         try:
-            self._fill_layer(last)
-            self.container.prepare(int((last / DEVICE).read_text()))
-            self.container.identify(generation)
-            log.info("%d bytes wiped on fork", wipe_on_fork.wipe(last.parent, last.name))
-            comb(last.parent)
-            self._restore(last)
-            self._restore_what_criu_does_not(last)
+            with times.step("files"):
+                self._fill_layer(last)
+            with times.step("mounts"):
+                self.container.prepare(int((last / DEVICE).read_text()))
+                self.container.identify(generation)
+            with times.step("wipe"):
+                log.info("%d bytes wiped on fork", wipe_on_fork.wipe(last.parent, last.name))
+            with times.step("comb"):
+                self._layers.comb()
+            with times.step("runc"):
+                self._restore(last)
+            with times.step("beside"):
+                self._restore_what_criu_does_not(last)
             self.container.tell_anew()  # not before: CRIU checks the sizes of open files
         finally:
             self._layers.clear()
-        run_hooks(self.container, self.container.workload.after_fork, generation)
+        with times.step("hooks"):
+            run_hooks(self.container, self.container.workload.after_fork, generation)
+        log.info("resumed: %s", times)
 
     def warm_up(self) -> None:
         """Read the programs into the page cache, and let CRIU find out what the kernel can do.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from pathlib import Path
 from sevfork.agent.container import inodes
 from sevfork.agent.container.unpacker import Unpacker
 from sevfork.agent.criu.comb import comb
-from sevfork.agent.criu.superseded import drop_superseded
+from sevfork.agent.criu.settled import settle
 from sevfork.agent.engine import Source
 from sevfork.errors import NotAuthentic, WrongState
 
 LAST = "last"
 PARENT = "parent"
+_SETTLED = "settled"
 # Of a copy on which others build, CRIU wants these and nothing else.
 _MEMORY = ("pagemap-", "pages-", PARENT)
 
@@ -33,6 +35,7 @@ class Layers:
     files: Path
     names: Sequence[inodes.Name] = ()
     _count: int = 0
+    _settled: Path | None = None
     _unpacker: Unpacker | None = None
 
     @property
@@ -63,12 +66,20 @@ class Layers:
     def clear(self) -> None:
         for directory in (self.images, self.files):
             shutil.rmtree(directory, ignore_errors=True)
-        self.names, self._count, self._unpacker = (), 0, None
+        self.names, self._count, self._unpacker, self._settled = (), 0, None, None
 
     def settle(self) -> None:
-        """Give back what is of no use any more, and comb the rest."""
-        drop_superseded(self._chain())
-        comb(self.images)
+        """Make one of all copies of memory. After an error nothing is unpacked any more."""
+        try:
+            settle(self._chain(), self.images / _SETTLED)
+        except BaseException:
+            self.clear()
+            raise
+        self._settled = self.last
+
+    def comb(self) -> None:
+        """What was not settled. No layer can be added afterwards."""
+        comb(itertools.takewhile(lambda copy: copy != self._settled, self._chain()))
 
     def _keep_what_the_last_needs(self) -> None:
         """Remove copies on which nothing builds, and what is asked for in the last one only."""

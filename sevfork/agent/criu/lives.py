@@ -12,14 +12,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from sevfork.errors import SevforkError
 
 PROC = Path("/proc")
 _START_TIME = 22 - 3  # proc_pid_stat(5), counted from the state, which follows the name
-# By number inside the container: something that no other process, and no other program, has.
-Lives = Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Life:
+    """A process's number in the guest, and what no other process, and no other program, has."""
+
+    pid: str
+    mark: bytes
+
+
+Lives = Mapping[str, Life]  # by the numbers inside the container
 
 
 def lives_of(processes: Iterable[str]) -> Lives:
@@ -27,7 +37,7 @@ def lives_of(processes: Iterable[str]) -> Lives:
     found = {}
     for pid in processes:
         with suppress(FileNotFoundError, ProcessLookupError):
-            found[_inner_number(PROC / pid)] = _life(PROC / pid)
+            found[_inner_number(PROC / pid)] = Life(pid, _mark(PROC / pid))
     return found
 
 
@@ -39,7 +49,7 @@ def forget_strangers(copy: Path, before: Lives, now: Lives) -> None:
             page_map.unlink()
 
 
-def _life(process: Path) -> bytes:
+def _mark(process: Path) -> bytes:
     """When it began, and the kernel's gifts to its program: 16 random bytes, addresses."""
     stat = (process / "stat").read_text(errors="replace")
     start = stat[stat.rindex(")") + 2 :].split()[_START_TIME]

@@ -52,9 +52,10 @@ class PageRun:
         )
 
     def encode(self) -> bytes:
+        """As CRIU writes it: 32 bits would be too few for the count, but have to be there."""
         flags = _PRESENT if self.held else _PARENT
-        fields = {_ADDRESS: self.address, _COMPAT_COUNT: self.count}
-        return rpc.encode({**fields, _FLAGS: flags, _COUNT: self.count})
+        fields = {_ADDRESS: self.address, _COMPAT_COUNT: 0, _FLAGS: flags, _COUNT: self.count}
+        return rpc.encode(fields)
 
     @property
     def range(self) -> AddressRange:
@@ -67,10 +68,21 @@ class PageMap:
 
     path: Path
 
+    @classmethod
+    def create(cls, path: Path, pages_id: int, entries: Iterable[PageRun]) -> PageMap:
+        """A new one, whose pages are in ``pages-ID.img`` of the same copy."""
+        head = rpc.encode({_HEAD_PAGES_ID: pages_id})
+        images.write(path, _PAGEMAP_MAGIC, [head, *(entry.encode() for entry in entries)])
+        return cls(path)
+
     @property
     def pages(self) -> Path:
         """The file that holds the pages."""
-        return self.path.parent / f"pages-{self._pages_id()}.img"
+        return self.path.parent / f"pages-{self.pages_id}.img"
+
+    @property
+    def pages_id(self) -> int:
+        return rpc.number(rpc.decode(self._messages()[0]).get(_HEAD_PAGES_ID, 0))
 
     def entries(self) -> list[PageRun]:
         _head, *entries = self._messages()
@@ -82,12 +94,11 @@ class PageMap:
 
     def write(self, directory: Path, entries: Iterable[PageRun]) -> None:
         """The same map, in another copy and with other entries."""
-        head = rpc.encode({_HEAD_PAGES_ID: self._pages_id()})
-        path = directory / self.path.name
-        images.write(path, _PAGEMAP_MAGIC, [head, *(entry.encode() for entry in entries)])
+        self.create(directory / self.path.name, self.pages_id, entries)
 
-    def _pages_id(self) -> int:
-        return rpc.number(rpc.decode(self._messages()[0]).get(_HEAD_PAGES_ID, 0))
+    def remove(self) -> None:
+        self.pages.unlink(missing_ok=True)
+        self.path.unlink()
 
     def _messages(self) -> list[bytes]:
         found = images.messages(self.path.read_bytes(), _PAGEMAP_MAGIC)

@@ -9,9 +9,11 @@ Formats: CRIU's ``images/{mm,vma}.proto``, and ``page_maps.py``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sevfork.agent.container.holes import Range, punch
 from sevfork.agent.criu import rpc
 from sevfork.agent.criu.images import messages
 from sevfork.agent.criu.page_maps import AddressRange, PageMap, page_maps
@@ -51,13 +53,19 @@ def _marked(image: bytes) -> Iterator[AddressRange]:
 
 
 def _wipe_copy(page_map: PageMap, ranges: Sequence[AddressRange]) -> int:
-    """Zero what one copy of a process's memory holds of the ranges."""
+    """Make holes, which are zero, of what one copy of a process's memory holds of the ranges.
+
+    A map may name more than its file has (``settled.py``).
+    """
     wiped, offset = 0, 0
     with page_map.pages.open("r+b") as pages:
+        end = os.fstat(pages.fileno()).st_size
         for held in page_map.held():
             for part in filter(None, (held.meets(each) for each in ranges)):
-                pages.seek(offset + part.start - held.start)
-                pages.write(bytes(part.end - part.start))
-                wiped += part.end - part.start
+                start = offset + part.start - held.start
+                size = min(part.end - part.start, end - start)
+                if size > 0:
+                    punch(pages.fileno(), Range(start, size))
+                    wiped += size
             offset += held.end - held.start
     return wiped

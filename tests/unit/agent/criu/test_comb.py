@@ -72,7 +72,7 @@ def longest_stretch(top: Path) -> int:
 def test_a_large_copy_is_read_in_stretches(tmp_path: Path) -> None:
     make_copy(tmp_path / "last", [PageRun(0x10000, 5000, held=True)], b"L", None)
     before = restored(tmp_path / "last")
-    comb(tmp_path)
+    comb([tmp_path / "last"])
     assert restored(tmp_path / "last") == before
     assert longest_stretch(tmp_path / "last") == combing.STRETCH_PAGES - 1
 
@@ -81,7 +81,7 @@ def test_stretches_end_across_mappings_too(tmp_path: Path) -> None:
     entries = [PageRun(n * 0x1000000, 1500, held=True) for n in range(1, 5)]
     make_copy(tmp_path / "last", entries, b"L", None)
     before = restored(tmp_path / "last")
-    comb(tmp_path)
+    comb([tmp_path / "last"])
     assert restored(tmp_path / "last") == before
     assert longest_stretch(tmp_path / "last") < combing.STRETCH_PAGES
 
@@ -99,7 +99,7 @@ def test_a_chain_of_copies_restores_as_before(tmp_path: Path) -> None:
         "0",
     )
     before = restored(tmp_path / "last")
-    comb(tmp_path)
+    comb([tmp_path / "last", tmp_path / "0"])
     assert restored(tmp_path / "last") == before
 
 
@@ -121,6 +121,6 @@ def test_any_map_restores_as_before(
         )
         make_copy(images / "last", entries, b"L", "0")
         before = restored(images / "last")
-        comb(images)
+        comb([images / "last", images / "0"])
         assert restored(images / "last") == before
         assert longest_stretch(images / "last") < 4

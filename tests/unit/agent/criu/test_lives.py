@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sevfork.agent.criu import lives
-from sevfork.agent.criu.lives import forget_strangers, lives_of
+from sevfork.agent.criu.lives import Life, forget_strangers, lives_of
 from sevfork.errors import SevforkError
 
 
@@ -64,6 +64,7 @@ def test_a_kernel_that_tells_no_number_is_an_error(proc: Path) -> None:
 def test_page_maps_of_strangers_are_forgotten(tmp_path: Path) -> None:
     for number in ("1", "2", "3", "shmem-5"):
         (tmp_path / f"pagemap-{number}.img").touch()
-    before = {"1": b"same", "2": b"before"}
-    forget_strangers(tmp_path, before, {"1": b"same", "2": b"after", "3": b"was not there"})
+    before = {"1": Life("11", b"same"), "2": Life("12", b"before")}
+    now = {"1": Life("11", b"same"), "2": Life("12", b"after"), "3": Life("13", b"was not there")}
+    forget_strangers(tmp_path, before, now)
     assert [path.name for path in tmp_path.glob("pagemap-*")] == ["pagemap-1.img"]

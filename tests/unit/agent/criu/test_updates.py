@@ -99,13 +99,43 @@ def test_copies_of_a_chain_have_names_of_their_own_and_build_on_each_other(
 ) -> None:
     layers = [base(engine), update(engine), update(engine)]
     copies = [{name.split("/")[1] for name in names(each) if "images/" in name} for each in layers]
-    assert [sorted(each) for each in copies] == [
-        ["0-0", "0-last"],
-        ["1-0", "1-last"],
-        ["2-0", "2-last"],
-    ]
+    assert [sorted(each) for each in copies] == [["0-0", "0-last"], ["1-last"], ["2-last"]]
     links = [options.get(Option.PARENT_IMG) for _, options in criu.requests]
-    assert links == [None, "../0-0", "../0-last", "../1-0", "../1-last", "../2-0"]
+    assert links == [None, "../0-0", "../0-last", "../1-last"]
+
+
+def test_an_update_of_much_memory_is_copied_before_the_freeze_too(
+    criu: MemoryCriu, engine: CriuEngine, child: CriuEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sevfork.agent.criu.attempt._WORTH_A_COPY_BYTES", 50 * PAGE_SIZE)
+    layers = [base(engine)]
+    for page in range(49):
+        criu.write(7, page, b"not much")
+    layers.append(update(engine))
+    for page in range(50):
+        criu.write(7, page, b"much")
+    layers.append(update(engine))
+    criu.begin(8)
+    for page in range(30):
+        criu.write(8, page, b"nothing of it is there")
+    layers.append(update(engine))
+    links = [options.get(Option.PARENT_IMG) for _, options in criu.requests[2:]]
+    assert links == ["../0-last", "../1-last", "../2-0", "../2-last", "../3-0"]
+    unpack(child, *layers)
+    assert [restored_pages(newest(child), pid) for pid in (7, 8)] == [
+        criu.memory[7],
+        criu.memory[8],
+    ]
+
+
+def test_what_is_written_all_the_time_is_copied_twice_before_the_freeze(
+    criu: MemoryCriu, engine: CriuEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sevfork.agent.criu.attempt._WORTH_A_COPY_BYTES", 1)
+    criu.busy = True
+    base(engine)
+    kinds = [kind for kind, _ in criu.requests]
+    assert kinds == [Request.PRE_DUMP, Request.PRE_DUMP, Request.DUMP]
 
 
 @pytest.mark.parametrize("seed", range(15))
@@ -212,7 +242,7 @@ def lose_by_a_refusal(engine: CriuEngine, criu: MemoryCriu) -> None:
 
 
 def lose_by_a_refused_update(engine: CriuEngine, criu: MemoryCriu) -> None:
-    criu.logs = {len(criu.requests) + 2: "(1) Error (criu/x.c:1): no\n"}
+    criu.logs = {len(criu.requests) + 1: "(1) Error (criu/x.c:1): no\n"}
     with pytest.raises(RefusedByGuest):
         update(engine)
 
@@ -280,7 +310,8 @@ def test_a_process_that_became_another_program_is_whole_in_the_update(
     first = base(engine)
     criu.execute(7)
     second = update(engine)
-    assert [kind for kind, _ in criu.requests] == [Request.PRE_DUMP, Request.DUMP] * 2
+    kinds = [kind for kind, _ in criu.requests]
+    assert kinds == [Request.PRE_DUMP, Request.DUMP, Request.DUMP]
     assert len(second) > 100 * PAGE_SIZE
     unpack(child, first, second)
     child.settle()
@@ -296,7 +327,7 @@ def test_an_update_whose_memory_criu_does_not_find_holds_all_of_it(
     assert [options.get(Option.PARENT_IMG) for _, options in criu.requests[2:]] == [
         "../0-last",
         None,
-        "../1-1",
+        "../1-0",
     ]
     unpack(child, first, second)
     assert not (state(child) / "images" / "0-last").exists()

@@ -1,0 +1,40 @@
+"""Snapshots of a workload in which everything changes from one update to the next."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.vm.lab import Lab, Vm
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_an_update_misses_nothing(lab: Lab, rounds: int) -> None:
+    """All kinds of memory, files and processes; also after layers that nobody looked at between."""
+    parent = lab.up("chain")
+    begun = lab.run("snapshot", parent.name, "--json").data
+    for number in range(1, rounds + 1):
+        assert parent.json("/change") == {"round": number}
+        made = lab.run("snapshot", parent.name, "--json").data
+        # Shared memory is whole in each update, and so they outgrow their base in a while.
+        assert made["layers"] == number + 1 or number > 2, made
+    print(f"base {begun['state_bytes']} bytes, last update {made['state_bytes']}")
+    parent.json("/change")
+    _, [child] = lab.fork(parent)
+    expected = parent.json("/state")
+    assert expected["round"] == rounds + 1
+    assert_same(child, expected)
+
+    # What the child changes is its own; and it can begin a chain too.
+    lab.run("snapshot", child.name)
+    child.json("/change")
+    _, [grandchild] = lab.fork(child)
+    assert_same(grandchild, child.json("/state"))
+    assert_same(parent, expected)
+    lab.remove(parent, child, grandchild)
+
+
+def assert_same(vm: Vm, expected: dict[str, object]) -> None:
+    """Part by part, so that a difference is short."""
+    found = vm.json("/state")
+    for part, value in expected.items():
+        assert found[part] == value, part
