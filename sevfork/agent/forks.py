@@ -58,13 +58,17 @@ class Party:
 
 @dataclass
 class _Fork:
-    """One capture, or one reservation: its OFFERs' children in index order.
+    """One reservation: its OFFERs' children in index order.
 
-    ``manifest`` is what a capture made, for warm children to be called to until ``callable_until``;
-    None for a reservation. Those that were ``called`` have the places after the OFFERs'.
+    ``warm``: they are to hold the snapshot. The others wait for one capture, with the ``token``
+    that it spends, until ``was_captured``. ``manifest`` is what it made, for warm children to be
+    called to until ``callable_until``. Those that were ``called`` have the places after the OFFERs'.
     """
 
     kin: tuple[Kin, ...]
+    warm: bool
+    token: bytes | None = field(default=None, repr=False)
+    was_captured: bool = False
     manifest: Manifest | None = field(default=None, repr=False)
     callable_until: float = 0.0
     called: list[Kin] = field(default_factory=list)
@@ -79,8 +83,13 @@ class _Fork:
             return True
         return any(not session.spent and not session.expire(now) for session in self.sessions)
 
+    def waits_for_capture(self, now: float) -> bool:
+        """Whether it has captured nothing yet, and its OFFERs are good."""
+        dead = [session.expire(now) for session in self.sessions]
+        return not (self.warm or self.was_captured or any(dead))
+
     @property
-    def warm(self) -> int:
+    def waiting(self) -> int:
         """How many warm children wait for a call."""
         return sum(session.holds for session in self.sessions)
 
@@ -146,42 +155,51 @@ class Forks:
         return self._captures.update_snapshot(request.volume_serial, progress)
 
     def capture(self, request: protocol.Capture, progress: OnProgress) -> protocol.Captured:
-        """Seal the workload's state into the volume and make one OFFER a child.
+        """Seal the workload's state into the volume, for the children of a fork.
 
-        Raises UsageError, RefusedByGuest (policy), HostCannot (volume), and the engine's errors;
-        the workload runs on, whatever happens.
+        Raises RefusedByGuest (no such fork, it has captured already, policy), HostCannot (volume),
+        and the engine's errors; the workload runs on, whatever happens.
         """
+        fork = self._forks.get(request.fork_id)
+        if fork is None or not fork.waits_for_capture(time.monotonic()):
+            raise RefusedByGuest("there is no fork that waits for a capture", hint="fork again")
+        # Another fork may have spent it since.
+        token = self._require_token(len(fork.sessions), fork.token)
         kept = self._captures.is_kept_in(request.volume_serial)
-        token = self._admit(request.count, request.token, at_least=0 if kept else 1)
         seal = self._captures.update if kept else self._captures.once
         captured = seal(request.volume_serial, progress)
         if token is not None:
             self._gate.spend(token)
-        fork_id, fork = self._open(request.count, captured.manifest, warm=False)
+        now = time.monotonic()
+        fork.was_captured = True
+        for session in fork.sessions:
+            session.captured(captured.manifest, now)
         if kept:
             lifetime_s = self._me.verifier.policy.image_key_lifetime_s
-            fork.manifest, fork.callable_until = captured.manifest, time.monotonic() + lifetime_s
+            fork.manifest, fork.callable_until = captured.manifest, now + lifetime_s
         pause_ms = captured.cost.pause_ms
-        log.info("captured for %d children, pause %.0f ms", request.count, pause_ms)
-        return protocol.Captured(
-            fork_id=fork_id,
-            offers=[session.offer for session in fork.sessions],
-            pause_ms=pause_ms,
-            state_bytes=captured.state_bytes,
-            sealed_bytes=captured.sealed_bytes,
-        )
+        log.info("captured for %d children, pause %.0f ms", len(fork.sessions), pause_ms)
+        return protocol.Captured(pause_ms, captured.state_bytes, captured.sealed_bytes)
 
     def reserve(self, request: protocol.Reserve) -> protocol.Reserved:
-        """One OFFER for each warm child that is to hold the snapshot."""
+        """One OFFER a child: of a capture that follows, or to hold the snapshot that there is.
+
+        Raises UsageError, RefusedByGuest (policy, too many), WrongState (no snapshot).
+        """
         manifest = self._captures.manifest
-        if manifest is None:
-            raise WrongState("this VM keeps no snapshot that a warm child could hold")
-        token = self._admit(request.count, request.token)
-        if sum(fork.warm for fork in self._forks.values()) + request.count > MAX_WARM:
-            raise RefusedByGuest(f"a VM has at most {MAX_WARM} warm children")
-        if token is not None:
-            self._gate.spend(token)
-        fork_id, fork = self._open(request.count, manifest, warm=True)
+        # All children of a fork may be warm ones, which are called later.
+        least = 0 if manifest is not None and not request.warm else 1
+        if not least <= request.count <= MAX_CHILDREN:
+            raise UsageError(f"a fork has {least} to {MAX_CHILDREN} children, not {request.count}")
+        token = self._require_token(request.count, request.token)
+        self._require_room(request.count)
+        if request.warm:
+            self._require_warm(request.count, manifest)
+            if token is not None:
+                self._gate.spend(token)
+        fork_id = secrets.token_bytes(_FORK_ID_SIZE)
+        kin = self._offer(fork_id, request.count, manifest if request.warm else None)
+        fork = self._forks[fork_id] = _Fork(kin, request.warm, request.token)
         return protocol.Reserved(fork_id, [session.offer for session in fork.sessions])
 
     def refresh(self, request: protocol.Refresh) -> protocol.Refreshed:
@@ -249,7 +267,7 @@ class Forks:
         fork = self._forks.get(fork_id)
         if fork is None:
             return
-        fork.manifest = None
+        fork.manifest, fork.was_captured = None, True
         for kin in fork.kin:
             if not kin.confirmed or kin.session.holds:
                 kin.session.abandon()
@@ -267,14 +285,18 @@ class Forks:
         """Of this VM's children."""
         return self._me.lineage.generation + 1
 
-    def _admit(
-        self, count: int, encoded_token: bytes | None, *, at_least: int = 1
-    ) -> OwnerToken | None:
+    def _require_token(self, count: int, encoded_token: bytes | None) -> OwnerToken | None:
         """The owner's token, not yet spent, if the policy asks for one."""
-        if not at_least <= count <= MAX_CHILDREN:
-            raise UsageError(f"a fork has {at_least} to {MAX_CHILDREN} children, not {count}")
         owned = count > 0 and self._me.verifier.policy.fork == "owner"
-        token = self._gate.check(encoded_token, count) if owned else None
+        return self._gate.check(encoded_token, count) if owned else None
+
+    def _require_warm(self, count: int, manifest: Manifest | None) -> None:
+        if manifest is None:
+            raise WrongState("this VM keeps no snapshot that a warm child could hold")
+        if sum(fork.waiting for fork in self._forks.values()) + count > MAX_WARM:
+            raise RefusedByGuest(f"a VM has at most {MAX_WARM} warm children")
+
+    def _require_room(self, count: int) -> None:
         now = time.monotonic()
         if sum(fork.is_open(now) for fork in self._forks.values()) >= MAX_OPEN_FORKS:
             raise RefusedByGuest(
@@ -282,25 +304,17 @@ class Forks:
                 hint="wait until their children have joined or their time is over",
             )
         self._make_room(count, now)
-        return token
 
     def _make_room(self, count: int, now: float) -> None:
         """Forget the oldest captures that nobody can join any more."""
         kept = sum(len(fork.kin) for fork in self._forks.values())
         for fork_id, fork in list(self._forks.items()):
-            if kept + count > MAX_KEPT_OFFERS and not fork.is_open(now) and not fork.warm:
+            if kept + count > MAX_KEPT_OFFERS and not fork.is_open(now) and not fork.waiting:
                 kept -= len(fork.kin)
                 del self._forks[fork_id]
 
-    def _open(self, count: int, manifest: Manifest, *, warm: bool) -> tuple[bytes, _Fork]:
-        """OFFERs for so many children."""
-        fork_id = secrets.token_bytes(_FORK_ID_SIZE)
-        fork = self._forks[fork_id] = _Fork(self._offer(fork_id, count, manifest, warm=warm))
-        return fork_id, fork
-
-    def _offer(
-        self, fork_id: bytes, count: int, manifest: Manifest, *, warm: bool
-    ) -> tuple[Kin, ...]:
+    def _offer(self, fork_id: bytes, count: int, manifest: Manifest | None) -> tuple[Kin, ...]:
+        """With a manifest, OFFERs for warm children that are to hold it."""
         me, now, policy = self._me, time.monotonic(), self._me.verifier.policy
         sessions = (
             ParentSession(
@@ -313,7 +327,7 @@ class Forks:
                 now=now,
                 lifetime_s=policy.offer_lifetime_s,
                 image_key_lifetime_s=policy.image_key_lifetime_s,
-                warm=warm,
+                warm=manifest is not None,
                 warm_lifetime_s=policy.warm_lifetime_s,
             )
             for index in range(count)

@@ -12,6 +12,8 @@ from sevfork.seal.header import DIGEST_SIZE, ID_SIZE, KEY_SIZE
 from sevfork.seal.window import ALIGNMENT
 
 MAX_LAYERS = 64
+# In an OFFER that was made before the capture.
+TO_COME = bytes(DIGEST_SIZE)
 _LAYER_SIZE = KEY_SIZE + DIGEST_SIZE + 4 + ID_SIZE + 8
 MANIFEST_LIMIT_BYTES = 4 + MAX_LAYERS * _LAYER_SIZE
 _END_LIMIT = 1 << 63  # where offsets end that a kernel takes

@@ -14,7 +14,7 @@ from sevfork.handshake.instance import InstanceKey
 from sevfork.handshake.keys import LaterBoxes, OfferKeys, SharedSecrets, derive_boxes
 from sevfork.handshake.launch import LaunchConfig, Role
 from sevfork.handshake.lineage import MAX_DESCENT, Lineage
-from sevfork.handshake.manifest import Manifest, manifest_digest
+from sevfork.handshake.manifest import TO_COME, Manifest, manifest_digest
 from sevfork.handshake.messages import (
     NONCE_SIZE,
     Confirm,
@@ -43,10 +43,13 @@ from sevfork.handshake.warm_parent import Activated, Called, Holding, WarmChild
 
 @dataclass(frozen=True)
 class _Offered:
-    """Waiting for a JOIN; the only state with private keys."""
+    """Waiting for a JOIN, or without a manifest for the capture first.
+
+    The only state with private keys.
+    """
 
     keys: OfferKeys = field(repr=False)
-    manifest: bytes = field(repr=False)
+    manifest: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class ParentSession:
         instance: InstanceKey,
         lineage: Lineage,
         slot: Slot,
-        manifest: Manifest,
+        manifest: Manifest | None,
         verifier: Verifier,
         *,
         now: float,
@@ -114,7 +117,8 @@ class ParentSession:
         warm: bool = False,
         warm_lifetime_s: float = 0.0,
     ) -> None:
-        """``lineage`` is the parent's own. A child that has its GRANT must confirm it within
+        """``lineage`` is the parent's own. Without a manifest the OFFER is good from ``captured``
+        on, and times count from then. A child that has its GRANT must confirm it within
         ``image_key_lifetime_s`` of the OFFER: whatever holds the image's key is then erased.
 
         With ``warm`` the GRANT makes no child yet: it makes a VM that holds the manifest's layers,
@@ -129,9 +133,21 @@ class ParentSession:
         self._lifetime_s, self._image_key_lifetime_s = lifetime_s, image_key_lifetime_s
         self._warm, self._warm_expires = warm, now + warm_lifetime_s
         self._start_deadlines(now)
-        keys, encoded = OfferKeys(), manifest.encode()
-        self.offer = self._make_offer(keys, manifest_digest(encoded)).encode()
+        keys, encoded = OfferKeys(), manifest.encode() if manifest else None
+        digest = manifest_digest(encoded) if encoded else TO_COME
+        self.offer = self._make_offer(keys, digest).encode()
         self._state: _State = _Offered(keys, encoded)
+
+    def captured(self, manifest: Manifest, now: float) -> None:
+        """What the fork of this OFFER has captured; raises WrongState if it has already, or ended.
+
+        A capture may last longer than an OFFER is good: that counts from here.
+        """
+        state = self._state
+        if not isinstance(state, _Offered) or state.manifest is not None:
+            raise WrongState("offer: it does not wait for a capture")
+        self._start_deadlines(now)
+        self._state = _Offered(state.keys, manifest.encode())
 
     @property
     def spent(self) -> bool:
@@ -153,7 +169,9 @@ class ParentSession:
         self._require_in_time(now, "offer", "GRANT")
         state = self._state
         if isinstance(state, _Offered):
-            return self._spend(state, data)
+            if state.manifest is None:
+                raise RefusedByGuest("offer: its fork has captured nothing yet")
+            return self._spend(state, state.manifest, data)
         if isinstance(state, _Granting | _GrantSent) and state.received == data:
             return state.again()
         raise RefusedByGuest("offer: it is spent on another JOIN")
@@ -281,7 +299,7 @@ class ParentSession:
             policy_digest=self._own.policy_digest,
         )
 
-    def _spend(self, state: _Offered, data: bytes) -> Actions:
+    def _spend(self, state: _Offered, manifest: bytes, data: bytes) -> Actions:
         """Verify the child, agree on secrets, and let go of the private keys for good."""
         join = Join.decode(data)
         core = JoinCore.decode(join.core)
@@ -290,7 +308,7 @@ class ParentSession:
         expected = self._own.expect(child_report_data(t1), core.launch_config)
         child = self._verifier(join.evidence, expected)
         shared = state.keys.agree(core.share, core.ciphertext)
-        granting = _Granting(data, join, core, child, t1, shared, state.manifest)
+        granting = _Granting(data, join, core, child, t1, shared, manifest)
         self._state = granting
         return granting.again()
 

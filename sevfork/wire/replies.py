@@ -55,10 +55,8 @@ class Clock(Message, frozen=True):
 
 
 class Captured(Message, frozen=True):
-    """One OFFER a child, in index order; the pause in ms; plaintext and sealed sizes in bytes."""
+    """The pause in ms; plaintext and sealed sizes in bytes."""
 
-    fork_id: bytes
-    offers: Annotated[list[bytes], Meta(max_length=MAX_CHILDREN)]
     pause_ms: Milliseconds
     state_bytes: Count
     sealed_bytes: Count
@@ -81,7 +79,7 @@ class SnapshotMade(Message, frozen=True):
 
 
 class Reserved(Message, frozen=True):
-    """One OFFER a warm child, in index order."""
+    """One OFFER a child, in index order."""
 
     fork_id: bytes
     offers: Annotated[list[bytes], Meta(max_length=MAX_CHILDREN)]

@@ -33,15 +33,13 @@ class Configure(Message, frozen=True):
 
 
 class Capture(Message, frozen=True):
-    """Capture the workload into the volume with this serial, for ``count`` children. -> Captured
+    """Capture the workload into the volume with this serial, for a fork's children. -> Captured
 
-    Into the volume of the snapshot goes only what was written since. ``count`` counts the children
-    that are yet to be launched, and may be 0: warm ones are called later.
+    Into the volume of the snapshot goes only what was written since.
     """
 
-    count: int
+    fork_id: bytes
     volume_serial: str
-    token: bytes | None = None
 
 
 class UpdateSnapshot(Message, frozen=True):
@@ -58,9 +56,14 @@ class DropSnapshot(Message, frozen=True):
 
 
 class Reserve(Message, frozen=True):
-    """Places for warm children of the snapshot: one OFFER each. -> Reserved"""
+    """Places for children that are yet to be launched: one OFFER each. -> Reserved
+
+    ``warm``: they are to hold the snapshot. Else they are the children of a capture that follows,
+    and there may be none of them: warm ones are called later.
+    """
 
     count: int
+    warm: bool
     token: bytes | None = None
 
 

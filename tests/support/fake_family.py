@@ -186,6 +186,7 @@ class Family:
         lifetime_s: float = LIFETIME_S,
         image_key_lifetime_s: float = IMAGE_KEY_LIFETIME_S,
         warm: bool = False,
+        manifest: Manifest | None = MANIFEST,
     ) -> ParentSession:
         guest, lineage = guest or self.root, lineage or self.lineage
         slot = Slot(FORK_ID, index, lineage.generation + 1)
@@ -194,7 +195,7 @@ class Family:
             guest.instance,
             lineage,
             slot,
-            MANIFEST,
+            manifest,
             self.processor.verify,
             now=0.0,
             lifetime_s=lifetime_s,
@@ -214,6 +215,11 @@ class Family:
         """A parent session, and a child that was launched for its OFFER."""
         parent = self.parent(guest, lineage)
         return Fork(self, guest or self.root, parent, self.child_of(parent.offer, **how))
+
+    def uncaptured(self) -> Fork:
+        """The same, before the parent has captured anything."""
+        parent = self.parent(manifest=None)
+        return Fork(self, self.root, parent, self.child_of(parent.offer))
 
 
 class Fork:

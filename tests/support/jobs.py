@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sevfork.deadline import Deadline
 from sevfork.host.hypervisor import Hypervisor
+from sevfork.lifecycle.fork.capture import Capture, OpenFork, captured, opened
+from sevfork.lifecycle.fork.plan import ForkPlan
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.progress import Watcher, unwatched
 
 
 def job_on(hypervisor: Hypervisor, *, seconds: float = 60, watch: Watcher = unwatched) -> Job:
     return Job(hypervisor, Deadline.after(seconds), watch)
+
+
+@contextmanager
+def captured_fork(job: Job, plan: ForkPlan) -> Iterator[tuple[OpenFork, Capture]]:
+    """A fork that has captured, and has no child yet."""
+    with opened(job, plan) as fork, captured(job, fork) as capture:
+        yield fork, capture

@@ -17,11 +17,10 @@ import pytest
 from sevfork.domain.xml import spec_from_xml
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.fork import ForkedChild, ForkRequest, plan_fork
-from sevfork.lifecycle.fork.capture import captured
 from sevfork.lifecycle.fork.child import make_child
 from sevfork.lifecycle.fork.launch import Choices
 from sevfork.lifecycle.undo import Undo
-from tests.support.jobs import job_on
+from tests.support.jobs import captured_fork, job_on
 from tests.vm.eavesdropping import (
     Listening,
     consoles,
@@ -66,9 +65,9 @@ def forked(lab: Lab, hypervisor: Hypervisor, tmp_path_factory: pytest.TempPathFa
     listening = Listening(hypervisor, dump)
     job = job_on(cast("Hypervisor", listening), seconds=300, watch=watch)
     plugged_in = Choices(domain=lambda spec: replace(spec, link_up=True))
-    with Undo() as undo, captured(job, plan) as capture:
+    with Undo() as undo, captured_fork(job, plan) as (fork, capture):
         sealed = Path(capture.volume.path).read_bytes()[: capture.sealed_bytes + 4096]
-        made = make_child(job, capture, 0, undo, plugged_in)
+        made = make_child(job, fork, 0, undo, plugged_in)
     time.sleep(3)
     child = Vm(made.name, made.uuid, ("127.0.0.1", made.ports[0].host))
     packets = dump.read_bytes()

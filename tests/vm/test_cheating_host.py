@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from sevfork.handshake.messages import JoinCore, Offer
 from sevfork.handshake.transcript import child_report_data, transcript_1
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.fork import ForkedChild, ForkRequest, plan_fork
-from sevfork.lifecycle.fork.capture import OpenCapture, captured
+from sevfork.lifecycle.fork.capture import Capture, OpenFork
 from sevfork.lifecycle.fork.child import make_child
 from sevfork.lifecycle.fork.launch import HONEST, Choices
 from sevfork.lifecycle.fork.sealed_volume import make_volume, plugged
@@ -40,7 +41,7 @@ from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 from sevfork.wire import protocol
 from sevfork.wire.volume_serial import new_serial
-from tests.support.jobs import job_on
+from tests.support.jobs import captured_fork, job_on
 from tests.vm.lab import Lab, Vm
 
 CHILDREN = 24
@@ -48,14 +49,15 @@ CHILDREN = 24
 
 @dataclass(frozen=True)
 class Fork:
-    """A capture, and whatever its host decides to make of it."""
+    """A fork that has captured, and whatever its host decides to make of it."""
 
     job: Job
-    capture: OpenCapture
+    opened: OpenFork
+    capture: Capture
 
     def make_child(self, index: int, choices: Choices = HONEST) -> ForkedChild:
         with Undo() as undo:
-            return make_child(self.job, self.capture, index, undo, choices)
+            return make_child(self.job, self.opened, index, undo, choices)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,8 @@ def fork(lab: Lab, hypervisor: Hypervisor, redis_parent: Vm) -> Iterator[Fork]:
         names=tuple(f"{redis_parent.name}-cheat{index}" for index in range(CHILDREN)),
     )
     job = job_on(hypervisor, seconds=1500)
-    with captured(job, plan) as capture:
-        yield Fork(job, capture)
+    with captured_fork(job, plan) as (opened, capture):
+        yield Fork(job, opened, capture)
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +97,10 @@ class FakeChild:
 
     def __init__(self, fork: Fork, index: int) -> None:
         self.fork, self.index = fork, index
-        self.offer = fork.capture.offers[index]
+        self.offer = fork.opened.offers[index]
         self.config = child_config(self.offer)
         self.processor = SimulatedProcessor.load_or_create(simulator_directory(os.environ))
-        parent = fork.capture.plan.spec.metadata.processor
+        parent = fork.opened.plan.spec.metadata.processor
         assert parent is not None
         host_data = launch_config_hash(Technology.SIMULATED, self.config.encode())
         self.state = ProcessorState(parent.measurement, host_data, secrets.token_bytes(32))
@@ -144,8 +146,8 @@ class FakeChild:
         )
 
     def ask(self, join: bytes) -> bytes:
-        request = protocol.RelayJoin(self.fork.capture.fork_id, self.index, join)
-        return self.fork.capture.parent.ask(request, protocol.Granted).grant
+        request = protocol.RelayJoin(self.fork.opened.fork_id, self.index, join)
+        return self.fork.opened.parent.ask(request, protocol.Granted).grant
 
 
 def _no_verifier(evidence: bytes, expected: object) -> NoReturn:
@@ -202,7 +204,7 @@ def test_another_image(child: FakeChild) -> None:
 
 
 def test_the_parents_own_report_id(child: FakeChild) -> None:
-    parent = child.fork.capture.plan.spec.metadata.processor
+    parent = child.fork.opened.plan.spec.metadata.processor
     assert parent is not None
     child.state = replace(child.state, report_id=parent.report_id)
     with pytest.raises(errors.AttestationFailed, match="report id"):
@@ -238,7 +240,7 @@ def test_attest_is_no_signing_oracle_for_a_childs_report_data(child: FakeChild) 
     join = child.join()
     t1 = transcript_1(child.offer, join[: JoinCore.SIZE])
     wanted = child_report_data(t1)
-    attested = child.fork.capture.parent.ask(protocol.Attest(wanted), protocol.Attested)
+    attested = child.fork.opened.parent.ask(protocol.Attest(wanted), protocol.Attested)
     evidence = Evidence.decode(attested.evidence)
     assert evidence.report[0x50:0x90] != wanted
     core = join[: JoinCore.SIZE]
@@ -250,7 +252,7 @@ def test_attest_is_no_signing_oracle_for_a_childs_report_data(child: FakeChild) 
 def test_garbage_on_the_channel_and_a_host_that_leaves_in_the_middle_of_a_frame(
     child: FakeChild,
 ) -> None:
-    channel = child.fork.capture.parent.agent.channel
+    channel = child.fork.opened.parent.agent.channel
     channel.send(secrets.token_bytes(3000) + b"\n" + b"QUJD" * 1000)
     child.ask(child.join())
 
@@ -319,13 +321,17 @@ def test_a_truncated_volume(fork: Fork, next_offer: Iterator[int], tmp_path: Pat
 
 def test_another_images_volume(fork: Fork, next_offer: Iterator[int]) -> None:
     """The whole volume of another capture of the very same parent."""
-    job, capture, serial = fork.job, fork.capture, new_serial()
-    plan = replace(capture.plan, serial=serial, volume_name=f"{serial}.sealed")
+    job, opened, serial = fork.job, fork.opened, new_serial()
+    plan = replace(opened.plan, serial=serial, volume_name=f"{serial}.sealed")
     with Undo() as undo:
         volume = make_volume(job.hypervisor, plan, undo)
         with plugged(job.hypervisor, plan.spec.uuid, volume, serial, readonly=False):
-            capture.parent.ask(protocol.Capture(1, serial), protocol.Captured)
-        swapped = Fork(job, replace(capture, volume=volume, serial=serial))
+            another = protocol.Reserve(1, warm=False)
+            fork_id = opened.parent.ask(another, protocol.Reserved).fork_id
+            opened.parent.ask(protocol.Capture(fork_id, serial), protocol.Captured)
+        capture = replace(fork.capture, volume=volume, serial=serial)
+        swapped = Fork(job, replace(opened, awaited=Future()), capture)
+        swapped.opened.captured(capture)
         with pytest.raises(errors.NotAuthentic):
             swapped.make_child(next(next_offer))
 

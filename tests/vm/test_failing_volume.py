@@ -19,11 +19,10 @@ from sevfork.domain import disks
 from sevfork.errors import HostCannot
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork, sealed_volume
-from sevfork.lifecycle.fork.capture import captured
 from sevfork.lifecycle.fork.child import make_child
 from sevfork.lifecycle.undo import Undo
 from tests.support.faulty_disk import Command, Fails, FaultyDisk, Request
-from tests.support.jobs import job_on
+from tests.support.jobs import captured_fork, job_on
 from tests.vm.lab import Lab, Vm
 
 MIB = 2**20
@@ -166,14 +165,14 @@ def test_where_a_child_reads(
     plan = plan_fork(hypervisor, ForkRequest(parent.name))
     plan = replace(plan, request=replace(plan.request, count=4, name=names[0]), names=names)
     job = job_on(hypervisor, seconds=4 * LIMIT_S)
-    with captured(job, plan) as capture, Undo() as undo:
+    with captured_fork(job, plan) as (fork, capture), Undo() as undo:
         last = HEADER + capture.sealed_bytes - MIB
         for index, position in enumerate((0, MIDDLE, last)):
             with failing(monkeypatch, tmp_path, reads(position), readonly=True) as served:
                 with pytest.raises(HostCannot) as caught:
-                    make_child(job, capture, index, undo)
+                    make_child(job, fork, index, undo)
                 assert served[0].failed
             assert_told(caught.value, "read")
             assert names[index] not in lab.vms()
-        assert make_child(job, capture, 3, undo).error is None
+        assert make_child(job, fork, 3, undo).error is None
     lab.run("rm", names[3])

@@ -1,4 +1,4 @@
-"""One child, made from a capture: launched, joined, restored, let onto the network."""
+"""One child of a fork: launched, joined, restored, let onto the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sevfork.errors import RolledBack, SevforkError, WrongState
 from sevfork.host import serial_log
 from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import ChannelClosed
-from sevfork.lifecycle.fork.capture import OpenCapture
+from sevfork.lifecycle.fork.capture import Capture, OpenFork
 from sevfork.lifecycle.fork.launch import HONEST, Choices, Place, launch_child, open_child
 from sevfork.lifecycle.fork.plan import ForkPlan
 from sevfork.lifecycle.fork.sealed_volume import plugged
@@ -42,19 +42,21 @@ class ForkedChild:
 
 
 def make_child(
-    job: Job, capture: OpenCapture, index: int, undo: Undo, choices: Choices = HONEST
+    job: Job, fork: OpenFork, index: int, undo: Undo, choices: Choices = HONEST
 ) -> ForkedChild:
     """The child that the OFFER with this index is for; removed again when anything fails.
 
-    Once it is ready, ``undo`` removes it if something fails later.
+    It is launched at once, and joins when the parent has captured. Once it is ready, ``undo``
+    removes it if something fails later.
     """
     with Undo() as own:
-        place = place_in(capture, index)
-        spec = launch_child(job, capture.plan, place, own, choices)
+        place = place_in(fork, index)
+        spec = launch_child(job, fork.plan, place, own, choices)
         with telling_why(job, spec):
             agent = open_child(job, spec, place, own, choices)
-            restored = _hand_over(job, capture, spec, agent)
-            ports = release(job, capture.plan, spec)
+            job.watch(spec.name, "waiting for the capture")
+            restored = _hand_over(job, fork, fork.capture(job), spec, agent)
+            ports = release(job, fork.plan, spec)
         finish(job, spec, ports, restored.generation)
         undo.on_failure(remove_made, job.hypervisor, spec)
     ready_s = job.elapsed_s
@@ -64,9 +66,9 @@ def make_child(
     )
 
 
-def place_in(capture: OpenCapture, index: int) -> Place:
+def place_in(fork: OpenFork, index: int) -> Place:
     """The place of the child that is yet to be launched, with this number."""
-    return Place(capture.names[index], capture.offers[index], capture.fork_id, index)
+    return Place(fork.names[index], fork.offers[index], fork.fork_id, index)
 
 
 @contextmanager
@@ -102,15 +104,15 @@ def _is_active(job: Job, spec: GuestSpec) -> bool:
 
 
 def _hand_over(
-    job: Job, capture: OpenCapture, spec: GuestSpec, agent: AgentClient
+    job: Job, fork: OpenFork, capture: Capture, spec: GuestSpec, agent: AgentClient
 ) -> protocol.Restored:
     """Relay the handshake, and let the child restore."""
     job.watch(spec.name, "handshake")
     index = spec.metadata.index or 0
-    offer = protocol.RelayOffer(capture.offers[index])
+    offer = protocol.RelayOffer(fork.offers[index])
     joining = agent.ask(offer, protocol.Joining, deadline=job.deadline)
-    join = protocol.RelayJoin(capture.fork_id, index, joining.join)
-    granted = capture.parent.ask(join, protocol.Granted)
+    join = protocol.RelayJoin(fork.fork_id, index, joining.join)
+    granted = fork.parent.ask(join, protocol.Granted)
     medium = plugged(
         job.hypervisor,
         spec.uuid,
@@ -126,7 +128,7 @@ def _hand_over(
             deadline=job.deadline,
             on_progress=telling(job, spec.name),
         )
-    tell_parent(capture.parent, capture.fork_id, index, restored)
+    tell_parent(fork.parent, fork.fork_id, index, restored)
     return restored
 
 

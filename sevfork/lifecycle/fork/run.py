@@ -10,7 +10,7 @@ from functools import partial
 
 from sevfork.domain.spec import Accelerator
 from sevfork.errors import SevforkError
-from sevfork.lifecycle.fork.capture import OpenCapture, captured
+from sevfork.lifecycle.fork.capture import Capture, OpenFork, captured, opened
 from sevfork.lifecycle.fork.child import ForkedChild, make_child
 from sevfork.lifecycle.fork.plan import ForkPlan
 from sevfork.lifecycle.fork.warm import TakenChild, activate_child, take_warm
@@ -48,8 +48,8 @@ def run_fork(job: Job, plan: ForkPlan) -> ForkOutcome:
     with Undo() as undo:
         taken = take_warm(job, plan, undo)
         plan = replace(plan, names=plan.names[: plan.request.count - len(taken)])
-        with captured(job, plan) as capture:
-            children = _make_children(job, capture, taken, undo)
+        with opened(job, plan) as fork:
+            capture, children = _capture_and_make(job, fork, taken, undo)
     if all(child.error for child in children) and children[0].error:
         raise children[0].error
     return ForkOutcome(
@@ -57,7 +57,7 @@ def run_fork(job: Job, plan: ForkPlan) -> ForkOutcome:
         parent_uuid=plan.domain.uuid,
         technology=plan.spec.metadata.technology,
         accelerator=plan.spec.accelerator,
-        fork_id=capture.fork_id.hex(),
+        fork_id=fork.fork_id.hex(),
         pause_ms=capture.pause_ms,
         capture_s=capture.ready_s,
         state_bytes=capture.state_bytes,
@@ -66,28 +66,40 @@ def run_fork(job: Job, plan: ForkPlan) -> ForkOutcome:
     )
 
 
-def _make_children(
-    job: Job, capture: OpenCapture, taken: tuple[TakenChild, ...], undo: Undo
-) -> tuple[ForkedChild, ...]:
-    """A few at a time, so that a wide fork does not bring the host down; warm ones first."""
+def _capture_and_make(
+    job: Job, fork: OpenFork, taken: tuple[TakenChild, ...], undo: Undo
+) -> tuple[Capture, tuple[ForkedChild, ...]]:
+    """Children boot while the parent captures. A few at a time, so that the host lives.
+
+    One processor is left to the capture, and so to the parent's pause.
+    """
     cpus = job.hypervisor.facts().cpus
     warm = [
-        partial(_attempt, each.spec.name, partial(activate_child, job, capture, each, undo))
+        partial(_attempt, each.spec.name, partial(activate_child, job, fork, each, undo))
         for each in taken
     ]
     cold = [
-        partial(_attempt, name, partial(make_child, job, capture, index, undo))
-        for index, name in enumerate(capture.names)
+        partial(_attempt, name, partial(_make, job, fork, index, undo, ahead=index < cpus - 1))
+        for index, name in enumerate(fork.names)
     ]
     with ThreadPoolExecutor(max_workers=min(len(warm + cold), max(2, cpus))) as pool:
         futures = [pool.submit(attempt) for attempt in warm + cold]
         try:
-            return results(futures)
+            with captured(job, fork) as capture:
+                return capture, results(futures)
         except BaseException:
             job.cancelled.set()
             for future in futures:
                 future.cancel()
             raise
+
+
+def _make(job: Job, fork: OpenFork, index: int, undo: Undo, *, ahead: bool) -> ForkedChild:
+    """``ahead``: launched before the capture is there, unless a VM is to be removed for it."""
+    takes_a_place = fork.names[index] in {domain.name for domain in fork.plan.replaced}
+    if takes_a_place or not ahead:
+        fork.capture(job)
+    return make_child(job, fork, index, undo)
 
 
 def results(futures: Iterable[Future[ForkedChild]]) -> tuple[ForkedChild, ...]:

@@ -14,7 +14,7 @@ from sevfork.host import maker
 from sevfork.host.agent_client import AgentClient
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.agents import greet_agent
-from sevfork.lifecycle.fork.capture import OpenCapture
+from sevfork.lifecycle.fork.capture import Capture, OpenFork
 from sevfork.lifecycle.fork.child import ForkedChild, release, tell_parent, telling_why
 from sevfork.lifecycle.fork.plan import ForkPlan
 from sevfork.lifecycle.job import Job
@@ -78,17 +78,18 @@ def _give_back(hypervisor: Hypervisor, child: WarmVm) -> None:
         hypervisor.set_metadata(child.domain.uuid, metadata_xml.write(child.metadata))
 
 
-def activate_child(job: Job, capture: OpenCapture, taken: TakenChild, undo: Undo) -> ForkedChild:
-    """Let it be a child of this capture; removed when anything fails."""
-    spec, hypervisor = taken.spec, job.hypervisor
+def activate_child(job: Job, fork: OpenFork, taken: TakenChild, undo: Undo) -> ForkedChild:
+    """Let it be a child of this fork, when that has captured; removed when anything fails then."""
+    spec, hypervisor, capture = taken.spec, job.hypervisor, fork.capture(job)
     with Undo() as own:
         own.on_failure(remove_made, hypervisor, spec)
         with telling_why(job, spec):
-            called, restored = _activate(job, capture, taken)
-            ports = release(job, capture.plan, spec)
+            called, restored = _activate(job, fork, capture, taken)
+            ports = release(job, fork.plan, spec)
             ready_s = job.elapsed_s
-            tell_parent(capture.parent, taken.warm.fork_id, taken.warm.index, restored)
-        _finish(hypervisor, capture, taken, called, restored, ports)
+            tell_parent(fork.parent, taken.warm.fork_id, taken.warm.index, restored)
+        _finish(hypervisor, fork, taken, called, restored, ports)
+        unplug(hypervisor, spec.uuid, capture.volume.path)
         undo.on_failure(remove_made, hypervisor, spec)
     job.watch(spec.name, "ready")
     return ForkedChild(
@@ -103,12 +104,12 @@ def activate_child(job: Job, capture: OpenCapture, taken: TakenChild, undo: Undo
 
 
 def _activate(
-    job: Job, capture: OpenCapture, taken: TakenChild
+    job: Job, fork: OpenFork, capture: Capture, taken: TakenChild
 ) -> tuple[protocol.Called, protocol.Restored]:
     """CALL, ANSWER, ACTIVATE: relayed, and the child restores."""
-    agent, parent, warm = taken.agent, capture.parent, taken.warm
+    agent, parent, warm = taken.agent, fork.parent, taken.warm
     job.watch(taken.spec.name, "handshake")
-    called = parent.ask(protocol.Call(warm.fork_id, warm.index, capture.fork_id), protocol.Called)
+    called = parent.ask(protocol.Call(warm.fork_id, warm.index, fork.fork_id), protocol.Called)
     answering = agent.ask(
         protocol.RelayCall(called.call), protocol.Answering, deadline=job.deadline
     )
@@ -126,13 +127,13 @@ def _activate(
 
 def _finish(
     hypervisor: Hypervisor,
-    capture: OpenCapture,
+    fork: OpenFork,
     taken: TakenChild,
     called: protocol.Called,
     restored: protocol.Restored,
     ports: tuple[PublishedPort, ...],
 ) -> None:
-    """It is a VM like any other now, and lets the parent's snapshot go."""
+    """It is a VM like any other now."""
     metadata: Metadata = replace(
         taken.spec.metadata,
         phase=Phase.READY,
@@ -140,8 +141,7 @@ def _finish(
         warmth=None,
         ports=ports,
         generation=restored.generation,
-        fork_id=capture.fork_id.hex(),
+        fork_id=fork.fork_id.hex(),
         index=called.index,
     )
     hypervisor.set_metadata(taken.spec.uuid, metadata_xml.write(metadata))
-    unplug(hypervisor, taken.spec.uuid, capture.volume.path)

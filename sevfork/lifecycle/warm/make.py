@@ -83,7 +83,9 @@ def remove_warm(job: Job, parent: GuestSpec, child: WarmVm) -> None:
 
 
 def _reserve(parent: Parent, plan: ForkPlan) -> Place:
-    reserved = parent.ask(protocol.Reserve(1, plan.request.token), protocol.Reserved)
+    reserved = parent.ask(
+        protocol.Reserve(1, warm=True, token=plan.request.token), protocol.Reserved
+    )
     if len(reserved.offers) != 1:
         raise NotAuthentic("the parent's agent made another number of OFFERs than was asked for")
     return Place(plan.names[0], reserved.offers[0], reserved.fork_id, 0)

@@ -103,7 +103,7 @@ class Vm:
         return status
 
 
-CAPTURE = protocol.Capture(1, "sf-0123456789abcdef")
+CAPTURE = protocol.Capture(bytes(16), "sf-0123456789abcdef")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from sevfork.agent.identity import Identity, PolicyVerifier
 from sevfork.agent.link import HostGone
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.verdict import LaunchIdentity
-from sevfork.errors import HostCannot, RefusedByGuest, SevforkError, UsageError
+from sevfork.errors import HostCannot, NotAuthentic, RefusedByGuest, SevforkError, UsageError
 from sevfork.handshake import (
     InstanceKey,
     Lineage,
@@ -132,9 +132,16 @@ class Parent:
             return "no such OFFER" not in exc.message
         return True
 
-    def capture(self, progress: Callable[[str, int, int], None]) -> protocol.Captured:
-        request = protocol.Capture(1, "sf-0", self.token())
-        return self.forks.capture(request, progress)
+    def reserve(self, count: int = 1, token: bytes | None = None) -> protocol.Reserved:
+        return self.forks.reserve(protocol.Reserve(count, warm=False, token=token))
+
+    def capture(
+        self, progress: Callable[[str, int, int], None], count: int = 1
+    ) -> protocol.Reserved:
+        """OFFERs and their capture."""
+        reserved = self.reserve(count, self.token())
+        self.forks.capture(protocol.Capture(reserved.fork_id, "sf-0"), progress)
+        return reserved
 
 
 def watching(phase: str, done: int, total: int) -> None:
@@ -176,9 +183,53 @@ def test_a_capture_that_does_not_fit_leaves_the_owners_token_unspent(parent: Par
 
 
 def test_a_token_is_good_for_one_capture(parent: Parent) -> None:
+    before = parent.reserve(1, parent.token())
     parent.capture(watching)
     with pytest.raises(RefusedByGuest, match="spent"):
         parent.capture(watching)
+    captures = len(parent.engine.kept)
+    with pytest.raises(RefusedByGuest, match="spent"):
+        parent.forks.capture(protocol.Capture(before.fork_id, "sf-0"), watching)
+    assert len(parent.engine.kept) == captures, "the workload stood still for nothing"
+
+
+def test_a_fork_that_was_reserved_captures_once(public: Parent, clock: Clock) -> None:
+    fork_id = public.reserve().fork_id
+    request = protocol.Capture(fork_id, "sf-0")
+    public.forks.capture(request, watching)
+    with pytest.raises(RefusedByGuest, match="waits for a capture"):
+        public.forks.capture(request, watching)
+    for reason in ("unknown", "abandoned", "expired"):
+        fork_id = bytes(16) if reason == "unknown" else public.reserve().fork_id
+        if reason == "abandoned":
+            public.forks.abandon(fork_id)
+        clock.now += POLICY.offer_lifetime_s if reason == "expired" else 0
+        with pytest.raises(RefusedByGuest, match="waits for a capture"):
+            public.forks.capture(protocol.Capture(fork_id, "sf-0"), watching)
+    assert len(public.engine.kept) == 1
+
+
+def test_nobody_joins_before_the_capture(public: Parent) -> None:
+    reserved = public.reserve()
+    with pytest.raises(RefusedByGuest, match="captured nothing yet"):
+        public.forks.join(protocol.RelayJoin(reserved.fork_id, 0, b"join"))
+    public.forks.capture(protocol.Capture(reserved.fork_id, "sf-0"), watching)
+    with pytest.raises(NotAuthentic):
+        public.forks.join(protocol.RelayJoin(reserved.fork_id, 0, b"join"))
+
+
+def test_a_capture_that_takes_longer_than_an_offer_is_good(public: Parent, clock: Clock) -> None:
+    """Its children are launched meanwhile: times count from its end."""
+    reserved = public.reserve()
+
+    def slowly(phase: str, done: int, total: int) -> None:
+        if phase == "flush":
+            clock.now += 2 * POLICY.offer_lifetime_s
+
+    public.forks.capture(protocol.Capture(reserved.fork_id, "sf-0"), slowly)
+    public.forks.forget_expired()
+    with pytest.raises(NotAuthentic):
+        public.forks.join(protocol.RelayJoin(reserved.fork_id, 0, b"join"))
 
 
 class Clock:
@@ -209,10 +260,8 @@ def test_captures_with_open_offers_have_a_limit_until_their_time_is_over(
 ) -> None:
     for _ in range(MAX_OPEN_FORKS):
         public.capture(watching)
-    captures = len(public.engine.kept)
     with pytest.raises(RefusedByGuest, match="open OFFERs"):
-        public.capture(watching)
-    assert len(public.engine.kept) == captures, "the workload stood still for nothing"
+        public.reserve()
     clock.now += POLICY.offer_lifetime_s
     public.capture(watching)
 
@@ -224,12 +273,9 @@ def test_an_abandoned_capture_makes_room_for_another(public: Parent) -> None:
 
 
 @pytest.mark.parametrize("count", [-1, 0, MAX_CHILDREN + 1, 2**31])
-def test_a_count_that_no_fork_has_is_refused_before_anything_is_captured(
-    public: Parent, count: int
-) -> None:
+def test_a_count_that_no_fork_has_is_refused(public: Parent, count: int) -> None:
     with pytest.raises(UsageError, match="1 to 64"):
-        public.forks.capture(protocol.Capture(count, "sf-0"), watching)
-    assert not public.engine.kept
+        public.reserve(count)
 
 
 @pytest.mark.parametrize("index", [-1, 1, 63])
@@ -242,14 +288,12 @@ def test_a_place_that_the_capture_does_not_have_is_refused(public: Parent, index
 
 def test_under_fork_by_owner_nobody_captures_without_a_token(parent: Parent) -> None:
     with pytest.raises(RefusedByGuest, match="token"):
-        parent.forks.capture(protocol.Capture(1, "sf-0"), watching)
-    assert not parent.engine.kept
+        parent.reserve()
 
 
 def test_a_token_for_one_child_is_no_token_for_two(parent: Parent) -> None:
     with pytest.raises(RefusedByGuest, match="allows 1 children"):
-        parent.forks.capture(protocol.Capture(2, "sf-0", parent.token()), watching)
-    assert not parent.engine.kept
+        parent.reserve(2, parent.token())
 
 
 def test_a_host_that_captures_again_and_again_does_not_fill_the_agents_memory(
@@ -258,8 +302,7 @@ def test_a_host_that_captures_again_and_again_does_not_fill_the_agents_memory(
     """256 captures of 64 OFFERs each kept 66 MiB; under fork = "anyone" any host may ask."""
     captured = []
     for _ in range(MAX_KEPT_OFFERS // MAX_CHILDREN + 1):
-        request = protocol.Capture(MAX_CHILDREN, "sf-0")
-        captured.append(public.forks.capture(request, watching).fork_id)
+        captured.append(public.capture(watching, MAX_CHILDREN).fork_id)
         clock.now += POLICY.offer_lifetime_s
     assert sum(public.knows(fork_id) for fork_id in captured) * MAX_CHILDREN == MAX_KEPT_OFFERS
     assert public.knows(captured[-1])
@@ -272,8 +315,7 @@ def test_an_open_capture_is_never_forgotten_for_a_new_one(
     monkeypatch.setattr(forks_module, "MAX_KEPT_OFFERS", 4)
     first = public.capture(watching).fork_id
     for _ in range(5):
-        request = protocol.Capture(1, "sf-0")
-        public.forks.abandon(public.forks.capture(request, watching).fork_id)
+        public.forks.abandon(public.capture(watching).fork_id)
     assert public.knows(first)
 
 

@@ -16,9 +16,12 @@ from sevfork.handshake import (
     Manifest,
     NeedEvidence,
     OwnerCertificate,
+    Send,
+    manifest_digest,
 )
 from sevfork.handshake.keys import OfferKeys
 from sevfork.handshake.launch import LaunchConfig, Role
+from sevfork.handshake.manifest import TO_COME
 from sevfork.handshake.messages import (
     Grant,
     Join,
@@ -178,6 +181,30 @@ def test_manifest_that_differs_from_the_offers_digest_is_rejected(fork: Fork) ->
     other = Manifest((dataclasses.replace(MANIFEST.layers[0], image_key=b"K" * 32),))
     with pytest.raises(NotAuthentic, match="not the one that was offered"):
         fork.child.receive_grant(CompromisedParent(fork).grant(manifest=other.encode()))
+
+
+def test_grant_of_an_early_offer_with_a_certificate_for_another_manifest_is_rejected(
+    family: Family,
+) -> None:
+    fork = family.uncaptured()
+    fork.parent.captured(MANIFEST, 1.0)
+    other = Manifest((dataclasses.replace(MANIFEST.layers[0], image_key=b"K" * 32),))
+    CompromisedParent(fork).certifies(manifest_digest=manifest_digest(other.encode()))
+    with pytest.raises(NotAuthentic, match="another fork or place"):
+        fork.child.receive_grant(fork.grant())
+
+
+def test_host_that_makes_an_offer_an_early_one_gets_no_grant(family: Family, fork: Fork) -> None:
+    """So that the child would take any manifest."""
+    early = dataclasses.replace(Offer.decode(fork.offer), manifest_digest=TO_COME).encode()
+    with pytest.raises(NotAuthentic, match="another one"):
+        fork.child.receive_offer(early)
+    deceived = family.child_of(early)
+    session = family.session(deceived)
+    need = only(session.receive_offer(early), NeedEvidence)
+    join = only(session.provide_evidence(deceived.evidence(need.report_data)), Send).message
+    with pytest.raises(RefusedByGuest, match="another OFFER"):
+        fork.parent.receive_join(join, 1.0)
 
 
 def test_certificate_for_another_child_is_rejected(family: Family, fork: Fork) -> None:

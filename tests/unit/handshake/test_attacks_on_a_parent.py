@@ -12,6 +12,7 @@ from sevfork.errors import AttestationFailed, NotAuthentic, RefusedByGuest, Wron
 from sevfork.handshake import (
     EventKind,
     NeedEvidence,
+    ReleaseState,
     Send,
     attest_report_data,
 )
@@ -26,7 +27,7 @@ from sevfork.handshake.messages import (
 )
 from sevfork.handshake.transcript import child_report_data, transcript_1
 from sevfork.technology import Technology
-from tests.support.fake_family import Family, Fork, flip, only
+from tests.support.fake_family import LIFETIME_S, MANIFEST, Family, Fork, flip, only
 
 
 def test_join_that_is_replayed_to_another_offer_is_refused(family: Family) -> None:
@@ -41,6 +42,35 @@ def test_join_that_is_replayed_after_the_confirm_is_refused(fork: Fork) -> None:
     fork.confirm()
     with pytest.raises(RefusedByGuest, match="spent"):
         fork.parent.receive_join(join, 2.0)
+
+
+def test_join_before_the_capture_is_refused_and_the_true_one_still_works(family: Family) -> None:
+    fork = family.uncaptured()
+    join = fork.join()
+    with pytest.raises(RefusedByGuest, match="captured nothing yet"):
+        fork.parent.receive_join(join, 1.0)
+    fork.parent.captured(MANIFEST, 2.0)
+    (released,) = fork.child.receive_grant(fork.grant(join, 3.0))
+    assert only([released], ReleaseState).manifest == MANIFEST
+    assert fork.confirm()
+
+
+def test_offer_whose_capture_is_there_takes_no_other(family: Family, fork: Fork) -> None:
+    early = family.uncaptured()
+    early.parent.captured(MANIFEST, 1.0)
+    for parent in (early.parent, fork.parent):
+        with pytest.raises(WrongState, match="does not wait"):
+            parent.captured(MANIFEST, 2.0)
+    early.parent.abandon()
+    with pytest.raises(WrongState, match="does not wait"):
+        early.parent.captured(MANIFEST, 3.0)
+
+
+def test_early_offer_is_erased_when_its_time_is_over(family: Family) -> None:
+    fork = family.uncaptured()
+    assert fork.parent.expire(LIFETIME_S)
+    with pytest.raises(WrongState, match="does not wait"):
+        fork.parent.captured(MANIFEST, LIFETIME_S)
 
 
 def test_second_vm_launched_for_the_same_offer_is_refused(family: Family, fork: Fork) -> None:

@@ -10,14 +10,14 @@ from sevfork.handshake import InstanceKey
 from sevfork.handshake.launch import LaunchConfig, Role
 from sevfork.image.image import Image
 from sevfork.lifecycle.fork import ForkRequest, plan_fork
-from sevfork.lifecycle.fork.capture import captured
+from sevfork.lifecycle.fork.capture import opened
 from sevfork.lifecycle.fork.child import place_in
 from sevfork.lifecycle.fork.launch import child_domain
 from sevfork.lifecycle.launching import child_config
 from sevfork.lifecycle.up import UpRequest, plan_up, run_up
 from sevfork.wire import protocol
 from tests.support.fake_guests import FakeGuest, FakeHouse
-from tests.support.jobs import job_on
+from tests.support.jobs import captured_fork, job_on
 
 GRANT = protocol.Restore(b"grant", "sf-0123456789abcdef")
 
@@ -30,12 +30,12 @@ def ask(guest: FakeGuest, request: protocol.Request) -> protocol.Reply:
 def child(house: FakeHouse, parent: FakeGuest) -> FakeGuest:
     """Launched and configured for an OFFER, without a GRANT."""
     job = job_on(house)
-    with captured(job, plan_fork(house, ForkRequest("web"))) as capture:
-        spec = child_domain(job, capture.plan, place_in(capture, 0))
+    with opened(job, plan_fork(house, ForkRequest("web"))) as fork:
+        spec = child_domain(job, fork.plan, place_in(fork, 0))
         house.define(_xml(spec))
         house.start(spec.uuid)
     guest = house.guests[spec.uuid]
-    ask(guest, protocol.Configure(child_config(capture.offers[0]).encode()))
+    ask(guest, protocol.Configure(child_config(fork.offers[0]).encode()))
     return guest
 
 
@@ -55,7 +55,8 @@ def test_a_child_starts_no_workload_and_raises_no_network(child: FakeGuest) -> N
 @pytest.mark.parametrize(
     "request_",
     [
-        protocol.Capture(1, "sf-0123456789abcdef"),
+        protocol.Reserve(1, warm=False),
+        protocol.Capture(bytes(16), "sf-0123456789abcdef"),
         protocol.RelayJoin(bytes(16), 0, b"join"),
         protocol.RelayConfirm(bytes(16), 0, b"confirm"),
         protocol.RelayEvent(bytes(16), 0, b"event"),
@@ -122,9 +123,9 @@ def test_a_nonce_of_an_odd_size(parent: FakeGuest, size: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 65, 2**31])
-def test_a_capture_for_an_odd_number_of_children(parent: FakeGuest, count: int) -> None:
+def test_places_for_an_odd_number_of_children(parent: FakeGuest, count: int) -> None:
     with pytest.raises(errors.UsageError):
-        ask(parent, protocol.Capture(count, "sf-0123456789abcdef"))
+        ask(parent, protocol.Reserve(count, warm=False))
 
 
 def test_abandoning_what_never_was_is_harmless(parent: FakeGuest) -> None:
@@ -152,7 +153,7 @@ def test_what_a_trial_found_is_a_hint_and_a_capture_tries(
     run_up(job_on(house), plan_up(house, UpRequest("moody", image)))
     (moody,) = set(house.guests.values()) - {parent}
     assert _uncapturable(moody) == house.uncapturable
-    with captured(job_on(house), plan_fork(house, ForkRequest("moody"))):
+    with captured_fork(job_on(house), plan_fork(house, ForkRequest("moody"))):
         assert _uncapturable(moody) is None
 
 

@@ -45,8 +45,6 @@ def test_a_failure_keeps_its_exit_code_and_loses_its_escape_sequences() -> None:
 
 CAPTURED: dict[str, Any] = {
     "type": "Captured",
-    "fork_id": bytes(16),
-    "offers": [b"offer"],
     "pause_ms": 12.5,
     "state_bytes": 1,
     "sealed_bytes": 2**20,
@@ -65,7 +63,7 @@ def reply(said: dict[str, Any], **changes: Any) -> protocol.Reply:
 
 
 def test_what_an_honest_guest_measures_is_taken() -> None:
-    assert reply(CAPTURED) == protocol.Captured(bytes(16), [b"offer"], 12.5, 1, 2**20)
+    assert reply(CAPTURED) == protocol.Captured(12.5, 1, 2**20)
     assert reply(RESTORED) == protocol.Restored(b"confirm", [b"event"], 1, 3.0)
 
 

@@ -19,7 +19,7 @@ from sevfork.host import agent_client
 from sevfork.host.hypervisor import Domain, DomainState
 from sevfork.lifecycle import agents
 from sevfork.lifecycle.fork import ForkedChild, ForkOutcome, ForkRequest, plan_fork, run_fork
-from sevfork.lifecycle.fork.capture import captured
+from sevfork.lifecycle.fork.capture import opened
 from sevfork.lifecycle.fork.child import make_child
 from sevfork.lifecycle.fork.run import results
 from sevfork.lifecycle.fork.sealed_volume import make_volume
@@ -30,7 +30,7 @@ from sevfork.lifecycle.reap import reap
 from sevfork.lifecycle.undo import Undo
 from sevfork.technology import Technology
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse
-from tests.support.jobs import job_on
+from tests.support.jobs import captured_fork, job_on
 
 
 def forked(house: FakeHouse, *, seconds: float = 60, **wishes: object) -> ForkOutcome:
@@ -72,6 +72,30 @@ def test_a_child_can_be_forked(house: FakeHouse, parent: FakeGuest) -> None:
     assert house.guests[outcome.children[0].uuid].generation == 2
 
 
+def test_a_child_boots_while_its_parent_captures(house: FakeHouse, parent: FakeGuest) -> None:
+    booted = threading.Event()
+
+    def watch(who: str, phase: str, done: int = 0, total: int = 0) -> None:
+        if phase == "waiting for the capture":
+            booted.set()
+        if phase == "copy":
+            assert booted.wait(30), "the child waits for the capture to boot"
+
+    outcome = run_fork(job_on(house, watch=watch), plan_fork(house, ForkRequest("web")))
+    assert outcome.children[0].error is None
+
+
+def test_a_capture_that_fails_takes_no_vm_that_was_to_be_replaced(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    forked(house, name="copy")
+    before = names(house)
+    plan = plan_fork(house, ForkRequest("web", name="copy", replace=True))
+    with pytest.raises(errors.HostCannot):
+        run_fork(job_on(house, watch=interrupting("flush", errors.HostCannot("full"))), plan)
+    assert names(house) == before
+
+
 def test_one_child_that_fails_is_removed_and_the_others_live(
     house: FakeHouse, parent: FakeGuest
 ) -> None:
@@ -107,7 +131,7 @@ def test_a_restore_that_fails_leaves_nothing(
     assert_only_the_parent_is_left(house, parent)
 
 
-def interrupting(phase: str, error: type[BaseException]) -> Callable[..., None]:
+def interrupting(phase: str, error: type[BaseException] | BaseException) -> Callable[..., None]:
     def watch(who: str, now: str, done: int = 0, total: int = 0) -> None:
         if now == phase:
             raise error
@@ -130,8 +154,8 @@ def test_an_interrupt_takes_children_that_were_ready_already(
     plan = plan_fork(house, ForkRequest("web", count=2))
 
     def interrupted_after_the_first(job: Job) -> None:
-        with Undo() as undo, captured(job, plan) as capture:
-            make_child(job, capture, 0, undo)
+        with Undo() as undo, captured_fork(job, plan) as (fork, _):
+            make_child(job, fork, 0, undo)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -377,8 +401,8 @@ def test_a_hardware_child_is_launched_with_the_hash_of_its_own_configuration(
     house: FakeHouse, parent: FakeGuest
 ) -> None:
     plan = plan_fork(house, ForkRequest("web"))
-    with captured(job_on(house), plan) as capture:
-        config = child_config(capture.offers[0])
+    with opened(job_on(house), plan) as fork:
+        config = child_config(fork.offers[0])
     snp = Technology.SEV_SNP
     metadata = replace(plan.spec.metadata, technology=snp, processor=None)
     hardware = SnpLaunch("/usr/share/ovmf/OVMF.amdsev.fd", 51, 1, bytes(32))
