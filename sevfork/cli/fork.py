@@ -46,6 +46,12 @@ _COLUMNS = ("CHILD", "ADDRESS", "PARENT'S PAUSE", "READY AFTER", "WAS", "TECHNOL
     help="The owner's token, where the image's policy asks for one.",
 )
 @click.option("--cold", is_flag=True, help="Launch every child, and take none from a pool.")
+@click.option(
+    "--keep-going/--all-or-nothing",
+    default=True,
+    show_default=True,
+    help="Where a child fails, keep the others, or remove them too.",
+)
 @click.option("--timeout", metavar="DURATION", type=duration, default="300s", show_default=True)
 @click.option("--print-xml", is_flag=True, help="Print the children's domain XML, start nothing.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")
@@ -60,15 +66,14 @@ def fork(
     replace: bool,
     token: Path | None,
     cold: bool,
+    keep_going: bool,
     timeout: float,
     print_xml: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Fork the running VM (a name, id or UUID) into COUNT children, which run on by themselves."""
-    from sevfork.deadline import Deadline
-    from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
-    from sevfork.lifecycle.job import Job
+    from sevfork.lifecycle.fork import ForkRequest, plan_fork
     from sevfork.lifecycle.ports import PortWish
 
     request = ForkRequest(
@@ -79,6 +84,7 @@ def fork(
         publish=tuple(PortWish(*pair) for pair in publish) or None,
         token=token.read_bytes() if token else None,
         cold=cold,
+        all_or_nothing=not keep_going,
     )
     hypervisor = app.hypervisor(change_nothing=dry_run or print_xml)
     plan = plan_fork(hypervisor, request)
@@ -87,10 +93,18 @@ def fork(
     elif dry_run:
         _print_plan(app, plan, as_json)
     else:
-        with app.output.watching() as watch:
-            outcome = run_fork(Job(hypervisor, Deadline.after(timeout), watch), plan)
-        _print_outcome(app, hypervisor, outcome, as_json)
-        _fail_for(outcome)
+        _run(app, hypervisor, plan, timeout, as_json)
+
+
+def _run(app: App, hypervisor: Hypervisor, plan: ForkPlan, timeout: float, as_json: bool) -> None:
+    from sevfork.deadline import Deadline
+    from sevfork.lifecycle.fork import run_fork
+    from sevfork.lifecycle.job import Job
+
+    with app.output.watching() as watch:
+        outcome = run_fork(Job(hypervisor, Deadline.after(timeout), watch), plan)
+    _print_outcome(app, hypervisor, outcome, as_json)
+    _fail_for(outcome)
 
 
 def _print_xml(app: App, plan: ForkPlan) -> None:

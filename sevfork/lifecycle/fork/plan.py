@@ -32,6 +32,8 @@ class ForkRequest:
     token: bytes | None = field(default=None, repr=False)
     # Take no warm children.
     cold: bool = False
+    # Where one child fails, remove the others.
+    all_or_nothing: bool = False
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,10 @@ class ForkOutcome:
 
 
 def run_fork(job: Job, plan: ForkPlan) -> ForkOutcome:
-    """The whole fork. Raises if no child came to be; else the outcome has a result for each."""
+    """The whole fork: the outcome has a result for each child.
+
+    Raises if no child came to be, or if one did not where all were wanted.
+    """
     job = replace(job, watch=logged(job.watch))
     # Children outlive the capture, but not a failure, or a signal, while that is cleaned up.
     with Undo() as undo:
@@ -50,8 +53,9 @@ def run_fork(job: Job, plan: ForkPlan) -> ForkOutcome:
         plan = replace(plan, names=plan.names[: plan.request.count - len(taken)])
         with opened(job, plan) as fork:
             capture, children = _capture_and_make(job, fork, taken, undo)
-    if all(child.error for child in children) and children[0].error:
-        raise children[0].error
+        failures = [child.error for child in children if child.error]
+        if failures and (plan.request.all_or_nothing or len(failures) == len(children)):
+            raise failures[0]
     return ForkOutcome(
         parent=plan.domain.name,
         parent_uuid=plan.domain.uuid,
@@ -69,20 +73,17 @@ def run_fork(job: Job, plan: ForkPlan) -> ForkOutcome:
 def _capture_and_make(
     job: Job, fork: OpenFork, taken: tuple[TakenChild, ...], undo: Undo
 ) -> tuple[Capture, tuple[ForkedChild, ...]]:
-    """Children boot while the parent captures. A few at a time, so that the host lives.
-
-    One processor is left to the capture, and so to the parent's pause.
-    """
-    cpus = job.hypervisor.facts().cpus
+    """Children boot while the parent captures, but for one processor's, which is left to that."""
+    ahead = job.hypervisor.facts().cpus - 1
     warm = [
         partial(_attempt, each.spec.name, partial(activate_child, job, fork, each, undo))
         for each in taken
     ]
     cold = [
-        partial(_attempt, name, partial(_make, job, fork, index, undo, ahead=index < cpus - 1))
+        partial(_attempt, name, partial(_make, job, fork, index, undo, ahead=index < ahead))
         for index, name in enumerate(fork.names)
     ]
-    with ThreadPoolExecutor(max_workers=min(len(warm + cold), max(2, cpus))) as pool:
+    with ThreadPoolExecutor(max_workers=_at_once(job, fork.plan)) as pool:
         futures = [pool.submit(attempt) for attempt in warm + cold]
         try:
             with captured(job, fork) as capture:
@@ -92,6 +93,17 @@ def _capture_and_make(
             for future in futures:
                 future.cancel()
             raise
+
+
+def _at_once(job: Job, plan: ForkPlan) -> int:
+    """How many children are made at a time: as many as the host has processors and memory for.
+
+    A guest that boots keeps a processor busy where it is emulated, and about half of one by KVM;
+    two have always something to wait for.
+    """
+    facts = job.hypervisor.facts()
+    busy = facts.cpus if plan.spec.accelerator is Accelerator.TCG else 2 * facts.cpus
+    return max(1, min(max(2, busy), facts.free_memory_mib // plan.spec.memory_mib))
 
 
 def _make(job: Job, fork: OpenFork, index: int, undo: Undo, *, ahead: bool) -> ForkedChild:

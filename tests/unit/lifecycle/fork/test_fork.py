@@ -114,6 +114,22 @@ def test_one_child_that_fails_is_removed_and_the_others_live(
     assert failed[0].name not in names(house)
 
 
+def test_all_or_nothing_removes_the_children_that_were_ready(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    outcomes = iter([None, None, errors.NotAuthentic("the third fails")])
+
+    def fail_in_the_end() -> None:
+        error = next(outcomes, None)
+        if error:
+            raise error
+
+    house.on_resume = fail_in_the_end
+    with pytest.raises(errors.NotAuthentic, match="the third fails"):
+        forked(house, count=3, all_or_nothing=True)
+    assert_only_the_parent_is_left(house, parent)
+
+
 @pytest.mark.parametrize(
     "error", [errors.NotAuthentic("x"), errors.RefusedByGuest("x"), ZeroDivisionError("x")]
 )
