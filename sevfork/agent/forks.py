@@ -62,7 +62,8 @@ class _Fork:
 
     ``warm``: they are to hold the snapshot. The others wait for one capture, with the ``token``
     that it spends, until ``was_captured``. ``manifest`` is what it made, for warm children to be
-    called to until ``callable_until``. Those that were ``called`` have the places after the OFFERs'.
+    called to until ``callable_until``. Those that were ``called`` have the places after those of
+    the OFFERs.
     """
 
     kin: tuple[Kin, ...]
