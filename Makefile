@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Building images and a private libvirtd take root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=http_proxy,https_proxy,SEVFORK_DEBIAN_MIRROR,SEVFORK_VECTORS)
 
-.PHONY: help demo test setup venv unit test-fast lint format bench fetched clean
+.PHONY: help demo test setup venv unit test-fast lint format bench bench-quick fetched clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -51,8 +51,11 @@ format: venv  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: venv  ## verification beside openssl
-	$(BIN)/python scripts/bench_verify.py
+bench: setup  ## what sevfork costs beside its peers, one table (40 minutes; bench-quick: 5)
+	$(AS_ROOT) $(BIN)/python -m scripts.bench
+
+bench-quick: setup  ## the same with 100 MiB and one child only
+	$(AS_ROOT) $(BIN)/python -m scripts.bench --quick
 
 # What tests need and the project does not carry: schemas of a libvirt that knows SNP and TDX, CRIU's own
 # protocol file, evidence of public projects. Without them those tests are skipped, and the summary says so.

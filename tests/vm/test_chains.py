@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.vm.lab import Lab, Vm
+
+HOME, MTIME = "/var/lib/workload", 1
 
 
 @pytest.mark.parametrize("rounds", [4, pytest.param(40, marks=pytest.mark.slow)])
@@ -33,8 +37,11 @@ def test_an_update_misses_nothing(lab: Lab, rounds: int) -> None:
     lab.remove(parent, child, grandchild)
 
 
-def assert_same(vm: Vm, expected: dict[str, object]) -> None:
+def assert_same(vm: Vm, expected: dict[str, Any]) -> None:
     """Part by part, so that a difference is short."""
     found = vm.json("/state")
     for part, value in expected.items():
+        if isinstance(value, dict) and HOME in value:
+            # CRIU makes the deleted file that is open, and deletes it, in this directory.
+            value[HOME][MTIME] = found[part][HOME][MTIME]
         assert found[part] == value, part

@@ -1,0 +1,1 @@
+"""Commands for those who work on sevfork; ``scripts/bench`` is a package of its own."""

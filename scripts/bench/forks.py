@@ -1,0 +1,128 @@
+"""Forks of one Redis, cold and warm, and its snapshot: parts a to d and f of the table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scripts.bench import guests, peers
+from scripts.bench.figures import Row, missing
+from scripts.bench.guests import LongestWait, sevfork
+from scripts.bench.timeline import Phase, phases
+
+_MIB = 2**20
+
+
+@dataclass
+class Session:
+    """One parent with ``mib`` of data, and what has been measured of it so far."""
+
+    name: str
+    mib: int
+    uri: str
+    rows: list[Row] = field(default_factory=list)
+    timelines: list[tuple[str, Sequence[Phase]]] = field(default_factory=list)
+    boot_and_load_s: float = 0.0
+    cold_s: float = 0.0
+    cold_pause_ms: float = 0.0
+    floor_ms: float = 0.0
+    floor_mib: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.data = guests.values(self.mib)
+        self.parent: dict[str, Any] = {}
+
+    def row(self, part: str, what: str, value: float, unit: str, **peer: Any) -> None:
+        self.rows.append(Row(part, f"{self.mib} MiB: {what}", value, unit, **peer))
+
+    def start(self, memory: str) -> None:
+        began = time.monotonic()
+        words = ("up", self.name, "--image", guests.IMAGE, "--publish", "6379", "--memory", memory)
+        self.parent = sevfork(*words).data["vm"]
+        guests.load(guests.connect(self.parent), self.data)
+        guests.answers(self.parent, self.data)
+        self.boot_and_load_s = time.monotonic() - began
+
+    def cold_fork(self) -> None:
+        with LongestWait(self.parent) as client:
+            forked, self.cold_s = self._fork("--cold")
+        self.cold_pause_ms = forked["pause_ms"]
+        peer = {"peer": "boot and load", "peer_value": self.boot_and_load_s}
+        self.row("b", "first right answer, cold", self.cold_s, "s", **peer)
+        self.row("a", "pause of a fork, no snapshot", self.cold_pause_ms, "ms")
+        self.row("a", "a client's longest wait, cold fork", client.longest_ms, "ms")
+        self.row("f", "memory of a child's QEMU", guests.resident_mib(forked["children"][0]), "MiB")
+        guests.remove(self.name, children_only=True)
+
+    def snapshots(self, percents: Sequence[int]) -> None:
+        """The base, an update for which nothing was written, then others."""
+        base = sevfork("snapshot", self.name).data
+        floor = sevfork("snapshot", self.name).data
+        self.floor_ms, self.floor_mib = floor["pause_ms"], floor["sealed_bytes"] / _MIB
+        self.row("a", "pause of a snapshot's base", base["pause_ms"], "ms")
+        self.row("a", "pause of an update, nothing written (floor)", self.floor_ms, "ms")
+        for percent in percents:
+            written = guests.dirty(guests.connect(self.parent), self.data, percent)
+            made = sevfork("snapshot", self.name).data
+            what = f"{percent} % written"
+            floor_of = {"peer": "floor", "peer_value": self.floor_ms}
+            self.row("a", f"pause of an update, {what}", made["pause_ms"], "ms", **floor_of)
+            bytes_of = {"peer": "written by the client", "peer_value": written / _MIB}
+            note = f"floor {floor['state_bytes'] / _MIB:.2f} MiB"
+            state = made["state_bytes"] / _MIB
+            self.row("d", f"captured, {what}", state, "MiB", **bytes_of, most=1.3, note=note)
+        self.row("f", "kept in the parent's guest for updates", made["kept_bytes"] / 1024, "KiB")
+        self.row("f", "memory of the parent's QEMU", guests.resident_mib(self.parent), "MiB")
+
+    def warm_fork(self, count: int = 1) -> None:
+        with guests.pool(self.name, count):
+            warm = [vm for vm in guests.listed() if vm["state"] == "warm"]
+            self.row("f", "memory of a warm child's QEMU", guests.resident_mib(warm[0]), "MiB")
+            held = warm[0]["warm"]["held_bytes"] / _MIB
+            self.row("f", "of it held for the fork", held, "MiB")
+            with LongestWait(self.parent) as client:
+                forked, warm_s = self._fork("-n", str(count))
+        if not all(child["was_warm"] for child in forked["children"]):
+            raise SystemExit("a child of a full pool was not warm")
+        for peer, value in (("cold fork", self.cold_s), ("boot and load", self.boot_and_load_s)):
+            aim = {"peer": peer, "peer_value": value, "most": 0.25}
+            self.row("b", "first right answer, warm", warm_s, "s", **aim)
+        aim = {"peer": "no snapshot", "peer_value": self.cold_pause_ms}
+        self.row("a", "pause of a fork with a snapshot", forked["pause_ms"], "ms", **aim)
+        self.row("a", "a client's longest wait, warm fork", client.longest_ms, "ms")
+        guests.remove(self.name, children_only=True)
+
+    def many(self, counts: Sequence[int], *options: str) -> None:
+        for count in counts:
+            _, taken_s = self._fork("-n", str(count), *options)
+            single = {"peer": f"{count} times one", "peer_value": count * self.cold_s}
+            self.row("c", f"{count} children, cold", taken_s, "s", **single)
+            guests.remove(self.name, children_only=True)
+
+    def others(self) -> Iterator[Row]:
+        """What the neighbours need to stand still for, with this very guest."""
+        part, what = "a", f"{self.mib} MiB: a client's longest wait, QEMU's background snapshot"
+        try:
+            wait_ms = peers.background_snapshot_ms(self.uri, self.parent)
+            yield Row(part, what, wait_ms, "ms", note="plain text, to nowhere")
+        except peers.PeerFailed as exc:
+            yield missing(part, what, str(exc))
+        what = f"{self.mib} MiB: virsh save and restore"
+        try:
+            taken_s = peers.save_and_restore_s(self.uri, self.parent)
+            pause_ms, note = self.cold_pause_ms, "plain text, the same guest"
+            yield Row(part, what, taken_s * 1000, "ms", "pause of a fork", pause_ms, note=note)
+        except peers.PeerFailed as exc:
+            yield missing(part, what, str(exc))
+
+    def _fork(self, *options: str) -> tuple[dict[str, Any], float]:
+        """Until every child has given its first right answer."""
+        began = time.monotonic()
+        forked = sevfork("fork", self.name, *options)
+        for child in forked.data["children"]:
+            guests.answers(child, self.data)
+        taken_s = time.monotonic() - began
+        self.timelines.append((" ".join(options), phases(forked.log, forked.taken_s)))
+        return forked.data, taken_s

@@ -1,0 +1,151 @@
+"""The guests of one run, driven as a user would: by the ``sevfork`` command."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+from rich.console import Console
+
+SEVFORK = Path(sys.executable).parent / "sevfork"
+IMAGE = "build/images/redis"
+VALUE_BYTES = 4096
+_BATCH = 256
+_TIMEOUT_S = 900
+
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a command printed as JSON, how long it took, and its debug log."""
+
+    data: Any
+    taken_s: float
+    log: list[str] = field(repr=False)
+
+
+def sevfork(*words: str) -> Timed:
+    """Run it with --json and --debug; a failure shows its log and ends the run."""
+    console.print(f"[dim]$ sevfork {' '.join(words)}[/dim]", soft_wrap=True)
+    began = time.monotonic()
+    argv = [str(SEVFORK), *words, "--json", "--debug"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    if done.returncode:
+        raise SystemExit(f"sevfork {' '.join(words)} ended with {done.returncode}\n{done.stderr}")
+    return Timed(json.loads(done.stdout), time.monotonic() - began, done.stderr.splitlines())
+
+
+def values(mib: int) -> dict[str, bytes]:
+    """Incompressible, and no two alike."""
+    count = mib * 2**20 // VALUE_BYTES
+    chosen = random.Random(mib)  # noqa: S311  # test data, not a secret
+    return {f"key:{number}": chosen.randbytes(VALUE_BYTES) for number in range(count)}
+
+
+def connect(vm: dict[str, Any]) -> redis.Redis:
+    host, port = vm["ports"][0]["address"].rsplit(":", 1)
+    return redis.Redis(host, int(port), socket_timeout=60, single_connection_client=True)
+
+
+def load(client: redis.Redis, data: dict[str, bytes]) -> None:
+    names = list(data)
+    for start in range(0, len(names), _BATCH):
+        client.mset({name: data[name] for name in names[start : start + _BATCH]})
+
+
+def dirty(client: redis.Redis, data: dict[str, bytes], percent: int) -> int:
+    """Overwrite so many of the keys, spread evenly; returns the bytes written."""
+    chosen = [name for number, name in enumerate(data) if number * percent % 100 < percent]
+    load(client, {name: data[name][::-1] for name in chosen})
+    return len(chosen) * VALUE_BYTES
+
+
+def answers(vm: dict[str, Any], data: dict[str, bytes]) -> None:
+    """A child's first right answer; raises SystemExit for a wrong one."""
+    last = next(reversed(data))
+    if connect(vm).get(last) not in (data[last], data[last][::-1]):
+        raise SystemExit(f"'{vm['name']}' does not hold its parent's state")
+
+
+def resident_mib(vm: dict[str, Any]) -> float:
+    """What the host has given to a VM's QEMU."""
+    found = subprocess.run(
+        ["pgrep", "-f", f"guest={vm['name']},"], capture_output=True, text=True, check=True
+    )
+    status = Path("/proc", found.stdout.split()[0], "status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+class LongestWait(threading.Thread):
+    """A client with one connection, and the longest that it waited for an answer."""
+
+    def __init__(self, vm: dict[str, Any]) -> None:
+        super().__init__(daemon=True)
+        self._redis, self._enough = connect(vm), threading.Event()
+        self.longest_ms = 0.0
+
+    def run(self) -> None:
+        with suppress(redis.RedisError):
+            while not self._enough.is_set():
+                before = time.monotonic()
+                self._redis.ping()
+                self.longest_ms = max(self.longest_ms, (time.monotonic() - before) * 1000)
+                time.sleep(0.002)
+
+    def __enter__(self) -> LongestWait:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self.join(90)
+
+
+@contextmanager
+def pool(name: str, size: int) -> Iterator[None]:
+    """``sevfork pool`` in the background, from when it is full on."""
+    console.print(f"[dim]$ sevfork pool {name} --size {size} &[/dim]")
+    argv = [str(SEVFORK), "pool", name, "--size", str(size), "--every", "10m", "--max-lag", "30m"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as keeper:
+        if keeper.stderr is None:
+            raise SystemExit("the pool's messages cannot be read")
+        stopper = threading.Timer(_TIMEOUT_S, keeper.terminate)
+        stopper.start()
+        try:
+            if not any("is full" in line for line in keeper.stderr):
+                raise SystemExit("the pool never became full")
+            threading.Thread(target=keeper.stderr.read, daemon=True).start()
+            yield
+        finally:
+            stopper.cancel()
+            keeper.terminate()
+            keeper.wait(60)
+
+
+def listed() -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [SEVFORK, "ls", "--json"], stdout=subprocess.PIPE, check=False, timeout=120
+    )
+    vms: list[dict[str, Any]] = json.loads(done.stdout)["vms"] if done.returncode == 0 else []
+    return vms
+
+
+def remove(name: str, *, children_only: bool = False) -> None:
+    """A parent and whatever came of it."""
+    mine = [vm["name"] for vm in listed() if vm["name"].startswith(f"{name}-fork")]
+    if not children_only:
+        mine += [vm["name"] for vm in listed() if vm["name"] == name]
+    if mine:
+        subprocess.run([SEVFORK, "-q", "rm", *mine], check=False, timeout=_TIMEOUT_S)

@@ -1,0 +1,99 @@
+"""The parts of the benchmark that start nothing: rows, the table, the picture, what peers print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from scripts.bench import guests
+from scripts.bench.figures import Row, missing, table, write_json
+from scripts.bench.sealing import parse_openssl
+from scripts.bench.timeline import Phase, phases, write_svg
+
+SLOW = Row("b", "warm", 5.0, "s", peer="cold", peer_value=10.0, most=0.25)
+QUICK = Row("b", "warm", 2.0, "s", peer="cold", peer_value=10.0, most=0.25)
+ALONE = Row("f", "memory", 512.0, "MiB")
+ABSENT = missing("a", "virsh save", "not supported")
+
+
+@pytest.mark.parametrize(
+    ("row", "ratio", "met"),
+    [(SLOW, 0.5, False), (QUICK, 0.2, True), (ALONE, None, None), (ABSENT, None, None)],
+)
+def test_a_row_has_a_verdict_where_it_has_a_peer_and_an_aim(
+    row: Row, ratio: float | None, met: bool | None
+) -> None:
+    assert (row.ratio, row.met) == (ratio, met)
+
+
+def test_a_peer_of_nothing_gives_no_ratio() -> None:
+    assert Row("d", "captured", 1.0, "MiB", peer="written", peer_value=0.0, most=1.3).met is None
+
+
+def test_the_table_says_what_was_not_met_and_what_is_missing() -> None:
+    console = Console(width=200, record=True)
+    console.print(table([SLOW, QUICK, ALONE, ABSENT], "a title"))
+    shown = console.export_text()
+    for word in ("0.50", "<= 0.25 not met", "<= 0.25 met", "512 MiB", "not measured: not supp"):
+        assert word in shown
+
+
+def test_the_document_has_the_environment_and_all_rows(tmp_path: Path) -> None:
+    write_json(tmp_path / "new" / "bench.json", [SLOW, ABSENT], {"cpus": 2})
+    document = json.loads((tmp_path / "new" / "bench.json").read_text())
+    assert (document["schema"], document["environment"]) == (1, {"cpus": 2})
+    assert [row["met"] for row in document["rows"]] == [False, None]
+
+
+def test_the_rate_of_openssl_is_read() -> None:
+    text = "version: 3.0.19\noptions: bn(64,64)\nAES-256-GCM    2097152.00k\n"
+    assert parse_openssl(text) == 2000.0
+    with pytest.raises(ValueError, match="openssl"):
+        parse_openssl("AES-128-GCM 5k")
+
+
+LOG = """\
+    316 ms sevfork.lifecycle.progress: web, phase: connect
+    320 ms sevfork.host.libvirt.errors: domains
+    900 ms sevfork.lifecycle.progress: web, phase: copy
+   1000 ms sevfork.lifecycle.progress: web-fork, phase: boot
+   1500 ms sevfork.lifecycle.progress: web, phase: copy
+   2900 ms sevfork.lifecycle.progress: web, phase: captured
+   5000 ms sevfork.lifecycle.progress: web-fork, phase: ready
+"""
+
+
+def test_a_phase_lasts_until_the_next_of_its_vm() -> None:
+    assert phases(LOG.splitlines(), 6.0) == [
+        Phase("web", "connect", 0.316, 0.9),
+        Phase("web", "copy", 0.9, 2.9),
+        Phase("web-fork", "boot", 1.0, 5.0),
+    ]
+
+
+def test_the_picture_has_a_box_a_phase(tmp_path: Path) -> None:
+    path = tmp_path / "timeline.svg"
+    write_svg(path, [("cold", phases(LOG.splitlines(), 6.0)), ("warm", [])], "emulated")
+    svg = ElementTree.parse(path).getroot()  # noqa: S314  # it is our own
+    boxes = [each for each in svg if each.tag.endswith("rect")]
+    assert [box[0].text for box in boxes] == ["connect: 0.58 s", "copy: 2.00 s", "boot: 4.00 s"]
+    assert "emulated" in [each.text for each in svg]
+
+
+def test_so_many_of_the_keys_are_written_as_was_said() -> None:
+    data = guests.values(1)
+    assert len(data) * guests.VALUE_BYTES == 2**20
+
+    class Written(dict[str, bytes]):
+        def mset(self, values: dict[str, bytes]) -> None:
+            self.update(values)
+
+    for percent in (1, 10, 50):
+        written = Written()
+        size = guests.dirty(written, data, percent)  # type: ignore[arg-type]
+        assert size == len(written) * guests.VALUE_BYTES
+        assert abs(len(written) - len(data) * percent / 100) <= 1
