@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sevfork.host import private_libvirtd
 from sevfork.host.hypervisor import Hypervisor
-from sevfork.host.private_libvirtd import Layout, answers, ensure_running
+from sevfork.host.private_libvirtd import Layout, answers
 
 SYSTEM_URI = "qemu:///system"
 SESSION_URI = "qemu:///session"
@@ -39,9 +40,12 @@ def connect(asked: str | None, note: Callable[[str], None]) -> Hypervisor:
 
     environ, layout = os.environ, Layout.of(os.environ)
     endpoint = choose(asked, environ, layout, root=os.geteuid() == 0, answers=answers)
+    pool_path = str(endpoint.pool) if endpoint.pool else None
     if endpoint.private:
-        ensure_running(layout, note)
-    return connect_to(endpoint.uri, pool_path=str(endpoint.pool) if endpoint.pool else None)
+        return private_libvirtd.connect(
+            layout, note, lambda: connect_to(endpoint.uri, pool_path=pool_path)
+        )
+    return connect_to(endpoint.uri, pool_path=pool_path)
 
 
 def choose(

@@ -13,14 +13,16 @@ import pwd
 import shutil
 import signal
 import socket
+import time
 import uuid as uuids
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from sevfork import process
 from sevfork.deadline import Deadline
-from sevfork.errors import HostCannot, SevforkError, TimedOut, UsageError
+from sevfork.errors import HostCannot, HypervisorUnreachable, SevforkError, TimedOut, UsageError
 from sevfork.host import maker
 from sevfork.host.own_path import require_own
 
@@ -28,6 +30,7 @@ from sevfork.host.own_path import require_own
 _START_TIMEOUT_S = 30
 _STOP_TIMEOUT_S = 20
 _POLL_S = 0.05
+_DYING_S = 5.0
 # sun_path holds 107 characters; the longest below our directory is a guest's channel:
 # lib/qemu/channel/target/domain-NN-<20 characters>/org.sevfork.agent.0
 _LONGEST_STATE_DIR = 40
@@ -73,6 +76,9 @@ while [ "$1" != -- ]; do mount --bind "$1" "$2"; shift 2; done
 shift
 exec "$@"
 """
+
+
+_Connection = TypeVar("_Connection")
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,24 @@ def ensure_running(layout: Layout, note: Callable[[str], None]) -> None:
                 "no libvirtd answers: starting a private one (the first time takes up to a minute)"
             )
         _start(layout)
+
+
+def connect(
+    layout: Layout, note: Callable[[str], None], open_it: Callable[[], _Connection]
+) -> _Connection:
+    """What ``open_it`` gives, once the private libvirtd runs.
+
+    One that is being killed still accepts connections, and then hangs up: that is tried again.
+    """
+    deadline = Deadline.after(_DYING_S)
+    while True:
+        ensure_running(layout, note)
+        try:
+            return open_it()
+        except HypervisorUnreachable:
+            if deadline.passed:
+                raise
+            time.sleep(_POLL_S)
 
 
 def stop(layout: Layout) -> bool:

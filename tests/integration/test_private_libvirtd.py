@@ -59,8 +59,10 @@ class Private:
     environ: dict[str, str]
 
     def connect(self) -> Hypervisor:
-        private_libvirtd.ensure_running(self.layout, lambda _text: None)
-        return connect(self.layout.uri, pool_path=str(self.layout.pool))
+        layout = self.layout
+        return private_libvirtd.connect(
+            layout, lambda _: None, lambda: connect(layout.uri, pool_path=str(layout.pool))
+        )
 
     def pids(self) -> list[str]:
         """The libvirtd processes that have this pid file on their command line."""

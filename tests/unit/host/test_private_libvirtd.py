@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.errors import InsecureRefused, UsageError
+from sevfork.errors import HypervisorUnreachable, InsecureRefused, UsageError
 from sevfork.host import private_libvirtd
 
 LAYOUT = private_libvirtd.Layout.of({})
@@ -66,3 +66,29 @@ def test_there_is_nothing_to_end_where_nothing_answers(
 ) -> None:
     monkeypatch.setattr(private_libvirtd, "answers", lambda _path: False)
     assert not private_libvirtd.stop(foreign)
+
+
+def test_a_libvirtd_that_is_being_killed_is_not_taken_for_one_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It accepts connections while it goes, and hangs up."""
+    monkeypatch.setattr(private_libvirtd, "ensure_running", lambda *_: None)
+    attempts = iter([HypervisorUnreachable("client socket is closed")] * 2)
+
+    def open_it() -> str:
+        for error in attempts:
+            raise error
+        return "a connection"
+
+    assert private_libvirtd.connect(LAYOUT, print, open_it) == "a connection"
+
+
+def test_a_libvirtd_that_stays_unreachable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_libvirtd, "ensure_running", lambda *_: None)
+    monkeypatch.setattr(private_libvirtd, "_DYING_S", 0.1)
+
+    def open_it() -> str:
+        raise HypervisorUnreachable("no libvirt")
+
+    with pytest.raises(HypervisorUnreachable, match="no libvirt"):
+        private_libvirtd.connect(LAYOUT, print, open_it)
