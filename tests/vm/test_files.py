@@ -11,7 +11,7 @@ import pytest
 
 from tests.vm.lab import Lab, Vm
 
-ROUNDS = 3
+ROUNDS = 2
 UNDER_LOAD_S = 5
 
 
