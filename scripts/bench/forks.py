@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from scripts.bench.guests import LongestWait, sevfork
 from scripts.bench.timeline import Phase, phases
 
 _MIB = 2**20
+_UPDATES = 3
 
 
 @dataclass
@@ -27,8 +29,7 @@ class Session:
     boot_and_load_s: float = 0.0
     cold_s: float = 0.0
     cold_pause_ms: float = 0.0
-    floor_ms: float = 0.0
-    floor_mib: float = 0.0
+    kept_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.data = guests.values(self.mib)
@@ -59,22 +60,30 @@ class Session:
     def snapshots(self, percents: Sequence[int]) -> None:
         """The base, an update for which nothing was written, then others."""
         base = sevfork("snapshot", self.name).data
-        floor = sevfork("snapshot", self.name).data
-        self.floor_ms, self.floor_mib = floor["pause_ms"], floor["sealed_bytes"] / _MIB
         self.row("a", "pause of a snapshot's base", base["pause_ms"], "ms")
-        self.row("a", "pause of an update, nothing written (floor)", self.floor_ms, "ms")
+        floor_ms, floor_mib, _ = self._updates(0)
+        self.row("a", "pause of an update, nothing written (floor)", floor_ms, "ms")
         for percent in percents:
+            pause_ms, state_mib, written_mib = self._updates(percent)
+            what = f"{percent} % of the pages written"
+            floor = {"peer": "floor", "peer_value": floor_ms}
+            self.row("a", f"pause of an update, {what}", pause_ms, "ms", **floor)
+            pages = {"peer": "those pages", "peer_value": written_mib, "most": 1.3}
+            note = f"less the floor, which is {floor_mib:.2f} MiB"
+            self.row("d", f"captured, {what}", state_mib - floor_mib, "MiB", **pages, note=note)
+        self.row("f", "kept in the parent's guest for updates", self.kept_bytes / 1024, "KiB")
+        self.row("f", "memory of the parent's QEMU", guests.resident_mib(self.parent), "MiB")
+
+    def _updates(self, percent: int) -> tuple[float, float, float]:
+        """Medians of some updates: pause in ms, MiB of state, MiB of pages that were written."""
+        pauses, states, written = [], [], 0
+        for _ in range(_UPDATES):
             written = guests.dirty(guests.connect(self.parent), self.data, percent)
             made = sevfork("snapshot", self.name).data
-            what = f"{percent} % written"
-            floor_of = {"peer": "floor", "peer_value": self.floor_ms}
-            self.row("a", f"pause of an update, {what}", made["pause_ms"], "ms", **floor_of)
-            bytes_of = {"peer": "written by the client", "peer_value": written / _MIB}
-            note = f"floor {floor['state_bytes'] / _MIB:.2f} MiB"
-            state = made["state_bytes"] / _MIB
-            self.row("d", f"captured, {what}", state, "MiB", **bytes_of, most=1.3, note=note)
-        self.row("f", "kept in the parent's guest for updates", made["kept_bytes"] / 1024, "KiB")
-        self.row("f", "memory of the parent's QEMU", guests.resident_mib(self.parent), "MiB")
+            pauses.append(made["pause_ms"])
+            states.append(made["state_bytes"] / _MIB)
+            self.kept_bytes = made["kept_bytes"]
+        return statistics.median(pauses), statistics.median(states), written / _MIB
 
     def warm_fork(self, count: int = 1) -> None:
         with guests.pool(self.name, count):

@@ -19,8 +19,8 @@ from rich.console import Console
 
 SEVFORK = Path(sys.executable).parent / "sevfork"
 IMAGE = "build/images/redis"
-VALUE_BYTES = 4096
-_BATCH = 256
+PAGE_BYTES = 4096
+VALUE_BYTES = 2**20
 _TIMEOUT_S = 900
 
 console = Console(stderr=True, highlight=False)
@@ -59,22 +59,30 @@ def connect(vm: dict[str, Any]) -> redis.Redis:
 
 
 def load(client: redis.Redis, data: dict[str, bytes]) -> None:
-    names = list(data)
-    for start in range(0, len(names), _BATCH):
-        client.mset({name: data[name] for name in names[start : start + _BATCH]})
+    for name, value in data.items():
+        client.set(name, value)
 
 
 def dirty(client: redis.Redis, data: dict[str, bytes], percent: int) -> int:
-    """Overwrite so many of the keys, spread evenly; returns the bytes written."""
-    chosen = [name for number, name in enumerate(data) if number * percent % 100 < percent]
-    load(client, {name: data[name][::-1] for name in chosen})
-    return len(chosen) * VALUE_BYTES
+    """Write one byte of so many of the pages, spread evenly; returns the bytes of those pages.
+
+    In place, as SETRANGE does. Not of the last value, which ``answers`` asks for.
+    """
+    written = 0
+    for name in list(data)[:-1]:
+        pipeline = client.pipeline(transaction=False)
+        for page in range(VALUE_BYTES // PAGE_BYTES):
+            if page * percent % 100 < percent:
+                pipeline.setrange(name, page * PAGE_BYTES, b"x")
+                written += PAGE_BYTES
+        pipeline.execute()
+    return written
 
 
 def answers(vm: dict[str, Any], data: dict[str, bytes]) -> None:
     """A child's first right answer; raises SystemExit for a wrong one."""
     last = next(reversed(data))
-    if connect(vm).get(last) not in (data[last], data[last][::-1]):
+    if connect(vm).get(last) != data[last]:
         raise SystemExit(f"'{vm['name']}' does not hold its parent's state")
 
 

@@ -84,16 +84,25 @@ def test_the_picture_has_a_box_a_phase(tmp_path: Path) -> None:
     assert "emulated" in [each.text for each in svg]
 
 
-def test_so_many_of_the_keys_are_written_as_was_said() -> None:
-    data = guests.values(1)
-    assert len(data) * guests.VALUE_BYTES == 2**20
+def test_so_many_of_the_pages_are_written_as_was_said() -> None:
+    data = guests.values(3)
+    assert sum(map(len, data.values())) == 3 * 2**20
 
-    class Written(dict[str, bytes]):
-        def mset(self, values: dict[str, bytes]) -> None:
-            self.update(values)
+    class Client:
+        def __init__(self) -> None:
+            self.places: set[tuple[str, int]] = set()
 
-    for percent in (1, 10, 50):
-        written = Written()
-        size = guests.dirty(written, data, percent)  # type: ignore[arg-type]
-        assert size == len(written) * guests.VALUE_BYTES
-        assert abs(len(written) - len(data) * percent / 100) <= 1
+        def pipeline(self, transaction: bool) -> Client:
+            return self
+
+        def setrange(self, name: str, offset: int, value: bytes) -> None:
+            self.places.add((name, offset // guests.PAGE_BYTES))
+
+        def execute(self) -> None: ...
+
+    for percent in (0, 1, 10, 50):
+        client = Client()
+        size = guests.dirty(client, data, percent)  # type: ignore[arg-type]
+        assert size == len(client.places) * guests.PAGE_BYTES
+        assert abs(len(client.places) - 512 * percent / 100) <= 2
+        assert "key:2" not in {name for name, _ in client.places}, "the one that is asked for"
