@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from sevfork.deadline import Deadline
 from sevfork.domain import metadata_xml
 from sevfork.domain.disks import disk_xml, has_target
 from sevfork.domain.metadata import Metadata, Phase, ProcessorState
@@ -292,6 +293,24 @@ def test_a_daemon_that_was_killed_is_noticed_at_once_by_whoever_waits(private: P
     connected.close()
     assert time.monotonic() - started < 10
     leave_nothing(private.connect())
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_channel_that_is_closed_leaves_no_descriptor(private: Private) -> None:
+    """A pool opens some for each child that it makes."""
+    connected = private.connect()
+    uuid = running(connected).uuid
+    connected.open_channel(uuid).close()
+    before = descriptors()
+    for _ in range(4):
+        connected.open_channel(uuid).close()
+    for _ in Deadline.after(10).poll(0.1, "descriptors stay open"):
+        if descriptors() <= before:
+            break
+    leave_nothing(connected)
 
 
 def test_a_daemon_that_is_killed_is_noticed_while_an_agent_is_waited_for(
