@@ -21,7 +21,7 @@ from sevfork.agent.container.adopt import Ended
 from sevfork.agent.unexpected import place_of
 from sevfork.agent.workload import Hook
 from sevfork.errors import SevforkError
-from sevfork.wire.protocol import MAX_PAGE, Entry, LifeEvent
+from sevfork.wire.protocol import MAX_PAGE, Entry, LifeEvent, status_and_signal
 
 log = logging.getLogger(__name__)
 
@@ -107,20 +107,9 @@ def line_of(entry: Entry) -> bytes:
         "fork_id": entry.fork_id.hex(),
         "index": entry.index,
         "event": entry.event.value,
-        "status": _status(entry),
-        "signal": _signal(entry),
+        **status_and_signal(entry.returncode),
     }
     return json.dumps(document).encode() + b"\n"
-
-
-def _status(entry: Entry) -> int | None:
-    code = entry.returncode
-    return code if code is not None and code >= 0 else None
-
-
-def _signal(entry: Entry) -> int | None:
-    code = entry.returncode
-    return -code if code is not None and code < 0 else None
 
 
 class EventHook:
@@ -176,6 +165,6 @@ def environment(entry: Entry) -> Iterator[tuple[str, str]]:
     yield "SEVFORK_CHILD", entry.child.hex()
     yield "SEVFORK_FORK_ID", entry.fork_id.hex()
     yield "SEVFORK_CHILD_INDEX", str(entry.index)
-    for name, value in (("STATUS", _status(entry)), ("SIGNAL", _signal(entry))):
+    for name, value in status_and_signal(entry.returncode).items():
         if value is not None:
-            yield f"SEVFORK_{name}", str(value)
+            yield f"SEVFORK_{name.upper()}", str(value)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration
+from sevfork.cli.options import App, as_json, common, duration, lost_after
+from sevfork.wire.protocol import status_and_signal
 
 if TYPE_CHECKING:
     from sevfork.lifecycle.relay import Event, Relay
@@ -27,14 +28,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="With --follow: how often the children are listened to.",
 )
-@click.option(
-    "--lost-after",
-    metavar="DURATION",
-    type=duration,
-    default="60s",
-    show_default=True,
-    help="A child whose agent says nothing for so long is reported lost.",
-)
+@lost_after
 @as_json
 @common
 def events(app: App, vm: str, follow: bool, every: float, lost_after: float, as_json: bool) -> None:
@@ -92,7 +86,7 @@ def _line(event: Event) -> str:
 
 
 def _document(event: Event) -> dict[str, object]:
-    entry, code = event.entry, event.entry.returncode
+    entry = event.entry
     return {
         "number": entry.number,
         "time_s": entry.wall_ns / 1e9,
@@ -101,6 +95,5 @@ def _document(event: Event) -> dict[str, object]:
         "fork_id": entry.fork_id.hex(),
         "index": entry.index,
         "event": entry.event.value,
-        "status": code if code is not None and code >= 0 else None,
-        "signal": -code if code is not None and code < 0 else None,
+        **status_and_signal(entry.returncode),
     }

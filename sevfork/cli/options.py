@@ -97,6 +97,16 @@ def duration(text: str) -> float:
     return float(found[1]) * _DURATION_UNITS[found[2]]
 
 
+lost_after = click.option(
+    "--lost-after",
+    metavar="DURATION",
+    type=duration,
+    default="60s",
+    show_default=True,
+    help="A VM whose agent says nothing for so long counts as lost.",
+)
+
+
 def memory_size(text: str) -> int:
     """``512`` (MiB), ``512M`` or ``2G`` -> MiB."""
     found = re.fullmatch(r"([0-9]+)(M|MiB|G|GiB)?", text)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration
+from sevfork.cli.options import App, as_json, common, duration, lost_after
 from sevfork.cli.output import error_document
+from sevfork.wire.protocol import status_and_signal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,14 +21,7 @@ if TYPE_CHECKING:
 @click.argument("vms", metavar="VM...", nargs=-1, required=True)
 @click.option("--any", "any_of_them", is_flag=True, help="Until one of them has ended.")
 @click.option("--timeout", metavar="DURATION", type=duration, help="[default: without end]")
-@click.option(
-    "--lost-after",
-    metavar="DURATION",
-    type=duration,
-    default="60s",
-    show_default=True,
-    help="A VM whose agent says nothing for so long counts as lost.",
-)
+@lost_after
 @as_json
 @common
 def wait(
@@ -61,12 +55,10 @@ def wait(
 
 def _document(ending: Ending) -> dict[str, object]:
     """Exactly one of ``status``, ``signal`` and ``error`` is not null."""
-    known = None if ending.error else ending.returncode
     return {
         "name": ending.name,
         "uuid": ending.uuid,
-        "status": known if known is not None and known >= 0 else None,
-        "signal": -known if known is not None and known < 0 else None,
+        **status_and_signal(None if ending.error else ending.returncode),
         "error": ending.error and error_document(ending.error),
     }
 

@@ -24,6 +24,17 @@ ReturnCode = Annotated[int, Meta(ge=-64, le=255)]
 Nanoseconds = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 
 
+def status_and_signal(returncode: int | None) -> dict[str, int | None]:
+    """The two numbers as documents have them: one of them at most is not None."""
+    if returncode is None:
+        return {"status": None, "signal": None}
+    by_itself = returncode >= 0
+    return {
+        "status": returncode if by_itself else None,
+        "signal": None if by_itself else -returncode,
+    }
+
+
 class WorkloadPhase(StrEnum):
     """What a VM's workload is doing, as its agent says."""
 

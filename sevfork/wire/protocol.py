@@ -25,6 +25,7 @@ from sevfork.wire.message import (
     ReturnCode,
     Step,
     WorkloadPhase,
+    status_and_signal,
 )
 from sevfork.wire.replies import (
     MAX_FAMILY,
@@ -158,6 +159,7 @@ __all__ = [
     "encode",
     "error_for",
     "failure_frame",
+    "status_and_signal",
 ]
 
 _TEXT_LIMIT = 2000

@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sevfork.agent.criu.page_maps import PAGE_SIZE, PageMap, PageRun, page_maps
+from sevfork.agent.criu.page_maps import PAGE_SIZE, PARENT, PageMap, PageRun, page_maps
 
 STRETCH_PAGES = 2048
 # Two stretches of each copy of one process's memory are held twice, and the first two copies count.
 WINDOW_BYTES = 4 * STRETCH_PAGES * PAGE_SIZE
-_PARENT = "parent"
 _WHOLE = ".whole"
 
 
@@ -28,9 +27,9 @@ def comb(copies: Iterable[Path]) -> None:
         whole.mkdir(mode=0o700)
         for page_map in page_maps(directory):
             _comb(page_map, whole)
-        if (directory / _PARENT).is_symlink():
-            (directory / _PARENT).rename(whole / _PARENT)
-        (directory / _PARENT).symlink_to(f"../{whole.name}")
+        if (directory / PARENT).is_symlink():
+            (directory / PARENT).rename(whole / PARENT)
+        (directory / PARENT).symlink_to(f"../{whole.name}")
 
 
 def _comb(page_map: PageMap, whole: Path) -> None:

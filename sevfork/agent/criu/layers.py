@@ -11,12 +11,12 @@ from pathlib import Path
 from sevfork.agent.container import inodes
 from sevfork.agent.container.unpacker import Unpacker
 from sevfork.agent.criu.comb import comb
+from sevfork.agent.criu.page_maps import PARENT
 from sevfork.agent.criu.settled import settle
 from sevfork.agent.engine import Source
 from sevfork.errors import NotAuthentic, WrongState
 
 LAST = "last"
-PARENT = "parent"
 _SETTLED = "settled"
 # Of a copy on which others build, CRIU wants these and nothing else.
 _MEMORY = ("pagemap-", "pages-", PARENT)

@@ -14,6 +14,7 @@ from sevfork.agent.criu import images, rpc
 from sevfork.errors import NotAuthentic
 
 PAGE_SIZE = 4096
+PARENT = "parent"  # CRIU's link from a copy to the one that it builds on
 _PAGEMAP_MAGIC = 0x56084025
 _HEAD_PAGES_ID = 1
 _ADDRESS, _COMPAT_COUNT, _IN_PARENT, _FLAGS, _COUNT = 1, 2, 3, 4, 5

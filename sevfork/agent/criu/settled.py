@@ -23,11 +23,17 @@ from pathlib import Path
 
 from sevfork.agent.container.holes import Range, data_ranges, move, punch
 from sevfork.agent.criu.comb import teeth_and_gaps
-from sevfork.agent.criu.page_maps import PAGE_SIZE, AddressRange, PageMap, PageRun, page_maps
+from sevfork.agent.criu.page_maps import (
+    PAGE_SIZE,
+    PARENT,
+    AddressRange,
+    PageMap,
+    PageRun,
+    page_maps,
+)
 
 # More than the 56 bits of an address space with five levels of page tables.
 _ALL = PageRun(0, 1 << 44, held=True)
-_PARENT = "parent"
 
 
 def settle(copies: Sequence[Path], place: Path) -> None:
@@ -44,8 +50,8 @@ def settle(copies: Sequence[Path], place: Path) -> None:
     for left in page_maps(place):
         if left.path.name not in {page_map.path.name for page_map in maps}:
             left.remove()
-    (last / _PARENT).unlink(missing_ok=True)
-    (last / _PARENT).symlink_to(f"../{place.name}")
+    (last / PARENT).unlink(missing_ok=True)
+    (last / PARENT).symlink_to(f"../{place.name}")
     for copy in copies[1:]:
         if copy != place:
             shutil.rmtree(copy)

@@ -8,8 +8,9 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sevfork.domain.spec import Accelerator
+from sevfork.domain.spec import Accelerator, GuestSpec
 from sevfork.errors import SevforkError
+from sevfork.host.hypervisor import HostFacts
 from sevfork.lifecycle.fork.capture import Capture, OpenFork, captured, opened
 from sevfork.lifecycle.fork.child import ForkedChild, make_child
 from sevfork.lifecycle.fork.plan import ForkPlan
@@ -74,7 +75,8 @@ def _capture_and_make(
     job: Job, fork: OpenFork, taken: tuple[TakenChild, ...], undo: Undo
 ) -> tuple[Capture, tuple[ForkedChild, ...]]:
     """Children boot while the parent captures, but for one processor's, which is left to that."""
-    ahead = job.hypervisor.facts().cpus - 1
+    facts = job.hypervisor.facts()
+    ahead = facts.cpus - 1
     warm = [
         partial(_attempt, each.spec.name, partial(activate_child, job, fork, each, undo))
         for each in taken
@@ -83,7 +85,7 @@ def _capture_and_make(
         partial(_attempt, name, partial(_make, job, fork, index, undo, ahead=index < ahead))
         for index, name in enumerate(fork.names)
     ]
-    with ThreadPoolExecutor(max_workers=_at_once(job, fork.plan)) as pool:
+    with ThreadPoolExecutor(max_workers=_at_once(facts, fork.plan.spec)) as pool:
         futures = [pool.submit(attempt) for attempt in warm + cold]
         try:
             with captured(job, fork) as capture:
@@ -95,15 +97,14 @@ def _capture_and_make(
             raise
 
 
-def _at_once(job: Job, plan: ForkPlan) -> int:
+def _at_once(facts: HostFacts, spec: GuestSpec) -> int:
     """How many children are made at a time: as many as the host has processors and memory for.
 
     A guest that boots keeps a processor busy where it is emulated, and about half of one by KVM;
     two have always something to wait for.
     """
-    facts = job.hypervisor.facts()
-    busy = facts.cpus if plan.spec.accelerator is Accelerator.TCG else 2 * facts.cpus
-    return max(1, min(max(2, busy), facts.free_memory_mib // plan.spec.memory_mib))
+    busy = facts.cpus if spec.accelerator is Accelerator.TCG else 2 * facts.cpus
+    return max(1, min(max(2, busy), facts.free_memory_mib // spec.memory_mib))
 
 
 def _make(job: Job, fork: OpenFork, index: int, undo: Undo, *, ahead: bool) -> ForkedChild:
