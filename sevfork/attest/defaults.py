@@ -14,26 +14,13 @@ from sevfork.attest.policy import Revocation
 from sevfork.attest.snp.certificates import AMD_ROOTS
 from sevfork.attest.snp.report import Product, Tcb
 from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256
+from sevfork.attest.vendor_facts import TcbLevel
 from sevfork.technology import Technology
 
 NO_MINIMUM = {
     Product.MILAN: Tcb(0, 0, 0, 0),
     Product.GENOA: Tcb(0, 0, 0, 0),
     Product.TURIN: Tcb(0, 0, 0, 0, 0),
-}
-# AMD-SB-3019 and AMD-SB-7033: below these, a host can load microcode of its own. A product whose
-# signing seeds can be extracted is given up by leaving its table out of ``minimum_tcb``.
-BULLETIN_MINIMUM = {
-    Product.MILAN: Tcb(0, 0, 0x18, 0xDB),
-    Product.GENOA: Tcb(0, 0, 0x17, 0x54),
-    Product.TURIN: Tcb(0, 0, 0, 0x47, 0),
-}
-# The first microcode that is mended, by model and stepping: the last that is not, in Linux's
-# arch/x86/kernel/cpu/microcode/amd.c (need_sha_check), and one. The low byte is the SVN.
-BULLETIN_MICROCODE = {
-    Product.MILAN: {"01/1": 0xDB, "01/2": 0x44},
-    Product.GENOA: {"11/1": 0x54, "11/2": 0x4F, "a0/1": 0x17, "a0/2": 0x19},
-    Product.TURIN: {"02/1": 0x47, "11/0": 0x47},
 }
 SIMULATED_MINIMUM = {Product.SIMULATED: Tcb(1, 0, 1, 1)}
 # Those that make a guest no weaker, and multithreading, which almost every host has on.
@@ -59,7 +46,7 @@ class Floors:
 
     ``crl``: whether AMD's list has to be there and current. ``crl_numbers``: by product, what no
     list may be older than. ``alias_check``: the firmware looked for aliased memory (BadRAM,
-    AMD-SB-3015).
+    AMD-SB-3015). ``tcb``: which of the minimum TCBs known (``vendor_facts``).
     """
 
     crl: Revocation = "optional"
@@ -67,6 +54,7 @@ class Floors:
     intel_crl_number: int = 0
     tcb_evaluation_number: int = 0
     alias_check: bool = False
+    tcb: TcbLevel = "required"
 
 
 NO_FLOORS = Floors()

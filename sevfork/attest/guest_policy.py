@@ -15,8 +15,6 @@ from typing import Annotated, Literal
 import msgspec
 
 from sevfork.attest.defaults import (
-    BULLETIN_MICROCODE,
-    BULLETIN_MINIMUM,
     HARDWARE_FLOORS,
     HARDWARE_ROOTS,
     NO_FLOORS,
@@ -25,6 +23,7 @@ from sevfork.attest.defaults import (
     policy_toml,
 )
 from sevfork.attest.policy import Policy, decode_toml
+from sevfork.attest.vendor_facts import vendor_facts
 from sevfork.errors import UsageError
 from sevfork.technology import Technology
 
@@ -115,13 +114,13 @@ def guest_policy_toml(
         f"warm_lifetime_s = {_DAY_S}",
         "",
     ]
-    minimum = SIMULATED_MINIMUM if simulated else BULLETIN_MINIMUM
+    facts = vendor_facts()
     attest = policy_toml(
         [technology],
         roots,
         build_time,
-        minimum_tcb=minimum,
-        minimum_microcode=BULLETIN_MICROCODE,
+        minimum_tcb=SIMULATED_MINIMUM if simulated else facts.minimum_tcb(floors.tcb),
+        minimum_microcode=facts.minimum_microcode(floors.tcb),
         floors=floors,
         section="attest",
         for_peers=True,

@@ -15,6 +15,7 @@ from sevfork.cli.options import App, as_json, common
 if TYPE_CHECKING:
     from sevfork.attest.defaults import Floors
     from sevfork.attest.policy import Revocation
+    from sevfork.attest.vendor_facts import TcbLevel
     from sevfork.image.build import Order
     from sevfork.technology import Technology
 
@@ -60,6 +61,12 @@ def guest() -> None:
     default=None,
     help="Whether SNP firmware must have looked for aliased memory (BadRAM).  [default: yes]",
 )
+@click.option(
+    "--tcb",
+    type=click.Choice(["required", "newest"]),
+    help="SNP firmware and microcode its guests accept: from AMD-SB-3019 on, or the newest known."
+    "  [default: required]",
+)
 @click.option("--locked", is_flag=True, help="Stop when a locked package version cannot be had.")
 @click.option("--update-lock", is_flag=True, help="Take the newest packages and lock those.")
 @click.option("--refresh", is_flag=True, help="Ask the mirror even when a cached stage would do.")
@@ -75,6 +82,7 @@ def build(
     floors: tuple[Path, ...],
     crl: Revocation | None,
     alias_check: bool | None,
+    tcb: TcbLevel | None,
     locked: bool,
     update_lock: bool,
     refresh: bool,
@@ -99,7 +107,7 @@ def build(
         cache=paths.cache_directory(os.environ),
         mirror=mirror or paths.mirror(os.environ),
         simulator=simulator_directory(os.environ),
-        floors=_floors(chosen, floors, crl, alias_check),
+        floors=_floors(chosen, floors, crl, alias_check, tcb),
         locked=locked,
         update_lock=update_lock,
         refresh=refresh,
@@ -115,13 +123,17 @@ def _at_most_one(*, locked: bool, update_lock: bool) -> None:
 
 
 def _floors(
-    technology: Technology, paths: tuple[Path, ...], crl: Revocation | None, alias: bool | None
+    technology: Technology,
+    paths: tuple[Path, ...],
+    crl: Revocation | None,
+    alias: bool | None,
+    tcb: TcbLevel | None,
 ) -> Floors | None:
     from sevfork.verifier.certificate_files import certificate_files
     from sevfork.verifier.floors import floors_for
 
     files, now = certificate_files(paths), datetime.now(UTC)
-    return floors_for(technology, files, now, crl=crl, alias_check=alias)
+    return floors_for(technology, files, now, crl=crl, alias_check=alias, tcb=tcb)
 
 
 def _build(app: App, order: Order, as_json: bool) -> None:

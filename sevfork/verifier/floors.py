@@ -16,6 +16,7 @@ from sevfork.attest.snp.certificates import AMD_ROOTS
 from sevfork.attest.snp.report import Product
 from sevfork.attest.tdx.chain import INTEL_ROOT_SHA256
 from sevfork.attest.tdx.collateral import SignedJson
+from sevfork.attest.vendor_facts import TcbLevel
 from sevfork.attest.x509 import Certificate, RevocationList, Scheme
 from sevfork.errors import AttestationFailed, UsageError
 from sevfork.technology import Technology
@@ -31,6 +32,7 @@ def floors_for(
     *,
     crl: Revocation | None = None,
     alias_check: bool | None = None,
+    tcb: TcbLevel | None = None,
 ) -> Floors | None:
     """None for the simulated processor, which has none of this.
 
@@ -42,12 +44,15 @@ def floors_for(
     if technology is Technology.TDX:
         _refuse("--crl", crl is not None, "TDX: the lists are a part of Intel's collateral")
         _refuse("--alias-check", alias_check is not None, "TDX: it is a bit of AMD's reports")
+        _refuse("--tcb", tcb is not None, "TDX: Intel's collateral says what is up to date")
         return _of_intel(pool, now) if given else HARDWARE_FLOORS
     if technology is Technology.SIMULATED:
-        asked = given or crl is not None or alias_check is not None
+        asked = given or any(each is not None for each in (crl, alias_check, tcb))
         _refuse("a floor", asked, "the simulated secure processor, which signs nothing of the kind")
         return None
-    floors = replace(HARDWARE_FLOORS, alias_check=alias_check is not False)
+    floors = replace(
+        HARDWARE_FLOORS, alias_check=alias_check is not False, tcb=tcb or HARDWARE_FLOORS.tcb
+    )
     return replace(floors, crl=_decided(crl, given), crl_numbers=_of_amd(pool, now))
 
 

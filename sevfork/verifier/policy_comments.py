@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from sevfork.attest.bits import SNP_PLATFORM_BITS, SNP_POLICY_BITS, TDX_ATTRIBUTE_BITS
 from sevfork.attest.tdx.tcb import TcbStatus
+from sevfork.attest.vendor_facts import vendor_facts
 
 HEAD = (
     "Every field has to be there: one that a policy does not speak of is an error. A list names",
@@ -20,6 +21,16 @@ HEAD = (
 
 def _bits(names: dict[int, str]) -> str:
     return ", ".join(names.values())
+
+
+def _mitigations() -> str:
+    """``2 for AMD-SB-3020, ...``: the value of each bit that a bulletin has."""
+    known = (
+        f"{1 << each.bit} for {' and '.join(each.bulletins)}"
+        + (f" on {', '.join(each.products)}" if each.products else "")
+        for each in vendor_facts().mitigations
+    )
+    return ", ".join(known)
 
 
 # By table and name, or by name alone where it means the same everywhere.
@@ -46,7 +57,8 @@ COMMENTS = {
     "allow_provisional_firmware": "firmware that runs but is not committed: the host can go back",
     "allow_masked_chip_id": "reports that do not say which chip they are from",
     "minimum_guest_svn": "a version that the launcher of the guest gives it",
-    "required_mitigations": "bits of the mitigation vectors; above 0 needs report version 5",
+    "required_mitigations": "bits of the mitigation vectors, as one number: "
+    f"{_mitigations()}; above 0 needs report version 5",
     "measurements": "launch digests, 48 bytes: list your image's ('sevfork measure')",
     "host_data": "32 bytes that the host chose at launch; sevfork's launch configuration",
     "family_ids": "of the ID block, 16 bytes",

@@ -119,6 +119,20 @@ def test_the_alias_check_can_be_given_up_in_words() -> None:
     assert snp.platform.required == ()
 
 
+def test_the_newest_minimum_tcb_can_be_asked_for() -> None:
+    newest = floors_for(SNP, files(), NOW, crl="optional", tcb="newest")
+    usual = floors_for(SNP, files(), NOW, crl="optional")
+    floors = (newest, usual)
+    snp = [snp_section(guest_policy_toml(SNP, "owner", (), NOW, each)) for each in floors]
+    assert [each.minimum_tcb["Milan"].snp for each in snp] == [0x1B, 0x18]
+
+
+@pytest.mark.parametrize("technology", [TDX, Technology.SIMULATED])
+def test_a_minimum_tcb_is_for_snp_alone(technology: Technology) -> None:
+    with pytest.raises(UsageError, match="is not for"):
+        floors_for(technology, files(), NOW, tcb="newest")
+
+
 def test_collateral_given_to_the_builder_is_the_floor(fake_makers: None) -> None:
     newer = INTEL.but(tcb={"tcbEvaluationDataNumber": 21}, qe={"tcbEvaluationDataNumber": 20})
     floors = floors_for(TDX, files(newer.collateral().encode()), NOW)
