@@ -29,6 +29,7 @@ from sevfork.handshake.own_launch import OwnLaunch, Verifier
 from sevfork.handshake.place import Place
 from sevfork.handshake.transcript import (
     child_report_data,
+    join_signature,
     parent_report_data,
     transcript_1,
     transcript_2,
@@ -52,13 +53,14 @@ class _Joining:
     offer: Offer
     core: bytes
     t1: bytes
+    signature: bytes
     secrets: SharedSecrets = field(repr=False)
     evidence: bytes | None = field(default=None, repr=False)
 
     def again(self) -> Actions:
         if self.evidence is None:
             return (NeedEvidence(child_report_data(self.t1)),)
-        return (Send(Join(self.core, self.evidence).encode()),)
+        return (Send(Join(self.core, self.signature, self.evidence).encode()),)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ class ChildSession:
             launch_config=self._own.launch_config,
             instance_key=self._instance.public,
         ).encode()
-        return _Joining(offer, core, transcript_1(data, core), keys.secrets)
+        t1 = transcript_1(data, core)
+        return _Joining(offer, core, t1, join_signature(self._instance, t1), keys.secrets)
 
     def _require_family(self, offer: Offer) -> None:
         if offer.technology is not self._own.technology:

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 
 from sevfork.attest.evidence import CERTIFICATES_LIMIT_BYTES, REPORT_LIMIT_BYTES
 from sevfork.handshake.codec import Cursor, MessageKind, head
+from sevfork.handshake.instance import SIGNATURE_SIZE
 from sevfork.handshake.launch import DIGEST_SIZE, LAUNCH_CONFIG_SIZE
 from sevfork.technology import Technology
 from sevfork.wire.lp import lp
@@ -110,19 +111,23 @@ class JoinCore:
 
 @dataclass(frozen=True)
 class Join:
-    """From the child: its core, as the exact bytes, and the evidence for it."""
+    """From the child: its core, as the exact bytes, and who speaks for it.
+
+    ``signature`` (64 bytes) is by the instance key that the core names, over T1.
+    """
 
     core: bytes
+    signature: bytes
     evidence: bytes
 
     def encode(self) -> bytes:
-        return self.core + lp(self.evidence)
+        return self.core + self.signature + lp(self.evidence)
 
     @classmethod
     def decode(cls, data: bytes) -> Join:
         cursor = Cursor(MessageKind.JOIN, data)
         core = data[:2] + cursor.take(JoinCore.SIZE - 2)
-        join = cls(core, cursor.lp(EVIDENCE_LIMIT_BYTES))
+        join = cls(core, cursor.take(SIGNATURE_SIZE), cursor.lp(EVIDENCE_LIMIT_BYTES))
         cursor.end()
         return join
 

@@ -30,6 +30,7 @@ from sevfork.handshake.messages import (
 from sevfork.handshake.own_launch import OwnLaunch, Verifier
 from sevfork.handshake.slot import Slot
 from sevfork.handshake.transcript import (
+    check_join_signature,
     child_report_data,
     parent_report_data,
     transcript_1,
@@ -307,6 +308,7 @@ class ParentSession:
         t1 = transcript_1(self.offer, join.core)
         expected = self._own.expect(child_report_data(t1), core.launch_config)
         child = self._verifier(join.evidence, expected)
+        check_join_signature(core.instance_key, t1, join.signature)
         shared = state.keys.agree(core.share, core.ciphertext)
         granting = _Granting(data, join, core, child, t1, shared, manifest)
         self._state = granting

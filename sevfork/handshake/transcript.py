@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
+from sevfork.handshake.instance import InstanceKey, check_signature
 from sevfork.wire.lp import lp
+
+_JOIN_LABEL = b"sevfork/1 join"
 
 
 def transcript_1(offer: bytes, join_core: bytes) -> bytes:
@@ -15,6 +18,16 @@ def transcript_1(offer: bytes, join_core: bytes) -> bytes:
 def transcript_2(t1: bytes, join_evidence: bytes, grant_evidence: bytes) -> bytes:
     """T2: T1 and both sides' exact evidence."""
     return hashlib.sha384(lp(b"sevfork/1 T2", t1, join_evidence, grant_evidence)).digest()
+
+
+def join_signature(instance: InstanceKey, t1: bytes) -> bytes:
+    """64 bytes: the child holds the instance key that its JOIN names."""
+    return instance.sign(_JOIN_LABEL, t1)
+
+
+def check_join_signature(instance_key: bytes, t1: bytes, signature: bytes) -> None:
+    """Raise NotAuthentic unless whoever made the JOIN holds the instance key that it names."""
+    check_signature(instance_key, _JOIN_LABEL, t1, signature)
 
 
 def transcript_3(t2: bytes, call: bytes, answer_core: bytes) -> bytes:

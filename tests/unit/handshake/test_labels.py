@@ -14,7 +14,7 @@ HKDF_LABELS = {
     "handshake.md": ["grant", "confirm", "event", "parent event", "update", "resume", "activate"],
     "sealed-image.md": ["commit", "chunk"],
 }
-SIGNATURE_LABELS = ["certificate", "owner certificate", "owner token"]
+SIGNATURE_LABELS = ["join", "certificate", "owner certificate", "owner token"]
 
 
 def labels_in_code() -> Counter[str]:

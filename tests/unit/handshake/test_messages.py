@@ -82,7 +82,7 @@ MESSAGES = {
         policy_digest=size(48),
     ),
     "join core": cores,
-    "join": st.builds(Join, cores.map(JoinCore.encode), st.binary(max_size=100)),
+    "join": st.builds(Join, cores.map(JoinCore.encode), size(64), st.binary(max_size=100)),
     "grant": st.builds(Grant, st.binary(max_size=100), st.binary(max_size=100)),
     "grant content": st.builds(GrantContent, st.binary(max_size=100), st.binary(max_size=100)),
     "confirm": st.builds(Confirm, size(16)),
