@@ -115,6 +115,7 @@ class Agent:
             fork_policy=self._measured.policy.fork,
             workload=self._measured.workload.name,
             state_bytes=state_bytes(),
+            launch_config=self._identity.launch.launch_config if self._identity else b"",
         )
 
     def _events(self) -> protocol.Life:

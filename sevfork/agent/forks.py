@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sevfork.agent.captures import Captures
 from sevfork.agent.chronicle import Chronicle
@@ -25,6 +25,7 @@ from sevfork.handshake import (
     Lineage,
     Manifest,
     NeedEvidence,
+    OwnerCertificate,
     OwnerToken,
     ParentSession,
     Send,
@@ -145,9 +146,20 @@ class Forks:
                 self.abandon(fork_id)
             case protocol.DropSnapshot():
                 self._captures.drop()
+            case protocol.GetLineage():
+                return protocol.Descent(self._me.lineage.encode())
+            case protocol.Adopt(certificate=certificate):
+                self.adopt(certificate)
             case _:
                 raise TypeError(f"not a parent's: {type(request).__name__}")
         return protocol.Done()
+
+    def adopt(self, certificate: bytes) -> None:
+        """Take the owner's word on this root into its lineage, and so into its children's."""
+        me, owner = self._me, self._me.identity.config.owner
+        lineage = me.lineage.adopted(OwnerCertificate.decode(certificate), owner)
+        self._me = replace(me, lineage=lineage)
+        log.info("adopted by the owner")
 
     def update_snapshot(
         self, request: protocol.UpdateSnapshot, progress: OnProgress
@@ -185,8 +197,9 @@ class Forks:
     def reserve(self, request: protocol.Reserve) -> protocol.Reserved:
         """One OFFER a child: of a capture that follows, or to hold the snapshot that there is.
 
-        Raises UsageError, RefusedByGuest (policy, too many), WrongState (no snapshot).
+        Raises UsageError, RefusedByGuest (not adopted, policy, too many), WrongState (no snapshot).
         """
+        self._require_adopted()
         manifest = self._captures.manifest
         # All children of a fork may be warm ones, which are called later.
         least = 0 if manifest is not None and not request.warm else 1
@@ -285,6 +298,14 @@ class Forks:
     def _generation(self) -> int:
         """Of this VM's children."""
         return self._me.lineage.generation + 1
+
+    def _require_adopted(self) -> None:
+        """A VM that has an owner forks for nobody before its owner has said that it is a root."""
+        if self._me.identity.config.owner and not self._me.lineage.owner_certificate:
+            raise RefusedByGuest(
+                "this VM's owner has not adopted it yet, and until then it cannot be forked",
+                hint="to be run by its owner: sevfork owner adopt {vm} --policy FILE",
+            )
 
     def _require_token(self, count: int, encoded_token: bytes | None) -> OwnerToken | None:
         """The owner's token, not yet spent, if the policy asks for one."""

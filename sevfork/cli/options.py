@@ -115,6 +115,14 @@ def memory_size(text: str) -> int:
     return int(found[1]) * _MEMORY_UNITS[found[2] or ""]
 
 
+def owner_key(text: str) -> bytes:
+    """A file with an owner's public key, or its text -> the SHA-384 of the key, 48 bytes."""
+    from sevfork.handshake import owner_digest
+    from sevfork.owner.public_key import read_public_key
+
+    return owner_digest(read_public_key(text))
+
+
 def port_pair(text: str) -> tuple[int | None, int]:
     """``HOST:GUEST``, or ``GUEST`` alone for a host port of sevfork's choice."""
     found = re.fullmatch(r"(?:([0-9]{1,5}):)?([0-9]{1,5})", text)

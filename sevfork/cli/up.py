@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration, memory_size, port_pair
+from sevfork.cli.options import App, as_json, common, duration, memory_size, owner_key, port_pair
 
 if TYPE_CHECKING:
     from sevfork.host.hypervisor import Hypervisor
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 64),
     help="[default: 2 with KVM, 1 in software emulation]",
 )
+@click.option(
+    "--owner",
+    metavar="PUB",
+    type=owner_key,
+    help="Its owner's public key: a file, or the text of one (ssh-ed25519 or PEM).",
+)
 @click.option("--timeout", metavar="DURATION", type=duration, default="300s", show_default=True)
 @click.option("--replace", is_flag=True, help="Remove a VM of that name first.")
 @click.option(
@@ -56,6 +62,7 @@ def up(
     publish: tuple[tuple[int | None, int], ...],
     memory: int,
     vcpus: int | None,
+    owner: bytes | None,
     timeout: float,
     replace: bool,
     virt_type: str,
@@ -78,6 +85,7 @@ def up(
         publish=tuple(PortWish(host, guest) for host, guest in publish),
         replace=replace,
         accelerator=None if virt_type == "auto" else Accelerator(virt_type),
+        owner=owner,
     )
     hypervisor = app.hypervisor(change_nothing=dry_run or print_xml)
     plan = plan_up(hypervisor, request)

@@ -107,5 +107,7 @@ class Metadata:
     snapshot: SnapshotVolume | None = None
     # Of a warm child only.
     warmth: Warmth | None = None
+    # SHA-384 of the owner's public key, 48 bytes, as it stands in the launch configuration.
+    owner: bytes | None = None
     # None on hardware, which keeps its own.
     processor: ProcessorState | None = None

@@ -21,7 +21,7 @@ from sevfork.domain.metadata import (
     Warmth,
 )
 from sevfork.errors import WrongState
-from sevfork.handshake.launch import Role
+from sevfork.handshake.launch import DIGEST_SIZE, Role
 from sevfork.technology import Technology
 
 NAMESPACE = "urn:uuid:ebdb57be-901f-4455-961d-7aba38f9a27b"
@@ -92,6 +92,8 @@ def _plain(metadata: Metadata) -> etree._Element:
     if warmth := metadata.warmth:
         times = {"since": warmth.since, "refreshed": warmth.refreshed, "stale": warmth.stale}
         _add(root, "warm", serial=warmth.serial, held=warmth.held_bytes, **times)
+    if metadata.owner:
+        _add(root, "owner", digest=metadata.owner.hex())
     if metadata.processor:
         _add_processor(root, metadata.processor)
     return root
@@ -151,6 +153,7 @@ def _read(root: etree._Element) -> Metadata:
         maker=_read_maker(_only(root, "maker")),
         snapshot=_read_snapshot(_only(root, "snapshot")),
         warmth=_read_warmth(_only(root, "warm")),
+        owner=_read_owner(_only(root, "owner")),
         processor=_read_processor(_only(root, "processor")),
     )
 
@@ -191,6 +194,15 @@ def _read_warmth(warmth: dict[str, str]) -> Warmth | None:
     names = ("since", "refreshed", "stale", "held")
     since, refreshed, stale, held_bytes = (int(warmth[name]) for name in names)
     return Warmth(warmth["serial"], since, refreshed, stale, held_bytes)
+
+
+def _read_owner(owner: dict[str, str]) -> bytes | None:
+    if not owner:
+        return None
+    digest = bytes.fromhex(owner["digest"])
+    if len(digest) != DIGEST_SIZE:
+        raise ValueError("an owner's digest has 48 bytes")
+    return digest
 
 
 def _read_processor(state: dict[str, str]) -> ProcessorState | None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sevfork.errors import NotAuthentic
+from sevfork.errors import NotAuthentic, RefusedByGuest
 from sevfork.handshake.codec import Cursor, MessageKind, head
 from sevfork.handshake.instance import SIGNATURE_SIZE, InstanceKey, check_signature, sign
 from sevfork.handshake.launch import DIGEST_SIZE
@@ -127,6 +127,22 @@ class Lineage:
 
     def extended(self, certificate: ForkCertificate) -> Lineage:
         return replace(self, certificates=(*self.certificates, certificate))
+
+    def adopted(self, certificate: OwnerCertificate, owner: bytes | None) -> Lineage:
+        """A root's, with its owner's word on it; the owner is known by digest.
+
+        Raises RefusedByGuest for a VM without an owner, a child, or a root with another certificate
+        already; NotAuthentic if the certificate is another owner's, or for another root.
+        """
+        if owner is None:
+            raise RefusedByGuest("adopt: this VM was launched without an owner")
+        if self.certificates:
+            raise RefusedByGuest("adopt: this VM is a child, which has its lineage from its parent")
+        if self.owner_certificate not in (None, certificate):
+            raise RefusedByGuest("adopt: this VM is adopted already, by another certificate")
+        adopted = replace(self, owner_certificate=certificate)
+        adopted.verify(owner)
+        return adopted
 
     def verify(self, owner: bytes | None) -> None:
         """Check the whole descent against an owner's digest, or None for a family without one.

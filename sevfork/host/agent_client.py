@@ -50,7 +50,7 @@ class AgentClient(Closing):
 
     ``on_silence`` is called every few seconds in which nothing arrives, and raises where waiting on
     makes no sense: the VM is paused, or the hypervisor has gone. ``reopen`` gives a new channel in
-    place of one that is closed.
+    place of one that is closed. ``vm`` is what the VM is called in hints.
     Safe to use from several threads: requests wait for each other.
     """
 
@@ -61,9 +61,10 @@ class AgentClient(Closing):
         cancelled: threading.Event | None = None,
         on_silence: Callable[[], None] = lambda: None,
         reopen: Callable[[], Channel] | None = None,
+        vm: str = "VM",
     ) -> None:
         self.channel = channel
-        self._reopen = reopen
+        self._reopen, self._vm = reopen, vm
         self._simulated_report = simulated_report
         self._cancelled = cancelled or threading.Event()
         self._on_silence = on_silence
@@ -138,7 +139,9 @@ class AgentClient(Closing):
 
     def undisturbed(self) -> AgentClient:
         """The same agent, for what is to be asked even when the command was cancelled."""
-        return AgentClient(self.channel, self._simulated_report, on_silence=self._on_silence)
+        return AgentClient(
+            self.channel, self._simulated_report, on_silence=self._on_silence, vm=self._vm
+        )
 
     def close(self) -> None:
         self.channel.close()
@@ -155,7 +158,7 @@ class AgentClient(Closing):
                 elif frame.kind == Kind.REPLY:
                     return protocol.decode_reply(frame.payload)
                 elif frame.kind == Kind.FAILURE:
-                    raise protocol.decode_failure(frame.payload)
+                    raise protocol.decode_failure(frame.payload, self._vm)
                 elif frame.kind == Kind.PROGRESS and on_progress:
                     on_progress(protocol.decode_progress(frame.payload))
 

@@ -36,6 +36,7 @@ def agent_on(job: Job, spec: GuestSpec, channel: Channel) -> AgentClient:
         job.cancelled,
         vigil.look,
         reopen=lambda: _channel(job, spec),
+        vm=spec.name,
     )
 
 

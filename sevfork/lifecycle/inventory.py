@@ -118,6 +118,7 @@ def document(vm: Vm) -> dict[str, object]:
         "fork_id": metadata.fork_id,
         "index": metadata.index,
         "warm": warmth(metadata),
+        "owner": metadata.owner.hex() if metadata.owner else None,
         "launch_digest": metadata.processor.measurement.hex() if metadata.processor else None,
     }
 

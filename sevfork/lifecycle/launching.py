@@ -14,9 +14,9 @@ from sevfork.host.hypervisor import Storage
 from sevfork.simulated.launch import launched
 
 
-def root_config() -> LaunchConfig:
-    """The launch configuration of a VM without an owner's key."""
-    return LaunchConfig(Role.ROOT)
+def root_config(owner: bytes | None) -> LaunchConfig:
+    """The launch configuration of a VM that is forked from none; its owner by digest, if any."""
+    return LaunchConfig(Role.ROOT, owner)
 
 
 def child_config(offer: bytes) -> LaunchConfig:

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class UpRequest:
     """``accelerator`` None: KVM when it really runs the image, else TCG; ``vcpus`` None: as many as
-    suit that."""
+    suit that; ``owner`` is the SHA-384 of the owner's public key."""
 
     name: str
     image: Image
@@ -55,6 +55,7 @@ class UpRequest:
     publish: tuple[PortWish, ...] = ()
     replace: bool = False
     accelerator: Accelerator | None = None
+    owner: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _require_memory(hypervisor: Hypervisor, request: UpRequest, replaced: Domain
 def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
     uuid, image = str(uuids.uuid4()), request.image
     boot = image_volumes.boot_paths(hypervisor.storage, image)
-    hardware = _hardware(hypervisor, image.technology)
+    hardware = _hardware(hypervisor, image.technology, request.owner)
     wanted = Accelerator.KVM if hardware else request.accelerator
     chosen = kvm_probe.expected(hypervisor, boot, wanted)
     log_name = console_log_name(request.name, uuid)
@@ -122,6 +123,7 @@ def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
         workload_ports=image.workload_ports,
         volumes=(log_name,),
         maker=maker.this_process(),
+        owner=request.owner,
     )
     return GuestSpec(
         name=request.name,
@@ -137,10 +139,12 @@ def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
     )
 
 
-def _hardware(hypervisor: Hypervisor, technology: Technology) -> HardwareLaunch | None:
+def _hardware(
+    hypervisor: Hypervisor, technology: Technology, owner: bytes | None
+) -> HardwareLaunch | None:
     if not technology.confidential:
         return None
-    config_hash = launch_config_hash(technology, root_config().encode())
+    config_hash = launch_config_hash(technology, root_config(owner).encode())
     capabilities = hypervisor.domain_capabilities(Accelerator.KVM)
     return hardware_launch(technology, capabilities, config_hash)
 
@@ -199,7 +203,7 @@ def _completed(job: Job, plan: UpPlan) -> GuestSpec:
     chosen = kvm_probe.choose(job.hypervisor, spec.boot, request.accelerator)
     vcpus = request.vcpus or chosen.default_vcpus
     spec = replace(spec, accelerator=chosen, vcpus=vcpus)
-    spec = launched_as(job.hypervisor.storage, spec, root_config())
+    spec = launched_as(job.hypervisor.storage, spec, root_config(request.owner))
     _require_expected(request.image, spec)
     return spec
 
@@ -223,7 +227,7 @@ def converse(job: Job, spec: GuestSpec) -> float:
         boot_s = time.monotonic() - started
         job.watch(spec.name, "workload")
         step_ns = agent.clock_step_ns(job.deadline)
-        config = protocol.Configure(root_config().encode(), step_ns)
+        config = protocol.Configure(root_config(spec.metadata.owner).encode(), step_ns)
         agent.ask(config, protocol.Status, deadline=job.deadline)
         agent.wait_until_ready(job.deadline)
     return boot_s

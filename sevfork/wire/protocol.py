@@ -37,6 +37,7 @@ from sevfork.wire.replies import (
     Captured,
     Chronicle,
     Clock,
+    Descent,
     Done,
     Entry,
     Failure,
@@ -59,12 +60,14 @@ from sevfork.wire.requests import (
     Abandon,
     Absorb,
     Activate,
+    Adopt,
     Attest,
     Call,
     Capture,
     Configure,
     DropSnapshot,
     Events,
+    GetLineage,
     GetStatus,
     Hold,
     ListFamily,
@@ -90,6 +93,7 @@ __all__ = [
     "Absorb",
     "Activate",
     "Activated",
+    "Adopt",
     "Answering",
     "Attest",
     "Attested",
@@ -101,12 +105,14 @@ __all__ = [
     "Clock",
     "Configure",
     "Count",
+    "Descent",
     "Done",
     "DropSnapshot",
     "Entry",
     "Events",
     "Failure",
     "Family",
+    "GetLineage",
     "GetStatus",
     "Granted",
     "Happened",
@@ -214,12 +220,14 @@ def decode_progress(payload: bytes) -> Progress:
     return _decode(_progress, payload)
 
 
-def decode_failure(payload: bytes) -> errors.SevforkError:
-    """The error that a failure stands for; its text is cleaned for a terminal."""
+def decode_failure(payload: bytes, vm: str = "VM") -> errors.SevforkError:
+    """The error that a failure stands for; its text is cleaned for a terminal.
+
+    A guest does not know what its host calls it: ``{vm}`` in its hint becomes ``vm``.
+    """
     failure = _decode(_failure, payload)
-    return error_for(
-        failure.exit_code, clean(failure.message), failure.hint and clean(failure.hint)
-    )
+    hint = failure.hint and clean(failure.hint).replace("{vm}", vm)
+    return error_for(failure.exit_code, clean(failure.message), hint)
 
 
 def failure_frame(request_id: bytes, error: errors.SevforkError) -> Frame:

@@ -21,6 +21,7 @@ from sevfork.wire.message import (
 )
 
 _MAX_EVENT_BYTES = 2048  # of an EVENT, which has 1024 bytes of detail at most
+_MAX_LAUNCH_CONFIG_BYTES = 104
 MAX_FAMILY = 1024  # children that a VM lists
 MAX_PAGE = 256  # entries of a chronicle in one reply
 _Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -31,7 +32,7 @@ class Status(Message, frozen=True):
 
     ``uncapturable``: why a trial capture at start-up failed, in words, or None: a hint, because
     what was in its way may be over. A capture tries. ``state_bytes``: about what a capture would
-    have to write now.
+    have to write now. ``launch_config`` is empty before the host has told it.
     """
 
     version: str
@@ -46,6 +47,7 @@ class Status(Message, frozen=True):
     fork_policy: str
     workload: str
     state_bytes: Count = 0
+    launch_config: Annotated[bytes, Meta(max_length=_MAX_LAUNCH_CONFIG_BYTES)] = b""
 
 
 class Clock(Message, frozen=True):
@@ -189,6 +191,12 @@ class Chronicle(Message, frozen=True):
     entries: Annotated[list[Entry], Meta(max_length=MAX_PAGE)]
 
 
+class Descent(Message, frozen=True):
+    """A VM's own encoded lineage."""
+
+    lineage: bytes
+
+
 class Attested(Message, frozen=True):
     """``claims`` is what the agent says of itself; its hash and the nonce's are in report data."""
 
@@ -217,6 +225,7 @@ Reply = (
     | Life
     | Family
     | Chronicle
+    | Descent
     | Attested
     | Done
 )

@@ -180,6 +180,16 @@ class Activate(Message, frozen=True):
     volume_serial: str
 
 
+class Adopt(Message, frozen=True):
+    """To a root: its owner's certificate, for this instance, once. -> Done"""
+
+    certificate: bytes
+
+
+class GetLineage(Message, frozen=True):
+    """Whom this VM descends from, with each parent's signature. -> Descent"""
+
+
 class Attest(Message, frozen=True):
     """Fresh evidence over the caller's nonce, never over report data of its choice. -> Attested"""
 
@@ -212,5 +222,7 @@ Request = (
     | Absorb
     | RelayCall
     | Activate
+    | Adopt
+    | GetLineage
     | Attest
 )

@@ -148,6 +148,7 @@ def sketch_child(plan: ForkPlan, name: str, uuid: str) -> GuestSpec:
         workload_ports=parent.workload_ports,
         volumes=(log_name,),
         maker=maker.this_process(),
+        owner=parent.owner,
     )
     return child_spec(
         plan.spec, name=name, uuid=uuid, mac=random_mac(), console_log=log_name, metadata=metadata

@@ -97,7 +97,7 @@ class FakeEngine:
 class Parent:
     """A root VM of an owner, and the volume that the host has plugged in."""
 
-    def __init__(self, volume: Path, policy: GuestPolicy = POLICY) -> None:
+    def __init__(self, volume: Path, policy: GuestPolicy = POLICY, *, adopted: bool = True) -> None:
         self.key, self.engine, self.volume = InstanceKey(), FakeEngine(), volume
         self.fit(16 * MIB)
         public = OWNER.public_key().public_bytes_raw()
@@ -106,10 +106,16 @@ class Parent:
         launch = OwnLaunch(
             Technology.SIMULATED, config.encode(), identity, b"r" * 32, None, POLICY.digest
         )
-        lineage = Lineage(self.key.public, OwnerCertificate.issue(OWNER, self.key.public))
+        lineage = Lineage(self.key.public)
         provider = cast(EvidenceProvider, None)  # nobody joins here
         me = Party(Identity(config, launch), self.key, lineage, PolicyVerifier(policy), provider)
         self.forks = Forks(me, self.engine, Chronicle(cast(Home, None), None))
+        if adopted:
+            self.adopt()
+
+    def adopt(self) -> None:
+        certificate = OwnerCertificate.issue(OWNER, self.key.public)
+        self.forks.handle(protocol.Adopt(certificate.encode()))
 
     def fit(self, size: int) -> None:
         with self.volume.open("wb") as file:
@@ -153,6 +159,35 @@ def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parent:
     volume = tmp_path / "volume"
     monkeypatch.setattr(captures, "find_volume", lambda serial: volume)
     return Parent(volume)
+
+
+def test_a_vm_that_its_owner_has_not_adopted_forks_for_nobody(tmp_path: Path) -> None:
+    parent = Parent(tmp_path / "volume", adopted=False)
+    for warm in (False, True):
+        with pytest.raises(RefusedByGuest, match="has not adopted") as refused:
+            parent.forks.reserve(protocol.Reserve(1, warm=warm, token=parent.token()))
+        assert refused.value.hint is not None
+        assert "sevfork owner adopt {vm}" in refused.value.hint
+    parent.adopt()
+    assert len(parent.reserve(1, parent.token()).offers) == 1
+
+
+def test_a_refused_certificate_leaves_a_vm_as_it_was(tmp_path: Path) -> None:
+    parent = Parent(tmp_path / "volume", adopted=False)
+    stranger = OwnerCertificate.issue(Ed25519PrivateKey.generate(), parent.key.public)
+    with pytest.raises(NotAuthentic, match="another owner"):
+        parent.forks.handle(protocol.Adopt(stranger.encode()))
+    assert lineage_of(parent) == Lineage(parent.key.public)
+    parent.adopt()
+    parent.adopt()
+    lineage_of(parent).verify(owner_digest(OWNER.public_key().public_bytes_raw()))
+
+
+def lineage_of(parent: Parent) -> Lineage:
+    """What the agent tells of itself."""
+    told = parent.forks.handle(protocol.GetLineage())
+    assert isinstance(told, protocol.Descent)
+    return Lineage.decode(told.lineage)
 
 
 def open_files() -> set[Path]:

@@ -32,6 +32,7 @@ metadatas = st.builds(
     ports=st.lists(st.builds(PublishedPort, ports, ports)).map(tuple),
     volumes=st.lists(names).map(tuple),
     maker=st.none() | st.builds(Maker, words, words, st.integers(1, 2**22), st.integers(0)),
+    owner=st.none() | st.binary(min_size=48, max_size=48),
     processor=st.none()
     | st.builds(
         ProcessorState,

@@ -21,7 +21,7 @@ from sevfork.handshake import (
     owner_digest,
 )
 from sevfork.handshake.launch import LaunchConfig, Role
-from tests.support.fake_family import Family
+from tests.support.fake_family import Family, flip
 
 OWNER = Ed25519PrivateKey.generate()
 OWNER_DIGEST = owner_digest(OWNER.public_key().public_bytes_raw())
@@ -135,6 +135,59 @@ def test_generation_that_does_not_grow_is_rejected(
 ) -> None:
     with pytest.raises(NotAuthentic, match="generation"):
         changed(lineage, 1, link(keys[1], keys[2], generation)).verify(OWNER_DIGEST)
+
+
+@pytest.fixture
+def root(keys: list[InstanceKey]) -> Lineage:
+    """Launched with an owner, who has not adopted it yet."""
+    return Lineage(keys[0].public)
+
+
+def test_adoption_is_the_owners_word_and_the_same_word_again_changes_nothing(root: Lineage) -> None:
+    certificate = OwnerCertificate.issue(OWNER, root.root_key)
+    adopted = root.adopted(certificate, OWNER_DIGEST)
+    adopted.verify(OWNER_DIGEST)
+    assert adopted.adopted(certificate, OWNER_DIGEST) == adopted
+
+
+def test_adoption_by_another_owner_is_refused(root: Lineage) -> None:
+    stranger = OwnerCertificate.issue(Ed25519PrivateKey.generate(), root.root_key)
+    with pytest.raises(NotAuthentic, match="another owner"):
+        root.adopted(stranger, OWNER_DIGEST)
+
+
+def test_adoption_by_a_certificate_for_another_root_is_refused(root: Lineage) -> None:
+    other = OwnerCertificate.issue(OWNER, InstanceKey().public)
+    with pytest.raises(NotAuthentic, match="another root"):
+        root.adopted(other, OWNER_DIGEST)
+
+
+@pytest.mark.parametrize("position", [1, 2, 4, 35, 36, 67, 68, 131])
+def test_adoption_by_a_certificate_with_a_flipped_bit_is_refused(
+    root: Lineage, position: int
+) -> None:
+    forged = flip(OwnerCertificate.issue(OWNER, root.root_key).encode(), position)
+    with pytest.raises(NotAuthentic):
+        root.adopted(OwnerCertificate.decode(forged), OWNER_DIGEST)
+
+
+def test_adoption_of_a_child_is_refused(lineage: Lineage) -> None:
+    assert lineage.owner_certificate is not None
+    with pytest.raises(RefusedByGuest, match="is a child"):
+        lineage.adopted(lineage.owner_certificate, OWNER_DIGEST)
+
+
+def test_adoption_of_a_vm_without_an_owner_is_refused(root: Lineage) -> None:
+    with pytest.raises(RefusedByGuest, match="without an owner"):
+        root.adopted(OwnerCertificate.issue(OWNER, root.root_key), None)
+
+
+def test_certificate_is_not_swapped_after_adoption(root: Lineage) -> None:
+    certificate = OwnerCertificate.issue(OWNER, root.root_key)
+    adopted = root.adopted(certificate, OWNER_DIGEST)
+    stranger = OwnerCertificate.issue(Ed25519PrivateKey.generate(), root.root_key)
+    with pytest.raises(RefusedByGuest, match="adopted already"):
+        adopted.adopted(stranger, OWNER_DIGEST)
 
 
 def test_owners_signature_on_a_certificate_is_not_one_on_a_root() -> None:

@@ -25,6 +25,7 @@ from sevfork.errors import (
     UsageError,
     WrongState,
 )
+from sevfork.handshake import owner_digest
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.host import image_volumes, maker
 from sevfork.host.hypervisor import PortTaken
@@ -91,6 +92,16 @@ def test_up_starts_a_vm_that_is_ready_and_knows_what_it_is(
     assert metadata.processor is not None
     assert metadata.processor.measurement.hex() == image.launch_digests[1]
     assert outcome.boot_s == 1.5
+
+
+def test_up_launches_a_root_that_names_its_owner(hypervisor: FakeHypervisor, image: Image) -> None:
+    owner = owner_digest(b"o" * 32)
+    start(hypervisor, image, owner=owner)
+    metadata = metadata_of(hypervisor, "web")
+    config = LaunchConfig(Role.ROOT, owner).encode()
+    assert metadata.owner == owner
+    assert metadata.processor is not None
+    assert metadata.processor.host_data == launch_config_hash(Technology.SIMULATED, config)
 
 
 def test_a_port_of_sevforks_choice_is_a_free_one(hypervisor: FakeHypervisor, image: Image) -> None:

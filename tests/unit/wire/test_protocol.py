@@ -181,6 +181,13 @@ def test_the_largest_family_and_the_longest_page_fit_into_a_frame() -> None:
         assert Frame(Kind.REPLY, bytes(8), protocol.encode(message)).encode_line()
 
 
+def test_a_hint_names_the_vm_as_its_host_calls_it() -> None:
+    error = errors.RefusedByGuest("no {vm}", hint="sevfork owner adopt {vm}")
+    payload = protocol.failure_frame(bytes(8), error).payload
+    told = protocol.decode_failure(payload, "web")
+    assert (told.message, told.hint) == ("no {vm}", "sevfork owner adopt web")
+
+
 @pytest.mark.parametrize("index", [-1, 64])
 def test_a_place_that_no_capture_has_is_refused(index: int) -> None:
     said = {"type": "Join", "fork_id": bytes(16), "index": index, "join": b""}
