@@ -57,7 +57,14 @@ def _print(app: App, report: Report, as_json: bool) -> None:
             }
             for each in report.findings
         ]
-        app.output.json({"runs_guests": report.runs_guests, "findings": findings})
+        technologies = [each.value for each in report.technologies]
+        app.output.json(
+            {
+                "runs_guests": report.runs_guests,
+                "technologies": technologies,
+                "findings": findings,
+            }
+        )
         return
     rows = [[each.subject, each.verdict.value, each.found] for each in report.findings]
     app.output.table(["SUBJECT", "VERDICT", "FOUND"], rows)

@@ -178,16 +178,33 @@ def security_types(capabilities: str | None) -> frozenset[str]:
     return frozenset(each.text for each in found if each.text)
 
 
+def rom_firmware(technology: Technology, capabilities: str) -> str:
+    """The firmware that a VM gets, from the host's domcapabilities; HostCannot if there is none."""
+    return _firmware(technology, parse(capabilities))
+
+
 def _firmware(technology: Technology, capabilities: etree._Element) -> str:
+    """By its file's name. libvirt's own choice, by descriptors, was wrong for stateless firmware
+    before 11.8; and where there are two builds, the one without Secure Boot starts any kernel."""
     word = _FIRMWARE[technology]
-    for each in capabilities.findall("os/loader[@supported='yes']/value"):
-        if each.text and word in each.text.rpartition("/")[2].lower():
-            return each.text
+    paths = [each.text or "" for each in capabilities.findall("os/loader[@supported='yes']/value")]
+    found = [path for path in paths if word in _file_name(path)]
+    if found:
+        return min(found, key=wants_signed_kernels)
     package = "ovmf-amdsev" if technology is Technology.SEV_SNP else "ovmf-inteltdx"
     raise HostCannot(
         f"the libvirt host has no firmware for '{technology.value}'",
         hint=f"apt install {package} (Debian forky and later), then restart libvirtd",
     )
+
+
+def wants_signed_kernels(firmware: str) -> bool:
+    """Whether the firmware is a build with Secure Boot on, as distributions name them."""
+    return any(word in _file_name(firmware) for word in (".ms.", ".secboot."))
+
+
+def _file_name(path: str) -> str:
+    return path.rpartition("/")[2].lower()
 
 
 def _base64(data: bytes) -> str:

@@ -7,15 +7,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
-from sevfork.domain.launch_security import security_types
+from sevfork.attest.vendor_facts import vendor_facts
+from sevfork.domain.launch_security import rom_firmware, security_types, wants_signed_kernels
 from sevfork.domain.spec import Accelerator, GuestSpec
 from sevfork.domain.xml import spec_from_xml
-from sevfork.errors import SevforkError, WrongState
+from sevfork.errors import HostCannot, SevforkError, WrongState
 from sevfork.host import kvm_probe
+from sevfork.host.amd_processor import CPUINFO, read_processor, snp_platform
 from sevfork.host.hypervisor import HostFacts, Hypervisor
+from sevfork.lifecycle.finding import Finding, Standing
+from sevfork.lifecycle.host_tcb import not_compared, tcb_finding
+from sevfork.technology import Technology
 
 # One small guest and its image.
 _LEAST_MEMORY_MIB = 768
@@ -28,28 +32,13 @@ _BUILD_PROGRAMS = {
 }
 
 
-class Standing(Enum):
-    OK = "ok"
-    LIMITED = "limited"
-    MISSING = "missing"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at; ``remedy`` says how to get what is missing."""
-
-    subject: str
-    verdict: Standing
-    found: str
-    remedy: str | None = None
-
-
 @dataclass(frozen=True)
 class Report:
-    """``runs_guests``: whether anything at all can be run here."""
+    """``runs_guests``: whether anything at all can be run here; ``technologies``: of which."""
 
     findings: tuple[Finding, ...]
     runs_guests: bool
+    technologies: tuple[Technology, ...] = ()
 
 
 def examine(connect: Callable[[], Hypervisor]) -> Report:
@@ -62,8 +51,12 @@ def examine(connect: Callable[[], Hypervisor]) -> Report:
         findings.append(Finding("libvirt", Standing.MISSING, exc.message, exc.hint))
         return Report(tuple(findings), runs_guests=False)
     needed = [*_host(hypervisor, facts), _accelerator(hypervisor)]
-    findings += [*needed, *_technologies(hypervisor, facts)]
-    return Report(tuple(findings), all(each.verdict is not Standing.MISSING for each in needed))
+    runs_guests = all(each.verdict is not Standing.MISSING for each in needed)
+    hardware = [_Host.examined(each, hypervisor, facts) for each in _HARDWARE]
+    findings += [*needed, _SIMULATED, *(each.finding() for each in hardware), _tcb(hypervisor)]
+    usable = [each.hardware.technology for each in hardware if not each.lacks]
+    technologies = (Technology.SIMULATED, *usable) if runs_guests else ()
+    return Report(tuple(findings), runs_guests, technologies)
 
 
 def _programs() -> Iterator[Finding]:
@@ -131,71 +124,82 @@ def _any_vm(hypervisor: Hypervisor) -> GuestSpec | None:
     return None
 
 
+_SIMULATED = Finding("simulated (not confidential)", Standing.OK, "needs no hardware")
+
+
 @dataclass(frozen=True)
 class _Hardware:
-    """What one technology needs of a libvirt host."""
+    """What one technology needs of a libvirt host, beside the versions in ``vendor_facts``."""
 
-    sectype: str
+    technology: Technology
     name: str
-    libvirt: tuple[int, int, int]
-    qemu: tuple[int, int, int]
-    kernel: str
     parameter: Path
     remedy: str
 
 
 _HARDWARE = (
     _Hardware(
-        "sev-snp",
+        Technology.SEV_SNP,
         "AMD SEV-SNP",
-        (10, 5, 0),
-        (9, 1, 0),
-        "6.11",
         Path("/sys/module/kvm_amd/parameters/sev_snp"),
         "an EPYC of the third generation or later, SEV-SNP enabled in the BIOS",
     ),
     _Hardware(
-        "tdx",
+        Technology.TDX,
         "Intel TDX",
-        (11, 10, 0),
-        (10, 1, 0),
-        "6.16",
         Path("/sys/module/kvm_intel/parameters/tdx"),
         "a Xeon of the fourth generation or later with TDX enabled in the BIOS, kvm_intel.tdx=1",
     ),
 )
+_UNTRIED = "libvirt offers it; sevfork was never run on such hardware"
+_SECURE_BOOT = "its Secure Boot may refuse the image's kernel: install a build without it"
 
 
-def _technologies(hypervisor: Hypervisor, facts: HostFacts) -> Iterator[Finding]:
-    yield Finding("simulated (not confidential)", Standing.OK, "needs no hardware")
-    offered = security_types(hypervisor.domain_capabilities(Accelerator.KVM))
-    for hardware in _HARDWARE:
-        yield _technology(hardware, hypervisor, facts, offered)
+@dataclass(frozen=True)
+class _Host:
+    """One technology on this libvirt host: what is lacking, or the firmware that guests get."""
 
+    hardware: _Hardware
+    lacks: tuple[str, ...]
+    firmware: str = ""
 
-def _technology(
-    hardware: _Hardware, hypervisor: Hypervisor, facts: HostFacts, offered: frozenset[str]
-) -> Finding:
-    lacks = list(_lacks(hardware, hypervisor, facts, offered))
-    if not lacks:
-        found = "libvirt offers it; sevfork was never run on such hardware"
-        return Finding(hardware.name, Standing.LIMITED, found)
-    return Finding(hardware.name, Standing.LIMITED, "; ".join(lacks), hardware.remedy)
+    @classmethod
+    def examined(cls, hardware: _Hardware, hypervisor: Hypervisor, facts: HostFacts) -> _Host:
+        capabilities = hypervisor.domain_capabilities(Accelerator.KVM)
+        lacks = tuple(_lacks(hardware, hypervisor, facts, security_types(capabilities)))
+        if lacks or capabilities is None:
+            return cls(hardware, lacks)
+        try:
+            return cls(hardware, (), rom_firmware(hardware.technology, capabilities))
+        except HostCannot as exc:
+            return cls(hardware, (f"{exc.message}: {exc.hint}",))
+
+    def finding(self) -> Finding:
+        if self.lacks:
+            found, remedy = "; ".join(self.lacks), f"{self.hardware.remedy} (docs/hardware.md)"
+            return Finding(self.hardware.name, Standing.LIMITED, found, remedy)
+        found = f"{_UNTRIED}; firmware '{self.firmware}'"
+        warning = _SECURE_BOOT if wants_signed_kernels(self.firmware) else None
+        return Finding(self.hardware.name, Standing.LIMITED, found, warning)
 
 
 def _lacks(
     hardware: _Hardware, hypervisor: Hypervisor, facts: HostFacts, offered: frozenset[str]
 ) -> Iterator[str]:
-    for name, got, want in (
-        ("libvirt", facts.libvirt, hardware.libvirt),
-        ("QEMU", facts.qemu, hardware.qemu),
-    ):
-        if got < want:
-            yield f"{name} {_dotted(got)}, needs {_dotted(want)}"
+    needs = vendor_facts().requirements_of(hardware.technology)
+    for need, got in ((needs["libvirt"], facts.libvirt), (needs["QEMU"], facts.qemu)):
+        if got < need.numbers:
+            yield f"{need.component} {_dotted(got)}, needs {need.version}"
     if hypervisor.local and not _is_on(hardware.parameter):
-        yield f"the kernel (needs {hardware.kernel} or later) has it not enabled"
-    if hardware.sectype not in offered:
+        yield f"the kernel (needs {needs['Linux'].version} or later) has it not enabled"
+    if hardware.technology.value not in offered:
         yield "libvirt does not offer it"
+
+
+def _tcb(hypervisor: Hypervisor) -> Finding:
+    if not hypervisor.local:
+        return not_compared("the libvirt host is another machine", "run 'sevfork doctor' there")
+    return tcb_finding(read_processor(CPUINFO.read_text()), snp_platform)
 
 
 def _dotted(version: tuple[int, int, int]) -> str:

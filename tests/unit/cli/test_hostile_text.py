@@ -24,6 +24,7 @@ from sevfork.domain.spec import Accelerator
 from sevfork.host import connection_choice
 from sevfork.host.hypervisor import Domain, DomainState, HostFacts
 from sevfork.lifecycle import doctor, find, fork, inventory, remove, up
+from sevfork.lifecycle.finding import Finding, Standing
 from sevfork.lifecycle.progress import Watcher
 from sevfork.technology import Technology
 from sevfork.verifier import attest, pool, recognise, verify
@@ -184,7 +185,7 @@ def test_doctor(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = {"subject": "libvirt", "found": "found", "remedy": "remedy", field: HOSTILE}
-    finding = doctor.Finding(verdict=doctor.Standing.OK, **words)
+    finding = Finding(verdict=Standing.OK, **words)
     report = doctor.Report((finding,), runs_guests=True)
     monkeypatch.setattr(doctor, "examine", returning(report))
     assert command.run(App(), ["doctor"]) == 0

@@ -8,7 +8,14 @@ from dataclasses import replace
 import pytest
 
 from sevfork.domain.elements import E, parse, to_text
-from sevfork.domain.launch_security import SnpLaunch, TdxLaunch, hardware_launch, read
+from sevfork.domain.launch_security import (
+    SnpLaunch,
+    TdxLaunch,
+    hardware_launch,
+    read,
+    rom_firmware,
+    wants_signed_kernels,
+)
 from sevfork.errors import HostCannot, WrongState
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.technology import Technology
@@ -50,6 +57,26 @@ def test_snp_takes_everything_from_the_hosts_capabilities() -> None:
 
 def test_tdx_gets_its_own_firmware_and_the_launch_config_hash() -> None:
     assert tdx() == TdxLaunch("/usr/share/ovmf/OVMF.inteltdx.ms.fd", HASHES[Technology.TDX])
+
+
+def test_firmware_without_secure_boot_is_preferred() -> None:
+    signed = "<value>/usr/share/ovmf/OVMF.inteltdx.ms.fd</value>"
+    both = CAPABILITIES.replace(signed, f"{signed}<value>/usr/share/ovmf/OVMF.inteltdx.fd</value>")
+    assert rom_firmware(Technology.TDX, both) == "/usr/share/ovmf/OVMF.inteltdx.fd"
+    assert rom_firmware(Technology.TDX, CAPABILITIES) == "/usr/share/ovmf/OVMF.inteltdx.ms.fd"
+
+
+@pytest.mark.parametrize(
+    ("path", "signed"),
+    [
+        ("/usr/share/ovmf/OVMF.inteltdx.ms.fd", True),
+        ("/usr/share/edk2/ovmf/OVMF.inteltdx.secboot.fd", True),
+        ("/usr/share/edk2/ovmf/OVMF.inteltdx.fd", False),
+        ("/opt/x.ms.d/OVMF.amdsev.fd", False),
+    ],
+)
+def test_secure_boot_shows_in_the_files_name(path: str, signed: bool) -> None:
+    assert wants_signed_kernels(path) == signed
 
 
 @pytest.mark.parametrize("make", [snp, tdx])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,17 @@ from sevfork.domain.launch_security import security_types
 from sevfork.domain.spec import Accelerator
 from sevfork.domain.xml import domain_xml
 from sevfork.host.kvm_probe import least_kernel
-from sevfork.lifecycle.doctor import Finding, Standing, examine
+from sevfork.lifecycle.doctor import examine
+from sevfork.lifecycle.finding import Finding, Standing
+from sevfork.technology import Technology
 from tests.support.fake_hypervisor import FakeHypervisor
 from tests.support.guest_specs import ROOT
 
-WITH_SNP = """<domainCapabilities><features>
+WITH_SNP = """<domainCapabilities>
+<os supported='yes'><loader supported='yes'>
+  <value>/usr/share/ovmf/OVMF.amdsev.fd</value>
+</loader></os>
+<features>
   <sev supported='yes'/>
   <launchSecurity supported='yes'>
     <enum name='sectype'><value>sev</value><value>sev-snp</value></enum>
@@ -85,25 +92,73 @@ def test_neither_kvm_nor_emulation_means_that_nothing_runs(
 
 def test_old_versions_are_named_with_what_is_needed() -> None:
     found = finding(FakeHypervisor(), "AMD SEV-SNP")
-    assert "libvirt 9.0, needs 10.5" in found.found
+    assert "libvirt 9.0, needs 10.10" in found.found
     assert "QEMU 7.2, needs 9.1" in found.found
     assert found.verdict is Standing.LIMITED
+
+
+WITH_TDX = WITH_SNP.replace("sev-snp", "tdx").replace("amdsev", "inteltdx")
+
+
+def on_hardware(
+    monkeypatch: pytest.MonkeyPatch, capabilities: str, libvirt: tuple[int, int, int] = (11, 10, 0)
+) -> FakeHypervisor:
+    """A libvirt host that is new enough, and offers what is given."""
+    hypervisor = FakeHypervisor()
+    facts = replace(hypervisor.facts(), libvirt=libvirt, qemu=(10, 1, 0))
+    monkeypatch.setattr(hypervisor, "facts", lambda: facts)
+    monkeypatch.setattr(
+        hypervisor,
+        "domain_capabilities",
+        lambda accelerator: capabilities if accelerator is Accelerator.KVM else "<x/>",
+    )
+    return hypervisor
 
 
 def test_hardware_that_libvirt_offers_is_still_said_to_be_untried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hypervisor = FakeHypervisor()
-    facts = hypervisor.facts()
-    monkeypatch.setattr(
-        hypervisor,
-        "domain_capabilities",
-        lambda accelerator: WITH_SNP if accelerator is Accelerator.KVM else "<x/>",
-    )
-    new = type(facts)(facts.name, (11, 10, 0), (10, 1, 0), 2, 16384, 8192)
-    monkeypatch.setattr(hypervisor, "facts", lambda: new)
-    assert "never run on such hardware" in finding(hypervisor, "AMD SEV-SNP").found
+    hypervisor = on_hardware(monkeypatch, WITH_SNP)
+    found = finding(hypervisor, "AMD SEV-SNP")
+    assert "never run on such hardware" in found.found
+    assert "OVMF.amdsev.fd" in found.found
     assert "libvirt does not offer it" in finding(hypervisor, "Intel TDX").found
+
+
+def test_what_can_be_run_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated = (Technology.SIMULATED,)
+    assert examine(FakeHypervisor).technologies == simulated
+    for capabilities, technology in (
+        (WITH_SNP, Technology.SEV_SNP),
+        (WITH_TDX, Technology.TDX),
+    ):
+        hypervisor = on_hardware(monkeypatch, capabilities)
+        assert examine(lambda: hypervisor).technologies == (*simulated, technology)  # noqa: B023
+
+
+def test_a_libvirt_without_versioned_cpu_models_does_not_do_for_snp(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hypervisor = on_hardware(monkeypatch, WITH_SNP, libvirt=(10, 9, 0))
+    assert finding(hypervisor, "AMD SEV-SNP").found == "libvirt 10.9, needs 10.10"
+    assert Technology.SEV_SNP not in examine(lambda: hypervisor).technologies
+
+
+def test_hardware_without_firmware_is_lacking_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hypervisor = on_hardware(monkeypatch, WITH_SNP.replace("amdsev", "plain"))
+    assert "no firmware for 'sev-snp': apt install" in finding(hypervisor, "AMD SEV-SNP").found
+    assert Technology.SEV_SNP not in examine(lambda: hypervisor).technologies
+
+
+def test_firmware_with_secure_boot_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_keys = WITH_TDX.replace("inteltdx.fd", "inteltdx.ms.fd")
+    found = finding(on_hardware(monkeypatch, with_keys), "Intel TDX")
+    assert "Secure Boot" in (found.remedy or "")
+    assert finding(on_hardware(monkeypatch, WITH_TDX), "Intel TDX").remedy is None
+
+
+def test_the_tcb_of_another_machine_is_not_compared() -> None:
+    assert "another machine" in finding(FakeHypervisor(), "minimum TCB").found
 
 
 def test_the_least_kernel_has_a_multiboot_header() -> None:
