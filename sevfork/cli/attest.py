@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration
+from sevfork.cli import lineage
+from sevfork.cli.options import App, as_json, common, duration, owner_key
 from sevfork.cli.verify import CERTIFICATES, policy_from
 
 if TYPE_CHECKING:
     from sevfork.attest.policy import Policy
     from sevfork.domain.spec import GuestSpec
+    from sevfork.lifecycle.job import Job
+    from sevfork.owner.descent import Descent
     from sevfork.verifier.attest import Attestation
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -39,6 +42,12 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     help="A file or folder of certificates, revocation lists, TDX collateral; may be given again.",
 )
 @click.option(
+    "--owner",
+    metavar="PUB",
+    type=owner_key,
+    help="Check too that it descends from this owner's root.",
+)
+@click.option(
     "--save",
     metavar="F",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -56,6 +65,7 @@ def attest(
     policy_file: BinaryIO | None,
     image_folder: Path | None,
     certificates: tuple[Path, ...],
+    owner: bytes | None,
     save: Path | None,
     allow_simulated: bool,
     timeout: float,
@@ -77,9 +87,9 @@ def attest(
     hypervisor = app.hypervisor()
     _, spec = running_vm(hypervisor, vm, "attest")
     policy = _pinned(policy_from(policy_file, allow_simulated), image_folder, spec)
-    at = datetime.now(UTC)
+    at, job = datetime.now(UTC), Job(hypervisor, Deadline.after(timeout))
     attested = attest.attest(
-        Job(hypervisor, Deadline.after(timeout)),
+        job,
         spec,
         policy,
         at,
@@ -87,8 +97,8 @@ def attest(
         complete=Pool.read(certificate_files(certificates), at).complete,
     )
     if save:
-        save.write_bytes(attested.evidence.encode())
-    _tell(app, attested, as_json)
+        save.write_bytes(attested.statement.evidence)
+    _tell(app, attested, _descent(job, spec, attested, owner), as_json)
 
 
 def _pinned(policy: Policy, image_folder: Path | None, spec: GuestSpec) -> Policy:
@@ -99,23 +109,36 @@ def _pinned(policy: Policy, image_folder: Path | None, spec: GuestSpec) -> Polic
     return pin_image(policy, Image.load(image_folder), spec.vcpus) if image_folder else policy
 
 
-def _tell(app: App, attested: Attestation, as_json: bool) -> None:
+def _descent(
+    job: Job, spec: GuestSpec, attested: Attestation, owner: bytes | None
+) -> Descent | None:
+    """Whom the VM that was attested descends from, where that was asked."""
+    if owner is None or not attested.verdict.passed:
+        return None
+    from sevfork.owner.asking import encoded_lineage
+    from sevfork.owner.descent import of_attested
+
+    return of_attested(attested, encoded_lineage(job, spec), owner)
+
+
+def _tell(app: App, attested: Attestation, descent: Descent | None, as_json: bool) -> None:
     """Print the verdict, and raise one that is not good."""
     from sevfork.verifier.render import rejection
 
-    _print(app, attested, as_json)
+    _print(app, attested, descent, as_json)
     if not attested.verdict.passed:
         raise rejection(attested.verdict)
 
 
-def _print(app: App, attested: Attestation, as_json: bool) -> None:
+def _print(app: App, attested: Attestation, descent: Descent | None, as_json: bool) -> None:
     from sevfork.verifier import render
 
     claims = _claims(attested)
     if as_json:
         document = render.verdict_as_json(attested.verdict)
-        report_data = {"vm": attested.vm, "report_data": attested.report_data.hex()}
-        app.output.json(document | report_data | {"claims": claims})
+        asked = {"vm": attested.vm, "report_data": attested.statement.report_data.hex()}
+        found = {"lineage": lineage.document(descent) if descent else None}
+        app.output.json(document | asked | {"claims": claims} | found)
         return
     app.output.data(
         *render.verdict_as_lines(attested.verdict),
@@ -123,10 +146,13 @@ def _print(app: App, attested: Attestation, as_json: bool) -> None:
         f"what the agent of '{attested.vm}' claims, worth as much as the launch above:",
         *(f"  {name}: {value}" for name, value in claims.items()),
     )
+    if descent:
+        app.output.data("", "whom it descends from:")
+        app.output.chain(lineage.lines(descent))
 
 
 def _claims(attested: Attestation) -> dict[str, object]:
-    claims = attested.claims
+    claims = attested.statement.status
     return {
         "version": claims.version,
         "role": claims.role or "none yet",

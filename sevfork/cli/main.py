@@ -30,6 +30,7 @@ VERBS = {
     "events": ("sevfork.cli.events:events", "What happens to a VM's children, told to it."),
     "ls": ("sevfork.cli.ls:ls", "List VMs, and who descends from whom."),
     "attest": ("sevfork.cli.attest:attest", "Fresh evidence from a running VM."),
+    "lineage": ("sevfork.cli.lineage:lineage", "Whom a VM descends from, back to its owner."),
     "verify": ("sevfork.cli.verify:verify", "Check evidence, on any machine."),
     "policy": ("sevfork.cli.policy:policy", "A commented policy to begin with."),
     "measure": ("sevfork.cli.measure:measure", "The expected launch digest of an image."),

@@ -47,6 +47,11 @@ class Output:
         """Text of several lines on stdout, which nobody else can have put line breaks into."""
         self.data(*text.rstrip("\n").split("\n"))
 
+    def chain(self, lines: Sequence[str]) -> None:
+        """Lines on stdout, each drawn as the only branch of the one before it."""
+        first, *rest = lines
+        self.data(first, *(f"{'   ' * depth}└─ {line}" for depth, line in enumerate(rest)))
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout; off a terminal plain columns, nothing cut off or wrapped."""
         rows = [[one_line(cell) for cell in row] for row in rows]

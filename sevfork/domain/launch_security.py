@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from lxml import etree
 
 from sevfork.domain.elements import E, parse
+from sevfork.domain.spec import SNP_CPU_MODEL
 from sevfork.errors import HostCannot, WrongState
 from sevfork.technology import Technology
 
@@ -22,8 +23,6 @@ from sevfork.technology import Technology
 SNP_POLICY = 0x30000
 # Bit 28 SEPT_VE_DISABLE; bit 0, debugging, is off (TDX module ABI, TD attributes).
 TDX_POLICY = 0x10000000
-# The launch digest depends on it: pinned, never "maximum".
-SNP_CPU_MODEL = "EPYC-v4"
 _QUOTE_SERVICE = "/var/run/tdx-qgs/qgs.socket"
 # Firmware that is loaded as ROM, by what its file is called in distributions.
 _FIRMWARE = {Technology.SEV_SNP: "amdsev", Technology.TDX: "tdx"}

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from lxml import etree
 
 
+# SNP's launch digest depends on it: pinned, never "maximum".
+SNP_CPU_MODEL = "EPYC-v4"
+
+
 class Accelerator(Enum):
     """What executes the guest; the value is libvirt's domain type."""
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sevfork.domain.launch_security import SNP_CPU_MODEL
+from sevfork.domain.spec import SNP_CPU_MODEL
 from sevfork.errors import HostCannot, UsageError
 from sevfork.image.image import Image
 from sevfork.simulated.launch_digest import simulated_launch_digest

@@ -10,6 +10,7 @@ from sevfork.attest.policy import Policy
 from sevfork.attest.verdict import Verdict
 from sevfork.attest.verify import Expected, judge
 from sevfork.errors import InsecureRefused, UsageError
+from sevfork.handshake.launch import launch_config_hash
 from sevfork.technology import Technology
 
 
@@ -35,12 +36,17 @@ def verdict_on(
     at: datetime,
     *,
     report_data: bytes | None = None,
+    launch_config: bytes | None = None,
     allow_simulated: bool = False,
 ) -> Verdict:
-    """Judge; raises InsecureRefused for simulated evidence that was not asked for."""
+    """Judge; ``launch_config`` is compared where ``report_data`` is.
+
+    Raises InsecureRefused for simulated evidence that was not asked for.
+    """
     if evidence.technology is Technology.SIMULATED and not allow_simulated:
         raise InsecureRefused(
             "this evidence is simulated: it shows nothing about confidentiality",
             hint="add --allow-simulated to check it all the same",
         )
-    return judge(evidence, policy, Expected(report_data) if report_data else None, at)
+    signed = launch_config and launch_config_hash(evidence.technology, launch_config)
+    return judge(evidence, policy, Expected(report_data, signed) if report_data else None, at)

@@ -28,6 +28,7 @@ from sevfork.lifecycle.finding import Finding, Standing
 from sevfork.lifecycle.progress import Watcher
 from sevfork.technology import Technology
 from sevfork.verifier import attest, pool, recognise, verify
+from sevfork.verifier.statement import Statement
 from sevfork.wire import protocol
 from tests.support.fake_hypervisor import FakeHypervisor
 from tests.support.guest_specs import METADATA, ROOT
@@ -139,9 +140,7 @@ def test_attest(
     claims = STATUS if field == "vm" else msgspec.structs.replace(STATUS, **{field: HOSTILE})
     attested = attest.Attestation(
         HOSTILE if field == "vm" else "web",
-        Evidence(Technology.SIMULATED, b"", b""),
-        bytes(64),
-        claims,
+        Statement(bytes(16), protocol.encode(claims), b""),
         Verdict(Technology.SIMULATED, (Check("name", "wanted", "got", True),), ()),
     )
     monkeypatch.setattr(find, "running_vm", returning((DOMAIN, ROOT)))

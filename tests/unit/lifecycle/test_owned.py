@@ -5,48 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.domain import metadata_xml
 from sevfork.domain.spec import GuestSpec
 from sevfork.errors import RefusedByGuest
-from sevfork.handshake import Lineage, OwnerCertificate, owner_digest
+from sevfork.handshake import Lineage
 from sevfork.image.image import Image
 from sevfork.lifecycle.agents import greet_agent
 from sevfork.lifecycle.find import running_vm
 from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
-from sevfork.lifecycle.up import UpRequest, plan_up, run_up
+from sevfork.owner.asking import encoded_lineage, hand_over
 from sevfork.wire import protocol
-from tests.support.fake_guests import STATE, FakeHouse
+from tests.support.fake_guests import FakeHouse
 from tests.support.image_factory import write_image
 from tests.support.jobs import job_on
-
-OWNER = Ed25519PrivateKey.generate()
-DIGEST = owner_digest(OWNER.public_key().public_bytes_raw())
+from tests.support.owners import OWNER_DIGEST, certificate_for, owned_root
 
 
 @pytest.fixture
 def owned(house: FakeHouse, tmp_path: Path) -> GuestSpec:
-    image = Image.load(write_image(tmp_path / "image"))
-    made = run_up(job_on(house), plan_up(house, UpRequest("web", image, owner=DIGEST)))
-    house.guests[made.spec.uuid].state = STATE
-    return made.spec
+    return owned_root(house, Image.load(write_image(tmp_path / "image")))
 
 
 def adopt(house: FakeHouse, spec: GuestSpec) -> None:
     with greet_agent(job_on(house), spec) as agent:
         deadline = job_on(house).deadline
         root = agent.ask(protocol.GetStatus(), protocol.Status, deadline=deadline).instance_key
-        certificate = OwnerCertificate.issue(OWNER, root).encode()
-        agent.ask(protocol.Adopt(certificate), protocol.Done, deadline=deadline)
+    hand_over(job_on(house), spec, certificate_for(root))
 
 
 def lineage(house: FakeHouse, name: str) -> Lineage:
     _, spec = running_vm(house, name, "tell")
-    with greet_agent(job_on(house), spec) as agent:
-        deadline = job_on(house).deadline
-        told = agent.ask(protocol.GetLineage(), protocol.Descent, deadline=deadline)
-    return Lineage.decode(told.lineage)
+    return Lineage.decode(encoded_lineage(job_on(house), spec))
 
 
 def fork(house: FakeHouse, name: str) -> None:
@@ -72,11 +62,11 @@ def test_a_family_has_its_owner_in_every_launch_and_every_lineage(
     fork(house, "web-fork")
     for generation, name in enumerate(("web", "web-fork", "web-fork-fork")):
         descent = lineage(house, name)
-        descent.verify(DIGEST)
+        descent.verify(OWNER_DIGEST)
         assert descent.generation == generation
         metadata = metadata_xml.from_domain(house.xml(house.find(name).uuid))
         assert metadata is not None
-        assert metadata.owner == DIGEST
+        assert metadata.owner == OWNER_DIGEST
 
 
 def test_a_child_takes_no_certificate(house: FakeHouse, owned: GuestSpec) -> None:
