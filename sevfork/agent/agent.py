@@ -12,6 +12,7 @@ from sevfork.agent.child import Child, ChildRequest
 from sevfork.agent.chronicle import Chronicle, Home
 from sevfork.agent.container.adopt import Ended
 from sevfork.agent.engine import Engine
+from sevfork.agent.evidence.endorsed import EndorsedProvider, Shelf
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.forks import Forks, Party
 from sevfork.agent.identity import Identity, PolicyVerifier, establish
@@ -55,9 +56,11 @@ class Agent:
         engine: Engine,
         machine: Machine,
     ) -> None:
-        self._measured, self._key, self._provider = measured, key, provider
+        self._measured, self._key = measured, key
+        self._shelf = Shelf(measured.technology)
+        self._provider = EndorsedProvider(provider, self._shelf)
         self._workload, self._engine, self._machine = workload, engine, machine
-        self._verifier = PolicyVerifier(measured.policy)
+        self._verifier = PolicyVerifier(measured.policy, self._shelf)
         self._state = CurrentState()
         self._identity: Identity | None = None
         self._child: Child | None = None
@@ -79,6 +82,9 @@ class Agent:
             case protocol.Configure():
                 self._configure(request)
                 return self._status()
+            case protocol.Endorse(certificates=certificates):
+                self._shelf.put(certificates)
+                return protocol.Done()
             case protocol.Attest(nonce=nonce):
                 return self._attest(nonce)
             case protocol.Capture() | protocol.UpdateSnapshot():

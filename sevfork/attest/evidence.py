@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from sevfork.errors import AttestationFailed
 from sevfork.technology import Technology
 from sevfork.wire.lp import lp
+from sevfork.wire.message import MAX_CERTIFICATES_BYTES
 
 VERSION = 1
 REPORT_LIMIT_BYTES = 16 * 1024
-CERTIFICATES_LIMIT_BYTES = 64 * 1024
+CERTIFICATES_LIMIT_BYTES = MAX_CERTIFICATES_BYTES
 _HEAD_SIZE = 4
 _BY_WIRE = {technology.wire: technology for technology in Technology}
 

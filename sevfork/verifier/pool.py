@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from sevfork.attest.endorsements import readable
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.snp.certificates import CertificateTable, Endorsement
 from sevfork.attest.snp.report import SigningKey, SnpReport
@@ -22,14 +23,13 @@ from sevfork.attest.tdx.collateral import Collateral, SignedJson
 from sevfork.attest.tdx.examination import Subject
 from sevfork.attest.verdict import printable
 from sevfork.attest.x509 import Certificate, Chain, RevocationList, Scheme
-from sevfork.errors import AttestationFailed, UsageError
+from sevfork.errors import UsageError
 from sevfork.technology import Technology
 from sevfork.verifier.amd import amd_authorities
 from sevfork.verifier.certificate_files import CertificateFile
 
 _TCB_SIGNER = "Intel SGX TCB Signing"
 _NEVER = datetime.min.replace(tzinfo=UTC)
-_Content = TypeVar("_Content")
 _T = TypeVar("_T")
 
 
@@ -66,8 +66,8 @@ class Pool:
         """
         if evidence.technology is Technology.TDX:
             return self._with_collateral(evidence)
-        report = _readable(SnpReport.decode, evidence.report)
-        table = _readable(CertificateTable.decode, evidence.certificates)
+        report = readable(SnpReport.decode, evidence.report)
+        table = readable(CertificateTable.decode, evidence.certificates)
         if report is None or table is None:
             return evidence
         return replace(evidence, certificates=self._table(table, report).encode())
@@ -92,7 +92,7 @@ class Pool:
 
     def _issuer_of(self, content: bytes, own: bytes) -> bytes:
         """The issuer that signed it, of all that bear its name; what comes with sevfork is last."""
-        certificate, mine = (_readable(Certificate.decode, one) for one in (content, own))
+        certificate, mine = (readable(Certificate.decode, one) for one in (content, own))
         if certificate is None or (own and mine is None):
             return own
         if mine is not None and certificate.issued_by(mine, Scheme.AMD):
@@ -109,8 +109,8 @@ class Pool:
 
     def _list_of(self, root: bytes, own: bytes) -> bytes:
         """The evidence's own list counts as one of several: its host may have kept an old one."""
-        issuer = _readable(Certificate.decode, root)
-        mine = _readable(RevocationList.decode, own) if own else None
+        issuer = readable(Certificate.decode, root)
+        mine = readable(RevocationList.decode, own) if own else None
         if issuer is None or (own and mine is None):
             return own
         lists = [crl for crl in self.lists if crl.issuer == issuer.subject]
@@ -120,7 +120,7 @@ class Pool:
     # Intel
 
     def _with_collateral(self, evidence: Evidence) -> Evidence:
-        subject = _readable(Subject.decode, evidence.report)
+        subject = readable(Subject.decode, evidence.report)
         pool = self._and_own(evidence.certificates)
         if subject is None or pool is None or len(subject.pck.certificates) != 3:
             return evidence
@@ -136,9 +136,9 @@ class Pool:
         """With what the evidence came with; None if that cannot be read, which the verdict says."""
         if not certificates:
             return self
-        own = _readable(Collateral.decode, certificates)
+        own = readable(Collateral.decode, certificates)
         lists = (own.root_ca_crl, own.pck_crl) if own else ()
-        decoded = [_readable(RevocationList.decode, der) for der in lists]
+        decoded = [readable(RevocationList.decode, der) for der in lists]
         if own is None or None in decoded:
             return None
         documents = [*self.documents, own.tcb_info, own.qe_identity]
@@ -168,13 +168,13 @@ class Pool:
 
     def _tcb_info(self, fmspc: str) -> SignedJson | None:
         """Of this FMSPC; it is read before it is verified, but only to choose it."""
-        read = [(one, _readable(SignedJson.as_tcb_info, one)) for one in self.documents]
+        read = [(one, readable(SignedJson.as_tcb_info, one)) for one in self.documents]
         fitting = [(one, info) for one, info in read if info and info.platform_kind[0] == fmspc]
         newest = self._newest(fitting, lambda pair: pair[1].issue_date)
         return newest[0] if newest else None
 
     def _qe_identity(self) -> SignedJson | None:
-        read = [(one, _readable(SignedJson.as_qe_identity, one)) for one in self.documents]
+        read = [(one, readable(SignedJson.as_qe_identity, one)) for one in self.documents]
         identities = [(one, identity) for one, identity in read if identity]
         newest = self._newest(identities, lambda pair: pair[1].issue_date)
         return newest[0] if newest else None
@@ -215,20 +215,13 @@ def _pem(certificate: Certificate) -> bytes:
 
 
 def _signed(leaf: bytes, report: SnpReport) -> bool:
-    certificate = _readable(Certificate.decode, leaf)
+    certificate = readable(Certificate.decode, leaf)
     return certificate is not None and is_signed_by(Chain("leaf", (certificate,)), report)
 
 
 def _likeness(leaf: Certificate, report: SnpReport) -> tuple[bool, bool]:
-    chip = _readable(Endorsement.decode, leaf.extensions)
+    chip = readable(Endorsement.decode, leaf.extensions)
     if chip is None:
         return False, False
     same_chip = (chip.hardware_id or b"").ljust(len(report.chip_id), b"\0") == report.chip_id
     return same_chip, chip.tcb.encode() == report.reported_tcb
-
-
-def _readable(decode: Callable[[_Content], _T], content: _Content) -> _T | None:
-    try:
-        return decode(content)
-    except AttestationFailed:
-        return None

@@ -10,6 +10,8 @@ from msgspec import Meta
 
 # 64 OFFERs of 2 KiB fit into one frame; whoever wants more children forks again.
 MAX_CHILDREN = 64
+# Beside a report, in evidence as on its way there: a certificate table, or Intel's collateral.
+MAX_CERTIFICATES_BYTES = 64 * 1024
 MAX_EVENTS = 16  # of one VM; each costs the host one request to the parent
 _DAY_MS = 24 * 60 * 60 * 1000.0
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from sevfork.wire.message import Count, Index, Message, Nanoseconds
+from typing import Annotated
+
+from msgspec import Meta
+
+from sevfork.wire.message import (
+    MAX_CERTIFICATES_BYTES,
+    Count,
+    Index,
+    Message,
+    Nanoseconds,
+)
 
 
 class GetStatus(Message, frozen=True):
@@ -30,6 +40,15 @@ class Configure(Message, frozen=True):
 
     launch_config: bytes
     clock_step_ns: Nanoseconds = 0
+
+
+class Endorse(Message, frozen=True):
+    """What evidence is checked by: AMD's certificates and list, or Intel's collateral. -> Done
+
+    At any time, again and again. Encoded as beside a report in evidence; nobody believes it.
+    """
+
+    certificates: Annotated[bytes, Meta(min_length=1, max_length=MAX_CERTIFICATES_BYTES)]
 
 
 class Capture(Message, frozen=True):
@@ -202,6 +221,7 @@ Request = (
     | ShutDown
     | ReadClock
     | Configure
+    | Endorse
     | Capture
     | UpdateSnapshot
     | DropSnapshot

@@ -193,6 +193,7 @@ class FakeIntel:
     qe: Mapping[str, Any] = field(default_factory=dict)
     revoked_by_ca: tuple[int, ...] = ()
     revoked_by_root: tuple[int, ...] = ()
+    crl_issued: datetime = NOW - 5 * _DAY
     crl_until: datetime = NOW + 20 * _DAY
     trailing: bytes = b""
 
@@ -317,12 +318,11 @@ class FakeIntel:
         return SignedJson(what, text, sign(self.signer.subject, text), chain)
 
     def collateral(self) -> Collateral:
-        issued = NOW - 5 * _DAY
         return Collateral(
             tcb_info=self._signed("TCB info", self.tcb_info()),
             qe_identity=self._signed("QE identity", self.qe_identity()),
-            root_ca_crl=crl(ROOT, self.revoked_by_root, issued, self.crl_until),
-            pck_crl=crl(PLATFORM_CA, self.revoked_by_ca, issued, self.crl_until),
+            root_ca_crl=crl(ROOT, self.revoked_by_root, self.crl_issued, self.crl_until),
+            pck_crl=crl(PLATFORM_CA, self.revoked_by_ca, self.crl_issued, self.crl_until),
         )
 
     def evidence(self) -> Evidence:

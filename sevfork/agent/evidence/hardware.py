@@ -1,4 +1,4 @@
-"""What every provider of hardware evidence does around its source: size, patience, certificates."""
+"""What every provider of hardware evidence does around its source: size and patience."""
 
 from __future__ import annotations
 
@@ -32,30 +32,20 @@ class EvidenceSource(Protocol):
         """What an errno that does not pass by itself means here."""
 
 
-def no_certificates(_report: bytes) -> bytes:
-    """There is nobody to ask for certificates: whoever verifies has to have them."""
-    return b""
-
-
 class HardwareProvider:
-    """Evidence of one technology; ``certificates_for`` is asked where the kernel has none.
-
-    The certificates of an SNP report, or the collateral of a TDX quote, may well come from the
-    host: they are signed, and nobody believes them unverified.
-    """
+    """Evidence of one technology, with the certificates that the kernel has for it, if any."""
 
     def __init__(
         self,
         technology: Technology,
         source: EvidenceSource,
         *,
-        certificates_for: Callable[[bytes], bytes] = no_certificates,
         deadline_s: float = DEADLINE_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.technology = technology
-        self.source, self._certificates_for = source, certificates_for
+        self.source = source
         self._deadline_s, self._clock, self._sleep = deadline_s, clock, sleep
 
     def evidence(self, report_data: bytes) -> Evidence:
@@ -63,8 +53,6 @@ class HardwareProvider:
         if len(report_data) != REPORT_DATA_SIZE:
             raise AttestationFailed(f"report data has {len(report_data)} bytes, not 64")
         report, certificates = self._patiently(report_data)
-        if not certificates:
-            certificates = self._certificates_for(report)
         return Evidence(self.technology, report, certificates)
 
     def _patiently(self, report_data: bytes) -> tuple[bytes, bytes]:

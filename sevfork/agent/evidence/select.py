@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-from sevfork.agent.evidence.hardware import EvidenceSource, HardwareProvider, no_certificates
+from sevfork.agent.evidence.hardware import EvidenceSource, HardwareProvider
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.evidence.sev_guest import DEVICE, SevGuestDevice, SevGuestSource
 from sevfork.agent.evidence.tsm import REPORTS, ConfigfsReports, TsmSource
@@ -16,7 +15,6 @@ from sevfork.technology import Technology
 def hardware_provider(
     technology: Technology,
     *,
-    certificates_for: Callable[[bytes], bytes] = no_certificates,
     reports: Path = REPORTS,
     device: Path = DEVICE,
 ) -> EvidenceProvider:
@@ -24,8 +22,7 @@ def hardware_provider(
 
     Raises AttestationFailed if there is neither: a guest without evidence serves nobody.
     """
-    source = _source(technology, reports, device)
-    return HardwareProvider(technology, source, certificates_for=certificates_for)
+    return HardwareProvider(technology, _source(technology, reports, device))
 
 
 def _source(technology: Technology, reports: Path, device: Path) -> EvidenceSource:

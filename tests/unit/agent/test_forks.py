@@ -19,6 +19,7 @@ from sevfork.agent import captures
 from sevfork.agent import forks as forks_module
 from sevfork.agent.chronicle import Chronicle, Home
 from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source
+from sevfork.agent.evidence.endorsed import Shelf
 from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.forks import MAX_KEPT_OFFERS, MAX_OPEN_FORKS, Forks, Party
 from sevfork.agent.identity import Identity, PolicyVerifier
@@ -108,7 +109,13 @@ class Parent:
         )
         lineage = Lineage(self.key.public)
         provider = cast(EvidenceProvider, None)  # nobody joins here
-        me = Party(Identity(config, launch), self.key, lineage, PolicyVerifier(policy), provider)
+        me = Party(
+            Identity(config, launch),
+            self.key,
+            lineage,
+            PolicyVerifier(policy, Shelf(Technology.SIMULATED)),
+            provider,
+        )
         self.forks = Forks(me, self.engine, Chronicle(cast(Home, None), None))
         if adopted:
             self.adopt()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from sevfork.agent.evidence.endorsed import Shelf
 from sevfork.agent.identity import PolicyVerifier, establish
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
@@ -50,13 +51,13 @@ def test_the_same_chip_means_the_chip_of_this_very_vm(
     processor: SimulatedProcessor, policy: GuestPolicy
 ) -> None:
     assert policy.chip == "same"
-    verifier = PolicyVerifier(policy, lambda: NOW)
+    verifier = PolicyVerifier(policy, Shelf(Technology.SIMULATED), lambda: NOW)
     own = establish(ROOT, Provider(processor), verifier, InstanceKey()).launch
     assert own.expect(bytes(64), ROOT).chip_id == processor.chip_id
 
 
 def test_any_chip_asks_for_none(processor: SimulatedProcessor, policy: GuestPolicy) -> None:
-    verifier = PolicyVerifier(replace(policy, chip="any"), lambda: NOW)
+    verifier = PolicyVerifier(replace(policy, chip="any"), Shelf(Technology.SIMULATED), lambda: NOW)
     own = establish(ROOT, Provider(processor), verifier, InstanceKey()).launch
     assert own.expect(bytes(64), ROOT).chip_id is None
 
@@ -66,4 +67,9 @@ def test_a_launch_configuration_that_was_not_launched_is_refused(
 ) -> None:
     other = LaunchConfig(Role.CHILD, None, b"\x05" * 48).encode()
     with pytest.raises(AttestationFailed, match="launch configuration"):
-        establish(other, Provider(processor), PolicyVerifier(policy, lambda: NOW), InstanceKey())
+        establish(
+            other,
+            Provider(processor),
+            PolicyVerifier(policy, Shelf(Technology.SIMULATED), lambda: NOW),
+            InstanceKey(),
+        )

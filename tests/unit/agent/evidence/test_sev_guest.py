@@ -85,9 +85,8 @@ def test_report_and_certificates_come_together() -> None:
     assert evidence.certificates.rstrip(b"\0") == TABLE
 
 
-def test_a_host_without_certificates_leaves_zeros() -> None:
-    asked = provider(FakeDevice(table=b""), certificates_for=lambda _: b"from elsewhere")
-    assert asked.evidence(DATA).certificates == b"from elsewhere"
+def test_the_zeros_that_a_host_without_certificates_leaves_are_no_certificates() -> None:
+    assert provider(FakeDevice(table=b"")).evidence(DATA).certificates == b""
 
 
 def test_a_larger_table_is_asked_for_again_with_the_room_that_it_needs() -> None:
