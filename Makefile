@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Building images and a private libvirtd take root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=http_proxy,https_proxy,SEVFORK_DEBIAN_MIRROR,SEVFORK_VECTORS)
 
-.PHONY: help demo test setup venv unit test-fast lint format bench bench-quick fetched clean
+.PHONY: help demo test test-hw setup venv unit test-fast lint format bench bench-quick fetched clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -50,6 +50,9 @@ lint: venv  ## ruff, mypy, and the contracts on who imports whom
 format: venv  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+test-hw: setup  ## on a machine with SEV-SNP or TDX: from the image to a warm fork, and a report to send us
+	$(AS_ROOT) $(BIN)/python -m scripts.hardware
 
 bench: setup  ## what sevfork costs beside its peers, one table (40 minutes; bench-quick: 5)
 	$(AS_ROOT) $(BIN)/python -m scripts.bench

@@ -15,13 +15,21 @@ _LIMIT_BYTES = 1024 * 1024
 
 def keep(hypervisor: Hypervisor, spec: GuestSpec) -> Path | None:
     """Copy the log to this machine before the VM is removed; None if there is none."""
+    data = read(hypervisor, spec)
+    if data is None:
+        return None
     path = cache_directory(os.environ) / "failed" / f"{spec.name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def read(hypervisor: Hypervisor, spec: GuestSpec) -> bytes | None:
+    """The beginning of the log, at most a MiB; None if there is none."""
     for volume in hypervisor.storage.volumes():
         if volume.path == spec.console_log and volume.size_bytes:
             size = min(volume.size_bytes, _LIMIT_BYTES)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"".join(hypervisor.storage.download(volume.name, size)))
-            return path
+            return b"".join(hypervisor.storage.download(volume.name, size))
     return None
 
 

@@ -1,0 +1,96 @@
+"""What is done on hardware, in order: one command of ``sevfork`` each.
+
+``{vm}``, ``{work}`` and the like are filled in. To try something else, add a line. A verb that this
+version does not have is skipped, and the report says so.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sevfork.technology import Technology
+
+_BUILD_S, _LAUNCH_S = 1800.0, 600.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """``after``: steps without which it makes no sense. ``exit_code``: what counts as passed.
+
+    ``until``: it goes on beside the steps that follow, from when it says this on stderr.
+    ``saves``: what it prints is kept in this file of ``{work}``.
+    """
+
+    name: str
+    command: str
+    after: tuple[str, ...] = ()
+    only: Technology | None = None
+    exit_code: int = 0
+    timeout_s: float = 120.0
+    until: str | None = None
+    saves: str | None = None
+
+    def words(self, fields: Mapping[str, str]) -> list[str]:
+        return [word.format_map(fields) for word in shlex.split(self.command)]
+
+
+STEPS = (
+    Step("host", "doctor --json"),
+    Step(
+        "image",
+        "guest build -o {work}/image --workload {workload} --technology {technology} "
+        "--crl optional --json",
+        only=Technology.SEV_SNP,
+        timeout_s=_BUILD_S,
+    ),
+    Step(
+        "image",
+        "guest build -o {work}/image --workload {workload} --technology {technology} --json",
+        only=Technology.TDX,
+        timeout_s=_BUILD_S,
+    ),
+    Step(
+        "launch",
+        "up {vm} --image {work}/image --owner {work}/owner.pub --timeout 600s --json",
+        after=("image",),
+        timeout_s=_LAUNCH_S,
+    ),
+    Step("evidence", "attest {vm} --save {work}/parent.evidence --json", after=("launch",)),
+    Step("no fork before the owner's word", "fork {vm} --json", after=("launch",), exit_code=23),
+    Step("certificates", "certs fetch {vm} --json", ("launch",), timeout_s=300),
+    Step("policy", "policy --technology {technology}", saves="policy.toml"),
+    Step(
+        "adopt",
+        "owner adopt {vm} --key {work}/owner --policy {work}/policy.toml --json",
+        ("launch", "policy"),
+    ),
+    Step(
+        "authorise",
+        "owner authorize {vm} --key {work}/owner --children 5 -o {work}/token --json",
+        after=("adopt",),
+    ),
+    Step(
+        "cold fork",
+        "fork {vm} -n 2 --cold --token {work}/token --timeout 600s --json",
+        after=("authorise",),
+        timeout_s=_LAUNCH_S,
+    ),
+    Step(
+        "a child's evidence", "attest {vm}-fork --save {work}/child.evidence --json", ("cold fork",)
+    ),
+    Step("lineage", "lineage {vm}-fork --owner {work}/owner.pub --json", ("cold fork",)),
+    Step("warm children", "pool {vm} --size 2", ("cold fork",), until="is full", timeout_s=1800),
+    Step(
+        "warm fork",
+        "fork {vm} -n 2 --name {vm}-fork-warm --token {work}/token --json",
+        after=("warm children",),
+    ),
+    Step("audit record", "log {vm} --verify --owner {work}/owner.pub --json", ("adopt",)),
+    Step("list", "ls --json"),
+)
+
+
+def steps_for(technology: Technology) -> tuple[Step, ...]:
+    return tuple(step for step in STEPS if step.only in (None, technology))

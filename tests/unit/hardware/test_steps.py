@@ -1,0 +1,44 @@
+"""The steps on hardware: commands that exist, in an order that makes sense."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts.hardware.steps import STEPS, Step, steps_for
+from sevfork.technology import Technology
+from tests.support.command_lines import unknown_options
+
+FIELDS = {"vm": "v", "work": "/a folder", "technology": "tdx", "workload": "/w.toml"}
+
+
+# Of an owner's verbs, which are not there yet.
+NOT_YET = ("owner", "certs", "log")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [each for each in STEPS if each.words(FIELDS)[0] not in NOT_YET],
+    ids=lambda step: f"{step.name}, {step.only}",
+)
+def test_every_command_is_one_that_sevfork_takes(step: Step) -> None:
+    assert unknown_options(step.words(FIELDS)) == set()
+
+
+@pytest.mark.parametrize("technology", [Technology.SEV_SNP, Technology.TDX])
+def test_a_step_comes_after_those_that_it_needs(technology: Technology) -> None:
+    before: list[str] = []
+    for step in steps_for(technology):
+        assert set(step.after) <= set(before), step.name
+        assert step.name not in before
+        before.append(step.name)
+
+
+def test_a_folder_with_a_space_is_one_word() -> None:
+    words = Step("x", "attest {vm} --save {work}/e").words(FIELDS)
+    assert words == ["attest", "v", "--save", "/a folder/e"]
+
+
+def test_each_technology_builds_its_own_image() -> None:
+    for technology in (Technology.SEV_SNP, Technology.TDX):
+        (build,) = (step for step in steps_for(technology) if step.name == "image")
+        assert ("--crl" in build.command) == (technology is Technology.SEV_SNP)
