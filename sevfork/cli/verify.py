@@ -33,7 +33,7 @@ CERTIFICATES = click.Path(exists=True, path_type=Path)
     multiple=True,
     help="A file or folder of certificates, revocation lists, TDX collateral; may be given again.",
 )
-@click.option("--fetch", is_flag=True, help="Get what is missing from AMD's service, and keep it.")
+@click.option("--fetch", is_flag=True, help="Get what is missing from AMD or Intel, and keep it.")
 @click.option("--at", "at_text", metavar="TIME", help="The time to judge at.  [default: now]")
 @click.option("--report-data", metavar="HEX", help="The 64 bytes that make the evidence fresh.")
 @click.option(
@@ -121,15 +121,10 @@ def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
 
 
 def _fetched(evidence: Evidence) -> Evidence:
-    from sevfork.errors import UsageError
-    from sevfork.image.paths import cache_directory
-    from sevfork.technology import Technology
-    from sevfork.verifier.kds import KeyDistribution, https_fetcher
+    from sevfork.verifier import http
+    from sevfork.verifier.sources import Sources
 
-    if evidence.technology is not Technology.SEV_SNP:
-        raise UsageError("--fetch is for SNP; give TDX collateral with --certs")
-    cache = cache_directory(os.environ) / "amd-kds"
-    return KeyDistribution(cache, https_fetcher).complete(evidence)
+    return Sources.of(os.environ, fetcher=http.http_fetcher).complete(evidence)
 
 
 def simulated_roots() -> tuple[str, ...]:

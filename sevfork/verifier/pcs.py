@@ -15,12 +15,13 @@ from sevfork.attest.tdx.collateral import SignedJson
 from sevfork.attest.tdx.tcb import decode_json, unhex
 from sevfork.errors import AttestationFailed
 
-_CHAIN_HEADERS = (
-    b"tcb-info-issuer-chain",
-    b"sgx-tcb-info-issuer-chain",
-    b"sgx-enclave-identity-issuer-chain",
-    b"sgx-pck-crl-issuer-chain",
-    b"sgx-pck-certificate-issuer-chain",
+# In lower case; PCS v4 and PCCS, and what older ones said.
+CHAIN_HEADERS = (
+    "tcb-info-issuer-chain",
+    "sgx-tcb-info-issuer-chain",
+    "sgx-enclave-identity-issuer-chain",
+    "sgx-pck-crl-issuer-chain",
+    "sgx-pck-certificate-issuer-chain",
 )
 
 
@@ -53,5 +54,6 @@ def _headers(head: bytes) -> Mapping[bytes, bytes]:
 
 
 def _issuer_chain(headers: Mapping[bytes, bytes]) -> bytes:
-    chains = (headers[name] for name in _CHAIN_HEADERS if name in headers)
+    names = (name.encode() for name in CHAIN_HEADERS)
+    chains = (headers[name] for name in names if name in headers)
     return unquote_to_bytes(next(chains, b""))

@@ -18,7 +18,7 @@ from sevfork.attest.endorsements import readable
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.snp.certificates import CertificateTable, Endorsement
 from sevfork.attest.snp.report import SigningKey, SnpReport
-from sevfork.attest.snp.signer import is_signed_by
+from sevfork.attest.snp.signer import has_signed, is_signed_by
 from sevfork.attest.tdx.collateral import Collateral, SignedJson
 from sevfork.attest.tdx.examination import Subject
 from sevfork.attest.verdict import printable
@@ -85,7 +85,7 @@ class Pool:
         """The one whose key signed the report; else the evidence's own; else the most like it."""
         leaves = [leaf for leaf in self.certificates if leaf.common_name == name]
         signers = [leaf for leaf in leaves if is_signed_by(Chain("leaf", (leaf,)), report)]
-        if own and (not signers or _signed(own, report)):
+        if own and (not signers or has_signed(own, report)):
             return own
         best = max(signers or leaves, key=lambda leaf: _likeness(leaf, report), default=None)
         return best.der if best else own
@@ -212,11 +212,6 @@ class Pool:
 
 def _pem(certificate: Certificate) -> bytes:
     return certificate.parsed.public_bytes(Encoding.PEM)
-
-
-def _signed(leaf: bytes, report: SnpReport) -> bool:
-    certificate = readable(Certificate.decode, leaf)
-    return certificate is not None and is_signed_by(Chain("leaf", (certificate,)), report)
 
 
 def _likeness(leaf: Certificate, report: SnpReport) -> tuple[bool, bool]:

@@ -12,7 +12,7 @@ from sevfork.attest.policy import Policy, SnpPolicy, version
 from sevfork.attest.snp.certificates import CertificateTable, ReportSigner
 from sevfork.attest.snp.report import CHIP_ID_SIZE, Cpuid, Product, SigningKey, SnpReport, Tcb
 from sevfork.attest.verdict import Findings
-from sevfork.attest.x509 import Chain, Scheme, ecdsa_verifies
+from sevfork.attest.x509 import Certificate, Chain, Scheme, ecdsa_verifies
 from sevfork.errors import AttestationFailed
 from sevfork.technology import Technology
 
@@ -158,6 +158,15 @@ def is_signed_by(chain: Chain, report: SnpReport) -> bool:
         return False
     r, s = report.signature_r, report.signature_s
     return ecdsa_verifies(key, r, s, report.signed_bytes, SHA384())
+
+
+def has_signed(leaf: bytes, report: SnpReport) -> bool:
+    """The same of an encoded certificate, which may be anything."""
+    try:
+        chain = Chain("leaf", (Certificate.decode(leaf),))
+    except AttestationFailed:
+        return False
+    return is_signed_by(chain, report)
 
 
 def _check_tcb(

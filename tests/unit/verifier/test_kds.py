@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import socket
-import ssl
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,8 +12,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.snp.certificates import CertificateTable
 from sevfork.attest.verify import Expected, judge
-from sevfork.errors import AttestationFailed, HostCannot, TimedOut
-from sevfork.verifier.kds import Answer, KeyDistribution, https_fetcher
+from sevfork.errors import HostCannot, TimedOut
+from sevfork.verifier.http import Answer, Fetcher
+from sevfork.verifier.kds import TITLE, KeyDistribution
+from sevfork.verifier.service import Service
 from tests.support import fake_amd
 from tests.support.fake_amd import EXPIRED, NOW, REPORT_DATA, Part, authority, revocation_list
 
@@ -65,11 +63,29 @@ class FakeClock:
         self.now_s += seconds
 
 
+@dataclass(frozen=True)
+class Kds:
+    """The service's side that is tested, and what it makes of evidence."""
+
+    source: KeyDistribution
+
+    def complete(self, evidence: Evidence) -> Evidence:
+        """Raises for the first thing that is missing."""
+        gathered = self.source.gather(evidence)
+        if gathered.missing:
+            raise gathered.missing[0]
+        return gathered.evidence
+
+
 def service(
-    cache: Path, fetcher: FakeService | None, clock: FakeClock | None = None
-) -> KeyDistribution:
+    cache: Path,
+    fetcher: Fetcher | None,
+    clock: FakeClock | None = None,
+    now: datetime = NOW,
+) -> Kds:
     clock = clock or FakeClock()
-    return KeyDistribution(cache, fetcher, now=lambda: NOW, clock=clock, sleep=clock.sleep)
+    made = Service(TITLE, cache, fetcher, now=lambda: now, clock=clock, sleep=clock.sleep)
+    return Kds(KeyDistribution(made))
 
 
 def bare(part: Part) -> Evidence:
@@ -118,7 +134,7 @@ def test_cache_answers_offline_afterwards(tmp_path: Path) -> None:
 
 def test_offline_is_the_default_and_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(HostCannot, match="not at hand") as caught:
-        KeyDistribution(tmp_path).complete(bare(Part()))
+        service(tmp_path, None).complete(bare(Part()))
     assert "--certs" in str(caught.value.hint)
 
 
@@ -144,7 +160,7 @@ def test_endless_rate_limit_ends_at_the_deadline(tmp_path: Path) -> None:
 def test_expired_revocation_list_is_fetched_again(tmp_path: Path) -> None:
     fake = FakeService(Part())
     service(tmp_path, fake).complete(bare(fake.part))
-    later = KeyDistribution(tmp_path, fake, now=lambda: datetime(2031, 1, 1, tzinfo=UTC))
+    later = service(tmp_path, fake, now=datetime(2031, 1, 1, tzinfo=UTC))
     later.complete(bare(fake.part))
     assert [url.rsplit("/", 1)[1] for url in fake.urls[3:]] == ["crl"]
 
@@ -157,37 +173,12 @@ def test_a_list_of_the_evidence_that_has_run_out_is_fetched_anew(tmp_path: Path)
     assert judge(complete, fake_amd.snp_policy(crl="required"), Expected(REPORT_DATA), NOW).passed
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (URLError(socket.gaierror(-2, "Name or service not known")), "Name or service not known"),
-        (URLError(TimeoutError("timed out")), "no answer in time"),
-        (TimeoutError("The read operation timed out"), "no answer in time"),
-        (URLError(ssl.SSLError("[SSL: X] (_ssl.c:1006)")), "no TLS connection"),
-        (http.client.IncompleteRead(b"x"), "no answer that makes sense"),
-        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
-    ],
-)
-def test_a_service_that_cannot_be_reached_is_said_in_words(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
-) -> None:
-    def fails(url: str, timeout: float) -> None:
-        raise error
-
-    monkeypatch.setattr("urllib.request.urlopen", fails)
-    with pytest.raises(HostCannot) as caught:
-        https_fetcher(f"{BASE}vcek/v1/Milan/crl", timeout_s=1)
-    assert words in caught.value.message
-    assert "_ssl.c" not in caught.value.message
-    assert "urlopen" not in caught.value.message
-
-
 def test_answer_that_is_no_certificate_is_not_kept(tmp_path: Path) -> None:
     def garbage(url: str, *, timeout_s: float) -> Answer:
         return Answer(200, b"<html>")
 
-    with pytest.raises(AttestationFailed):
-        KeyDistribution(tmp_path, garbage).complete(bare(Part()))
+    with pytest.raises(HostCannot, match="answered '.*' with something else"):
+        service(tmp_path, garbage).complete(bare(Part()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,7 +187,7 @@ def test_other_answers_are_errors_that_name_the_url(tmp_path: Path) -> None:
         return Answer(404, b"")
 
     with pytest.raises(HostCannot, match="answered 404 to 'https://kdsintf"):
-        KeyDistribution(tmp_path, absent).complete(bare(Part()))
+        service(tmp_path, absent).complete(bare(Part()))
 
 
 def test_vlek_is_never_amds_to_give(tmp_path: Path) -> None:
@@ -212,8 +203,3 @@ def test_version_2_takes_its_product_from_the_certificates(tmp_path: Path) -> No
     assert CertificateTable.decode(complete.certificates).ark
     with pytest.raises(HostCannot, match="version 2"):
         service(tmp_path, FakeService(part)).complete(bare(part))
-
-
-def test_fetcher_speaks_to_amd_only() -> None:
-    with pytest.raises(HostCannot, match="not AMD's"):
-        https_fetcher("http://localhost/", timeout_s=1)
