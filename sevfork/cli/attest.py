@@ -87,7 +87,7 @@ def attest(
     hypervisor = app.hypervisor()
     _, spec = running_vm(hypervisor, vm, "attest")
     policy = _pinned(policy_from(policy_file, allow_simulated), image_folder, spec)
-    at, job = datetime.now(UTC), Job(hypervisor, Deadline.after(timeout))
+    at, job = datetime.now(UTC), Job(hypervisor, Deadline.after(timeout), gather=app.gather())
     attested = attest.attest(
         job,
         spec,

@@ -102,7 +102,8 @@ def _run(app: App, hypervisor: Hypervisor, plan: ForkPlan, timeout: float, as_js
     from sevfork.lifecycle.job import Job
 
     with app.output.watching() as watch:
-        outcome = run_fork(Job(hypervisor, Deadline.after(timeout), watch), plan)
+        job = Job(hypervisor, Deadline.after(timeout), watch, gather=app.gather())
+        outcome = run_fork(job, plan)
     _print_outcome(app, hypervisor, outcome, as_json)
     _fail_for(outcome)
 

@@ -103,7 +103,7 @@ def _saved(app: App, vm_or_file: str, timeout_s: float, complete: Complete) -> S
 
     hypervisor = app.hypervisor()
     _, spec = running_vm(hypervisor, vm_or_file, "tell whom it descends from")
-    job = Job(hypervisor, Deadline.after(timeout_s))
+    job = Job(hypervisor, Deadline.after(timeout_s), gather=app.gather())
     return lineage_of(job, spec, app.output.note).completed(complete)
 
 

@@ -32,6 +32,7 @@ VERBS = {
     "attest": ("sevfork.cli.attest:attest", "Fresh evidence from a running VM."),
     "lineage": ("sevfork.cli.lineage:lineage", "Whom a VM descends from, back to its owner."),
     "verify": ("sevfork.cli.verify:verify", "Check evidence, on any machine."),
+    "certs": ("sevfork.cli.certs:certs", "Get what evidence is checked by."),
     "policy": ("sevfork.cli.policy:policy", "A commented policy to begin with."),
     "measure": ("sevfork.cli.measure:measure", "The expected launch digest of an image."),
     "rm": ("sevfork.cli.rm:rm", "Remove VMs and everything made for them."),

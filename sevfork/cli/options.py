@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from sevfork.cli.output import Output, indented
 
 if TYPE_CHECKING:
     from sevfork.host.hypervisor import Hypervisor
+    from sevfork.lifecycle.gathered import Gather
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -45,6 +47,13 @@ class App:
         if not change_nothing:
             reap(hypervisor, self.output.note)
         return hypervisor
+
+    def gather(self) -> Gather:
+        """Gets, by the way, what a guest's evidence is checked by."""
+        from sevfork.verifier import http
+        from sevfork.verifier.sources import BRIEF_S, Sources
+
+        return Sources.of(os.environ, fetcher=http.http_fetcher, deadline_s=BRIEF_S).gather
 
     def close(self) -> None:
         while self._opened:

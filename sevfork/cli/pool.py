@@ -54,4 +54,4 @@ def pool(app: App, vm: str, size: int, every: float, max_lag: float) -> None:
         notify_ready()
 
     request = PoolRequest(vm, size, every, max_lag)
-    Pool(app.hypervisor(), request, app.output.note, full).keep(time.sleep)
+    Pool(app.hypervisor(), request, app.output.note, full, app.gather()).keep(time.sleep)

@@ -103,7 +103,8 @@ def _run(app: App, hypervisor: Hypervisor, plan: UpPlan, timeout_s: float, as_js
     from sevfork.lifecycle.up import run_up
 
     with app.output.watching() as watch:
-        outcome = run_up(Job(hypervisor, Deadline.after(timeout_s), watch), plan)
+        job = Job(hypervisor, Deadline.after(timeout_s), watch, gather=app.gather())
+        outcome = run_up(job, plan)
     _print_outcome(app, hypervisor, outcome, as_json)
 
 

@@ -10,17 +10,22 @@ from dataclasses import dataclass, field
 from sevfork.deadline import Deadline
 from sevfork.host.agent_client import Cancelled
 from sevfork.host.hypervisor import Hypervisor
+from sevfork.lifecycle.gathered import Gather, as_it_is
 from sevfork.lifecycle.progress import Watcher, unwatched
 
 
 @dataclass(frozen=True)
 class Job:
-    """What each step of a use case is given. ``cancelled`` ends every wait of it at once."""
+    """What each step of a use case is given. ``cancelled`` ends every wait of it at once.
+
+    ``gather`` gets what a guest's evidence is checked by.
+    """
 
     hypervisor: Hypervisor
     deadline: Deadline
     watch: Watcher = unwatched
     cancelled: threading.Event = field(default_factory=threading.Event)
+    gather: Gather = as_it_is
     started: float = field(default_factory=time.monotonic)
 
     @property

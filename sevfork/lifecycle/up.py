@@ -31,6 +31,7 @@ from sevfork.host.hypervisor import Domain, Hypervisor
 from sevfork.image.image import Image
 from sevfork.lifecycle import ports
 from sevfork.lifecycle.agents import open_agent
+from sevfork.lifecycle.endorsing import configure
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.launching import launched_as, root_config
 from sevfork.lifecycle.naming import check_name
@@ -38,7 +39,6 @@ from sevfork.lifecycle.ports import PortWish
 from sevfork.lifecycle.remove import remove_domain, remove_made
 from sevfork.lifecycle.undo import Undo
 from sevfork.technology import Technology
-from sevfork.wire import protocol
 
 log = logging.getLogger(__name__)
 
@@ -226,9 +226,7 @@ def converse(job: Job, spec: GuestSpec) -> float:
         agent.wait_for_agent(job.deadline)
         boot_s = time.monotonic() - started
         job.watch(spec.name, "workload")
-        step_ns = agent.clock_step_ns(job.deadline)
-        config = protocol.Configure(root_config(spec.metadata.owner).encode(), step_ns)
-        agent.ask(config, protocol.Status, deadline=job.deadline)
+        configure(job, spec, agent, root_config(spec.metadata.owner))
         agent.wait_until_ready(job.deadline)
     return boot_s
 

@@ -14,6 +14,7 @@ from sevfork.domain.spec import GuestSpec
 from sevfork.errors import UsageError
 from sevfork.image.image import Image
 from sevfork.lifecycle.agents import greet_agent
+from sevfork.lifecycle.endorsing import endorse
 from sevfork.lifecycle.job import Job
 from sevfork.verifier.statement import Complete, Statement, as_it_came
 from sevfork.wire import protocol
@@ -31,8 +32,12 @@ class Attestation:
 
 
 def statement_of(job: Job, spec: GuestSpec, nonce: bytes) -> Statement:
-    """Ask the VM for evidence. Raises WrongState, TimedOut."""
+    """Ask the VM for evidence, having handed it what that is checked by.
+
+    Raises WrongState, TimedOut, AttestationFailed for a report that cannot be read.
+    """
     with greet_agent(job, spec) as agent:
+        endorse(job, spec, agent)
         attested = agent.ask(protocol.Attest(nonce), protocol.Attested, deadline=job.deadline)
     return Statement(nonce, attested.claims, attested.evidence)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from sevfork.errors import NotAuthentic
 from sevfork.host.hypervisor import Volume
+from sevfork.lifecycle.endorsing import endorse
 from sevfork.lifecycle.fork.plan import ForkPlan
 from sevfork.lifecycle.fork.sealed_volume import make_volume, plugged, require_room
 from sevfork.lifecycle.job import Job
@@ -75,6 +76,7 @@ def opened(job: Job, plan: ForkPlan) -> Iterator[OpenFork]:
     with parent_of(job, plan.spec) as parent, Undo() as undo:
         names = _names(job, plan)
         status = parent.require_ready()
+        endorse(job, plan.spec, parent.agent)
         snapshot = plugged_snapshot(job.hypervisor, plan.spec.uuid)
         require_room(job.hypervisor, plan, 0 if snapshot else status.state_bytes)
         request = protocol.Reserve(len(names), warm=False, token=plan.request.token)

@@ -11,12 +11,12 @@ from sevfork.domain.xml import domain_xml
 from sevfork.handshake.launch import LaunchConfig
 from sevfork.host.agent_client import AgentClient
 from sevfork.lifecycle.agents import open_agent
+from sevfork.lifecycle.endorsing import configure
 from sevfork.lifecycle.fork.plan import ForkPlan, sketch_child
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.launching import child_config, launched_as
 from sevfork.lifecycle.remove import remove_domain, remove_made
 from sevfork.lifecycle.undo import Undo
-from sevfork.wire import protocol
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,5 @@ def open_child(
     agent = open_agent(job, spec)
     undo.at_end(agent.close)
     agent.wait_for_agent(job.deadline)
-    step_ns = agent.clock_step_ns(job.deadline)
-    config = protocol.Configure(choices.told(place.offer).encode(), step_ns)
-    agent.ask(config, protocol.Status, deadline=job.deadline)
+    configure(job, spec, agent, choices.told(place.offer))
     return agent

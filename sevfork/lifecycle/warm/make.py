@@ -13,6 +13,7 @@ from sevfork.domain.xml import spec_from_xml
 from sevfork.errors import NotAuthentic, SevforkError
 from sevfork.host.agent_client import AgentClient
 from sevfork.lifecycle.agents import greet_agent
+from sevfork.lifecycle.endorsing import endorse
 from sevfork.lifecycle.fork.child import telling_why
 from sevfork.lifecycle.fork.launch import Place, launch_child, open_child
 from sevfork.lifecycle.fork.plan import ForkPlan
@@ -44,6 +45,7 @@ def make_warm(job: Job, plan: ForkPlan, snapshot: PluggedSnapshot, freshness: Fr
     """
     with Undo() as undo:
         with parent_of(job, plan.spec) as parent:
+            endorse(job, plan.spec, parent.agent)
             place = _reserve(parent, plan)
         undo.on_failure(_give_up, job, plan.spec, place.fork_id)
         spec = launch_child(job, plan, place, undo)
@@ -62,6 +64,7 @@ def refresh(job: Job, parent: GuestSpec, child: WarmVm, freshness: Freshness) ->
     with contextlib.closing(agent):
         if as_warm(job.hypervisor.find(child.domain.uuid)) is None:
             return
+        endorse(job, spec, agent)
         request = protocol.Refresh(child.fork_id, child.index)
         with parent_of(job, parent) as asked:
             refreshed = asked.ask(request, protocol.Refreshed)

@@ -13,6 +13,7 @@ from sevfork.host import maker
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.find import running_vm
 from sevfork.lifecycle.fork.plan import ForkRequest, plan_fork
+from sevfork.lifecycle.gathered import Gather, as_it_is
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.parent import parent_of
 from sevfork.lifecycle.remove import remove_domain
@@ -45,6 +46,7 @@ class Pool:
     request: PoolRequest
     note: Callable[[str], None]
     on_full: Callable[[], None]
+    gather: Gather = as_it_is
     _was_full: bool = False
     _due: Deadline = field(default_factory=lambda: Deadline.after(0))
 
@@ -149,4 +151,4 @@ class Pool:
         return Freshness(self.request.max_lag_s)
 
     def _job(self) -> Job:
-        return Job(self.hypervisor, Deadline.after(_STEP_TIMEOUT_S))
+        return Job(self.hypervisor, Deadline.after(_STEP_TIMEOUT_S), gather=self.gather)
