@@ -16,7 +16,7 @@ import click
 
 from sevfork import __version__
 from sevfork.cli.options import App
-from sevfork.errors import SevforkError
+from sevfork.errors import HostCannot, SevforkError
 
 # Verb -> module and attribute: `sevfork --help` imports none of libvirt, rich or cryptography.
 VERBS = {
@@ -37,6 +37,9 @@ VERBS = {
     "measure": ("sevfork.cli.measure:measure", "The expected launch digest of an image."),
     "rm": ("sevfork.cli.rm:rm", "Remove VMs and everything made for them."),
 }
+
+
+_OF_HOSTS = ("libvirt", "libvirt_qemu", "lxml")
 
 
 class Terminated(BaseException):
@@ -105,6 +108,8 @@ def run(app: App, arguments: list[str]) -> int:
         # The reader of stdout has gone (`sevfork ls | head -1`): nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except ModuleNotFoundError as exc:
+        return _report_missing(app, exc)
     except Exception as exc:
         return _report_unexpected(app, exc)
     return result if isinstance(result, int) else 0  # what a verb gave to Context.exit
@@ -114,6 +119,19 @@ def _report(app: App, error: SevforkError) -> int:
     _log_traceback(app, error)
     app.output.error(error)
     return error.exit_code
+
+
+def _report_missing(app: App, error: ModuleNotFoundError) -> int:
+    """An owner's machine needs neither libvirt nor what speaks its XML, unless it asks a host."""
+    if error.name not in _OF_HOSTS:
+        return _report_unexpected(app, error)
+    return _report(
+        app,
+        HostCannot(
+            f"this talks to libvirt, and the Python package '{error.name}' is not installed",
+            hint="pip install 'sevfork[host]'",
+        ),
+    )
 
 
 def _report_unexpected(app: App, error: Exception) -> int:

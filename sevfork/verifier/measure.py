@@ -7,9 +7,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from sevfork.attest.policy import Policy
 from sevfork.domain.spec import SNP_CPU_MODEL
 from sevfork.errors import HostCannot, UsageError
 from sevfork.image.image import Image
+from sevfork.image.manifest_json import VCPUS
 from sevfork.simulated.launch_digest import simulated_launch_digest
 from sevfork.technology import Technology
 from sevfork.verifier.launch_digest import MeasuredLaunch, snp_launch_digest
@@ -44,6 +48,14 @@ def measure_image(image: Image, technology: Technology, vcpus: int, firmware: Fi
         guest_features=firmware.guest_features,
     )
     return snp_launch_digest(launch).hex()
+
+
+def pin_files(policy: Policy, image: Image, firmware: Firmware) -> Policy:
+    """The policy, accepting nothing but what the image's files measure to, for usual vCPUs."""
+    if policy.snp is None:
+        raise UsageError("a policy without SNP has no launch digest: list a TDX guest's registers")
+    digests = tuple(measure_image(image, image.technology, vcpus, firmware) for vcpus in VCPUS)
+    return replace(policy, snp=replace(policy.snp, measurements=digests))
 
 
 def parse_guest_features(text: str) -> int:

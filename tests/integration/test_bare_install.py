@@ -63,6 +63,14 @@ def test_an_owners_verbs_are_there(bare: Command, verb: str) -> None:
     assert f"Usage: sevfork {verb}" in bare("sevfork", verb, "--help")
 
 
+@pytest.mark.parametrize(
+    "words", [("ls",), ("lineage", "web", "--owner", OWNER_LINE)], ids=["ls", "lineage"]
+)
+def test_what_asks_a_host_says_what_it_lacks(bare: Command, words: tuple[str, ...]) -> None:
+    with pytest.raises(CommandFailed, match=r"exited with 13: hint: pip install 'sevfork\[host\]'"):
+        bare("sevfork", *words)
+
+
 def test_a_lineage_is_checked(bare: Command, tmp_path: Path) -> None:
     processor = simulators.processor()
     file, policy = tmp_path / "lineage", tmp_path / "policy.toml"

@@ -65,12 +65,22 @@ def lineage_file(processor: SimulatedProcessor, depth: int) -> SavedLineage:
 
 
 def _statement(processor: SimulatedProcessor, generation: int, key: bytes) -> Statement:
+    said, config = unsigned_statement(Technology.SIMULATED, generation, key)
+    signed = launch_config_hash(Technology.SIMULATED, config)
+    evidence = processor.report(b"m" * 48, signed, secrets.token_bytes(32), said.report_data)
+    return Statement(said.nonce, said.claims, evidence.encode())
+
+
+def unsigned_statement(
+    technology: Technology, generation: int, key: bytes
+) -> tuple[Statement, bytes]:
+    """What a VM of the owner's says, without evidence yet, and its launch configuration."""
     offer = secrets.token_bytes(48) if generation else None
     role = Role.CHILD if generation else Role.ROOT
     config = LaunchConfig(role, OWNER_DIGEST, offer).encode()
     claims = protocol.Status(
         version="1",
-        technology="simulated",
+        technology=technology.value,
         phase=protocol.WorkloadPhase.READY,
         detail="",
         uncapturable=None,
@@ -82,7 +92,4 @@ def _statement(processor: SimulatedProcessor, generation: int, key: bytes) -> St
         workload="w",
         launch_config=config,
     )
-    unsigned = Statement(secrets.token_bytes(32), protocol.encode(claims), b"")
-    signed = launch_config_hash(Technology.SIMULATED, config)
-    evidence = processor.report(b"m" * 48, signed, secrets.token_bytes(32), unsigned.report_data)
-    return Statement(unsigned.nonce, unsigned.claims, evidence.encode())
+    return Statement(secrets.token_bytes(32), protocol.encode(claims), b""), config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl  # noqa: F401  # before the socket is taken away that it has a subclass of
 import subprocess
 import sys
 from collections.abc import Generator

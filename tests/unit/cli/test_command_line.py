@@ -114,6 +114,8 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
         (ChannelBusy("x"), 11),
         (PortTaken.of(1), 11),
         (errors.HostCannot("x"), 13),
+        (ModuleNotFoundError("x", name="libvirt"), 13),
+        (ModuleNotFoundError("x", name="nonsuch"), 1),
         (RuntimeError("a bug"), 1),
         (KeyboardInterrupt(), 130),
         (command.Terminated(), 143),

@@ -9,10 +9,14 @@ import pytest
 
 from sevfork.cli import main as command
 from sevfork.cli.options import App
+from sevfork.domain.spec import GuestSpec
 from sevfork.host import connection_choice
 from sevfork.image.image import Image
+from sevfork.lifecycle.find import running_vm
 from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
+from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.up import UpRequest, plan_up, run_up
+from sevfork.owner import asking
 from tests.support.fake_guests import FakeGuest, FakeHouse
 from tests.support.image_factory import write_image
 from tests.support.jobs import job_on
@@ -78,6 +82,19 @@ def test_attest_joins_what_a_vm_is_and_whom_it_descends_from(
     assert told["lineage"]["members"][-1]["instance_key"] == told["claims"]["instance_key"]
     assert sevfork("attest", "web-fork", "--owner", STRANGER_LINE) == 22
     assert sevfork("attest", "web-fork") == 0
+
+
+def test_attest_refuses_a_lineage_that_is_the_parents(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = asking.encoded_lineage
+
+    def childs(job: Job, _spec: GuestSpec) -> bytes:
+        return ask(job, running_vm(job.hypervisor, "web-fork", "tell")[1])
+
+    monkeypatch.setattr(asking, "encoded_lineage", childs)
+    assert sevfork("attest", "web", "--owner", OWNER_LINE) == 22
+    assert "that of another VM" in capsys.readouterr().err
 
 
 def test_attest_with_an_owner_refuses_a_vm_that_has_none(

@@ -30,6 +30,7 @@ from sevfork.handshake import (
     Slot,
     attest_report_data,
 )
+from sevfork.handshake.instance import SIGNATURE_SIZE
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.handshake.messages import JoinCore
 from sevfork.simulated.processor import SimulatedProcessor
@@ -39,7 +40,7 @@ from tests.support.fake_family import only
 
 BUILT = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-REPORT_IN_JOIN = JoinCore.SIZE + 4 + 4 + 4  # LP(evidence), its head, LP(report)
+REPORT_IN_JOIN = JoinCore.SIZE + SIGNATURE_SIZE + 4 + 4 + 4  # LP(evidence), its head, LP(report)
 MANIFEST = Manifest(
     (
         Layer(

@@ -60,6 +60,8 @@ def test_a_child_starts_no_workload_and_raises_no_network(child: FakeGuest) -> N
         protocol.RelayJoin(bytes(16), 0, b"join"),
         protocol.RelayConfirm(bytes(16), 0, b"confirm"),
         protocol.RelayEvent(bytes(16), 0, b"event"),
+        protocol.Adopt(b"certificate"),
+        protocol.GetLineage(),
     ],
 )
 def test_a_child_without_a_grant_is_no_parent(child: FakeGuest, request_: protocol.Request) -> None:
