@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from sevfork.host import connection_choice
+from sevfork.host import connection_choice, private_libvirtd
 from sevfork.host.hypervisor import Hypervisor
 from tests.vm.lab import Lab, Vm
+
+CHOSEN_LIBVIRT = {"SEVFORK_STATE_DIR", "SEVFORK_CONNECT", "LIBVIRT_DEFAULT_URI"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,7 +39,26 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def own_libvirtd() -> Iterator[None]:
+    """A private libvirtd of this process alone: two streams of guests see nothing of each other.
+
+    Unless the environment says which libvirt the guests are to run under.
+    """
+    if os.geteuid() != 0 or CHOSEN_LIBVIRT & os.environ.keys():
+        yield
+        return
+    # Not in /tmp, which is memory on Debian 13: the volumes of a dozen images lie there.
+    folder = tempfile.mkdtemp(prefix="sfg-", dir="/var/tmp")
+    os.environ["SEVFORK_STATE_DIR"] = folder
+    try:
+        yield
+    finally:
+        private_libvirtd.stop(private_libvirtd.Layout.of(os.environ))
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def lab(own_libvirtd: None) -> Iterator[Lab]:
     """All guests of one run; removed at its end, whatever happened."""
     lab = Lab()
     try:
@@ -44,7 +68,7 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def hypervisor() -> Iterator[Hypervisor]:
+def hypervisor(own_libvirtd: None) -> Iterator[Hypervisor]:
     """For tests that play a host of their own."""
     connection = connection_choice.connect(None, print)
     yield connection

@@ -24,6 +24,7 @@ import redis
 from sevfork.domain.xml import spec_from_xml
 from sevfork.host import connection_choice
 from sevfork.host.hypervisor import Hypervisor
+from sevfork.image.base import exclusive
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEVFORK = Path(sys.executable).parent / "sevfork"
@@ -121,7 +122,8 @@ class Lab:
         (toml,) = (
             at / f"{workload}.toml" for at in WORKLOADS if (at / f"{workload}.toml").exists()
         )
-        self.run("guest", "build", "-o", str(output), "--workload", str(toml), timeout_s=900)
+        with exclusive(output.with_suffix(".lock")):  # another stream of guests wants it too
+            self.run("guest", "build", "-o", str(output), "--workload", str(toml), timeout_s=900)
         self.built.add(workload)
         return output
 
