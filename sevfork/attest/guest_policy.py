@@ -32,6 +32,8 @@ POLICY_PATH = "/etc/sevfork/policy.toml"
 _DAY_S = 24 * 60 * 60
 Lifetime = Annotated[int, msgspec.Meta(ge=1, le=30 * _DAY_S)]
 Fork = Literal["owner", "anyone"]
+# Where an attestation policy lists chips: by chip id, or by Intel's PPID.
+_CHIP_RULES = {"snp": "chips", "tdx": "platforms"}
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,8 +54,8 @@ class GuestPolicy:
     """What this image allows. ``digest`` is SHA-384 over the file's exact bytes.
 
     ``fork``: who may ask for a fork, the holder of an owner's token or anyone. ``launch``: a peer
-    must be of this very launch. ``chip``: where a peer may run; chip ids in hexadecimal, if a
-    list.
+    must be of this very launch. ``chip``: where a peer may run; if a list, chip ids (SNP) or PPIDs
+    (TDX) in hexadecimal.
     """
 
     fork: Fork
@@ -79,13 +81,18 @@ def _with_chips(attest: Policy, chip: str | tuple[str, ...]) -> Policy:
     """A list of chips is one more thing that the attestation policy accepts or not."""
     if isinstance(chip, str):
         return attest
-    if attest.snp is None or attest.snp.chips != "any":
-        raise UsageError("a list of chips needs an SNP section with 'chips = \"any\"'")
+    places = [(name, rule) for name, rule in _CHIP_RULES.items() if getattr(attest, name)]
+    if len(places) != 1:
+        raise UsageError("a list of chips needs a policy for one kind of processor")
+    ((section, rule),) = places
+    rules = getattr(attest, section)
+    if getattr(rules, rule) != "any":
+        raise UsageError(f"a list of chips needs '{rule} = \"any\"' in the section '{section}'")
     try:
-        snp = msgspec.structs.replace(attest.snp, chips=chip)
+        listed = msgspec.structs.replace(rules, **{rule: chip})
     except ValueError as exc:
         raise UsageError(f"the guest's policy is not valid: {exc}") from exc
-    return msgspec.structs.replace(attest, snp=snp)
+    return msgspec.structs.replace(attest, **{section: listed})
 
 
 def guest_policy_toml(

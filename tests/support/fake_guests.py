@@ -110,15 +110,15 @@ class FakeGuest:
         self.children_file = b""
         self.hooks: list[tuple[tuple[str, ...], dict[str, str]]] = []
         self.on_resume: Callable[[], None] = house.on_resume
-        self._metadata = spec_from_xml(house.xml(uuid)).metadata
-        self.technology = Technology.SIMULATED
+        self.spec = spec_from_xml(house.xml(uuid))
+        self.technology = house.measured.technology
         self.lock = threading.Lock()
         self.engine = FakeEngine(self)
         self.restoring = house.pool / f"{uuid}.restoring"
         self.agent = Agent(house.measured, InstanceKey(), self, self, self.engine, self)
 
     def evidence(self, report_data: bytes) -> Evidence:
-        report = simulated_report(self._metadata)
+        report = simulated_report(self.spec.metadata)
         assert report is not None
         return Evidence.decode(report(report_data))
 
@@ -209,8 +209,8 @@ class FakeChannel:
 class FakeHouse(FakeHypervisor):
     """A hypervisor in memory whose VMs have agents. ``pool`` is a real directory."""
 
-    def __init__(self, pool: Path, processor: SimulatedProcessor) -> None:
-        super().__init__()
+    def __init__(self, pool: Path, measured: Measured, *, kvm_console: bytes | None = None) -> None:
+        super().__init__(kvm_console=kvm_console)
         self.pool = pool
         self.guests: dict[str, FakeGuest] = {}
         self.busy: set[str] = set()
@@ -218,9 +218,7 @@ class FakeHouse(FakeHypervisor):
         self.on_resume: Callable[[], None] = lambda: None
         self.plugged: list[str] = []
         self.uncapturable: str | None = None  # what the trial captures of new guests say
-        self.measured = Measured(
-            Technology.SIMULATED, policy_for(processor), Workload.load(WORKLOAD)
-        )
+        self.measured = measured
         create = self.storage.create
 
         def create_sealed(name: str, size_bytes: int) -> Volume:
@@ -239,7 +237,10 @@ class FakeHouse(FakeHypervisor):
 
     def start(self, uuid: str) -> None:
         super().start(uuid)
-        self.guests[uuid] = FakeGuest(self, uuid)
+        self.guests[uuid] = self.new_guest(uuid)
+
+    def new_guest(self, uuid: str) -> FakeGuest:
+        return FakeGuest(self, uuid)
 
     def attach_device(self, uuid: str, xml: str) -> None:
         super().attach_device(uuid, xml)
@@ -250,6 +251,10 @@ class FakeHouse(FakeHypervisor):
             raise ChannelBusy("another command talks to the VM's agent")
         self.busy.add(uuid)
         return FakeChannel(self, uuid)
+
+
+def measured_for(processor: SimulatedProcessor) -> Measured:
+    return Measured(Technology.SIMULATED, policy_for(processor), Workload.load(WORKLOAD))
 
 
 def policy_for(processor: SimulatedProcessor) -> GuestPolicy:

@@ -176,6 +176,7 @@ class FakeIntel:
     version: int = 4
     body_type: int = 2
     fmspc: bytes = bytes.fromhex("b0c06f000000")
+    ppid: bytes = b"\x11" * 16
     svns: tuple[int, ...] = (3,) * 16
     pce_svn: int = 11
     td: Mapping[str, bytes] = field(default_factory=dict)
@@ -216,7 +217,7 @@ class FakeIntel:
         tcb.append(entry(bytes([2, 18]), der(0x04, bytes(self.svns))))
         return der(
             0x30,
-            entry(bytes([1]), der(0x04, b"\x11" * 16))
+            entry(bytes([1]), der(0x04, self.ppid))
             + entry(bytes([2]), der(0x30, b"".join(tcb)))
             + entry(bytes([3]), der(0x04, bytes(2)))
             + entry(bytes([4]), der(0x04, self.fmspc))

@@ -9,12 +9,19 @@ from sevfork.deadline import Deadline
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.fork.capture import Capture, OpenFork, captured, opened
 from sevfork.lifecycle.fork.plan import ForkPlan
+from sevfork.lifecycle.gathered import Gather, as_it_is
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.progress import Watcher, unwatched
 
 
-def job_on(hypervisor: Hypervisor, *, seconds: float = 60, watch: Watcher = unwatched) -> Job:
-    return Job(hypervisor, Deadline.after(seconds), watch)
+def job_on(
+    hypervisor: Hypervisor,
+    *,
+    seconds: float = 60,
+    watch: Watcher = unwatched,
+    gather: Gather = as_it_is,
+) -> Job:
+    return Job(hypervisor, Deadline.after(seconds), watch, gather=gather)
 
 
 @contextmanager

@@ -12,6 +12,9 @@ from urllib.parse import quote, urlsplit
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from sevfork.errors import HostCannot
+from sevfork.verifier.http import Answer
+from sevfork.verifier.provisioning import INTEL_ROOT_LIST_URL
 from tests.support.fake_amd import Part, authority, revocation_list
 from tests.support.fake_intel import FakeIntel
 
@@ -84,6 +87,26 @@ def intel_pages(intel: FakeIntel) -> dict[str, Page]:
         "/sgx/certification/v4/pckcrl": Page(collateral.pck_crl.hex().encode()),
         "/sgx/certification/v4/rootcacrl": Page(collateral.root_ca_crl.hex().encode()),
     }  # fmt: skip
+
+
+@dataclass
+class Web:
+    """A fetcher that has these pages, at whatever host they are asked for; no socket."""
+
+    pages: Mapping[str, Page]
+    asked: list[str] = field(default_factory=list)
+    down: bool = False
+
+    def __call__(self, url: str, *, timeout_s: float) -> Answer:
+        self.asked.append(url)
+        if self.down:
+            raise HostCannot(f"'{url}' cannot be got: no route")
+        path = urlsplit(url).path
+        if path == urlsplit(INTEL_ROOT_LIST_URL).path:
+            path = "/sgx/certification/v4/rootcacrl"
+        page = self.pages.get(path, Page(b"", 404))
+        headers = {name.lower(): value for name, value in page.headers.items()}
+        return Answer(page.status, page.body, headers=headers)
 
 
 @contextmanager

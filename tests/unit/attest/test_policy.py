@@ -217,6 +217,34 @@ def test_two_lists_of_chips_are_an_error() -> None:
         GuestPolicy.decode(text.replace('chips = "any"', "chips = []", 1).encode())
 
 
+def listing_chips(technologies: list[Technology], chip: str) -> str:
+    """A guest's policy with a list of chips; ``guest_policy_toml`` is for one technology."""
+    text = guest_policy_toml(Technology.TDX, "anyone", [ROOT], WHEN)
+    head = text.partition("[attest]")[0].replace('chip = "same"', f'chip = ["{chip}"]')
+    return head + policy_toml(technologies, [ROOT], WHEN, section="attest")
+
+
+def test_a_list_of_chips_is_one_of_platforms_on_tdx() -> None:
+    policy = GuestPolicy.decode(listing_chips([Technology.TDX], "d2" * 16).encode())
+    assert policy.attest.tdx is not None
+    assert policy.attest.tdx.platforms == ("d2" * 16,)
+
+
+@pytest.mark.parametrize(
+    ("technologies", "chip", "why"),
+    [
+        ([Technology.TDX], "d2" * 64, "16 bytes"),
+        ([Technology.SEV_SNP, Technology.TDX], "d2" * 64, "one kind of processor"),
+        ([], "d2" * 64, "one kind of processor"),
+    ],
+)
+def test_a_list_of_chips_must_say_all_of_where_a_peer_may_run(
+    technologies: list[Technology], chip: str, why: str
+) -> None:
+    with pytest.raises(UsageError, match=why):
+        GuestPolicy.decode(listing_chips(technologies, chip).encode())
+
+
 def test_policies_are_immutable() -> None:
     with pytest.raises(AttributeError):
         GuestPolicy.decode(GUEST.encode()).attest.roots = ()  # type: ignore[misc]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -13,34 +12,18 @@ from sevfork.attest.evidence import Evidence
 from sevfork.attest.tdx.collateral import Collateral
 from sevfork.errors import AttestationFailed, HostCannot, UsageError
 from sevfork.technology import Technology
-from sevfork.verifier.http import Answer
 from sevfork.verifier.provisioning import INTEL_ROOT_LIST_URL, INTEL_URL, Provisioning
 from sevfork.verifier.service import Service
 from sevfork.verifier.sources import Sources
 from tests.support.fake_intel import NOW, Certificate, FakeIntel
-from tests.support.vendor_services import intel_pages
+from tests.support.vendor_services import Web, intel_pages
 
 INTEL = FakeIntel()
 PROCESSOR_CA = "Intel SGX PCK Processor CA"
 
 
-@dataclass
-class Web:
-    """Answers with the pages of one Intel, wherever they are asked for."""
-
-    intel: FakeIntel = INTEL
-    asked: list[str] = field(default_factory=list)
-    down: bool = False
-
-    def __call__(self, url: str, *, timeout_s: float) -> Answer:
-        self.asked.append(url)
-        if self.down:
-            raise HostCannot(f"'{url}' cannot be got: no route")
-        path = urlsplit(url).path
-        path = "/sgx/certification/v4/rootcacrl" if path.endswith("RootCA.der") else path
-        page = intel_pages(self.intel)[path]
-        headers = {name.lower(): value for name, value in page.headers.items()}
-        return Answer(page.status, page.body, headers=headers)
+def web_of(*, down: bool = False) -> Web:
+    return Web(intel_pages(INTEL), down=down)
 
 
 def source(cache: Path, web: Web | None, *, anew: bool = False) -> Provisioning:
@@ -52,7 +35,7 @@ def bare(intel: FakeIntel = INTEL) -> Evidence:
 
 
 def test_intel_itself_is_asked_for_the_quotes_kind_of_platform(tmp_path: Path) -> None:
-    web = Web()
+    web = web_of()
     gathered = source(tmp_path, web).gather(bare())
     assert web.asked == [
         f"{INTEL_URL}tdx/certification/v4/tcb?fmspc=B0C06F000000",
@@ -65,7 +48,7 @@ def test_intel_itself_is_asked_for_the_quotes_kind_of_platform(tmp_path: Path) -
 
 
 def test_a_processor_ca_has_a_list_of_its_own(tmp_path: Path) -> None:
-    web = Web()
+    web = web_of()
     pck = replace(INTEL.pck, issuer_name=PROCESSOR_CA)
     ca = Certificate("Intel SGX PCK Platform CA", "Intel SGX Root CA", ca=True,
                      common_name=PROCESSOR_CA)  # fmt: skip
@@ -76,7 +59,7 @@ def test_a_processor_ca_has_a_list_of_its_own(tmp_path: Path) -> None:
 def test_documents_that_are_current_are_asked_for_again_only_if_that_is_wanted(
     tmp_path: Path,
 ) -> None:
-    web = Web()
+    web = web_of()
     source(tmp_path, web).gather(bare())
     source(tmp_path, web).gather(bare())
     assert len(web.asked) == 4
@@ -85,8 +68,8 @@ def test_documents_that_are_current_are_asked_for_again_only_if_that_is_wanted(
 
 
 def test_what_is_kept_serves_where_newer_was_wanted_and_is_not_to_be_had(tmp_path: Path) -> None:
-    first = source(tmp_path, Web()).gather(bare())
-    web = Web(down=True)
+    first = source(tmp_path, web_of()).gather(bare())
+    web = web_of(down=True)
     again = source(tmp_path, web, anew=True).gather(replace(first.evidence, certificates=b""))
     assert len(again.missing) == 4
     assert again.evidence == first.evidence
@@ -94,7 +77,7 @@ def test_what_is_kept_serves_where_newer_was_wanted_and_is_not_to_be_had(tmp_pat
 
 
 def test_a_service_that_was_not_to_be_reached_is_tried_again_after_a_minute(tmp_path: Path) -> None:
-    web, now = Web(down=True), [100.0]
+    web, now = web_of(down=True), [100.0]
     service = Service("Intel", tmp_path, web, now=lambda: NOW, clock=lambda: now[0])
     tried = []
     for moment in (100.0, 159.0, 160.0):
@@ -106,7 +89,7 @@ def test_a_service_that_was_not_to_be_reached_is_tried_again_after_a_minute(tmp_
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"HTTP/1.1 200 OK\r\n\r\n{}"])
 def test_a_damaged_cache_counts_as_none(tmp_path: Path, damage: bytes) -> None:
-    web = Web()
+    web = web_of()
     source(tmp_path, web).gather(bare())
     for file in tmp_path.iterdir():
         file.write_bytes(damage)
@@ -124,7 +107,7 @@ def test_a_part_that_is_missing_leaves_no_half_collateral(tmp_path: Path) -> Non
 @pytest.mark.parametrize("report", [b"", b"\4\0", INTEL.quote()[:700]])
 def test_what_is_no_quote_is_refused(tmp_path: Path, report: bytes) -> None:
     with pytest.raises(AttestationFailed):
-        source(tmp_path, Web()).gather(Evidence(Technology.TDX, report, b""))
+        source(tmp_path, web_of()).gather(Evidence(Technology.TDX, report, b""))
 
 
 @pytest.mark.parametrize("url", ["localhost:8081", "file:///", "ftp://pccs"])
@@ -153,7 +136,7 @@ def test_evidence_that_lacks_something_is_put_down_for_the_command_that_gets_it(
 
 
 def test_a_clock_that_is_ahead_makes_documents_run_out(tmp_path: Path) -> None:
-    source(tmp_path, Web()).gather(bare())
+    source(tmp_path, web_of()).gather(bare())
     service = Service("Intel", tmp_path, None, now=lambda: NOW + timedelta(days=400))
     missing = Provisioning.at(service, None).gather(bare()).missing
     assert "TCB info of b0c06f000000 has run out" in missing[0].message
