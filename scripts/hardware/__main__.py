@@ -30,8 +30,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def examine(runner: Runner, asked: str | None, output: Path) -> int:
-    """The whole of it; returns the exit code."""
+def examine(runner: Runner, asked: str | None, output: Path, image: Path | None = None) -> int:
+    """The whole of it; returns the exit code. ``image``: one that is built already."""
     looked = runner.run(["doctor", "--json"], 300)
     if not looked.stdout:
         say(f"'sevfork doctor' said nothing:\n{looked.stderr}")
@@ -41,7 +41,7 @@ def examine(runner: Runner, asked: str | None, output: Path) -> int:
     if technology is None:
         say("\n".join(missing(doctor)))
         return HARDWARE_MISSING
-    report = run(runner, technology)
+    report = run(runner, technology, image)
     document = report.document(socket.gethostname())
     written = write(document, output)
     print(as_text(document))
@@ -49,18 +49,20 @@ def examine(runner: Runner, asked: str | None, output: Path) -> int:
     return 0 if report.verdict == "passed" else FAILED
 
 
-def run(runner: Runner, technology: Technology) -> Report:
+def run(runner: Runner, technology: Technology, image: Path | None) -> Report:
+    steps = steps_for(technology, with_image=image is None)
     with tempfile.TemporaryDirectory(prefix="sevfork-hardware-") as work:
         session = Session(
             runner=runner,
             technology=technology,
             vm=f"hardware-{os.getpid()}",
             work=Path(work),
+            image=image or Path(work, "image"),
             workload=WORKLOAD,
             logs=machine.serial_logs,
             say=say,
         )
-        outcomes, logs = session.run(steps_for(technology), VERBS)
+        outcomes, logs = session.run(steps, VERBS)
         return Report(technology, machine.describe(ROOT), outcomes, session.evidence(), logs)
 
 
@@ -68,8 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make test-hw", description=__doc__)
     parser.add_argument("--technology", choices=[each.value for each in HARDWARE])
     parser.add_argument("--output", type=Path, default=ROOT / "build/hardware")
+    parser.add_argument("--image", type=Path, help="an image for this technology, built elsewhere")
     given = parser.parse_args(arguments)
-    return examine(Sevfork(Path(sys.executable).parent / "sevfork"), given.technology, given.output)
+    sevfork = Sevfork(Path(sys.executable).parent / "sevfork")
+    return examine(sevfork, given.technology, given.output, given.image)
 
 
 if __name__ == "__main__":

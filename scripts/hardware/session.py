@@ -40,12 +40,16 @@ def missing(doctor: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Session:
-    """``work`` is a folder of its own. ``logs``: the serial logs of VMs whose names begin so."""
+    """``work`` is a folder of its own; ``image`` is there, or where it is built.
+
+    ``logs``: the serial logs of a VM and of those forked from it.
+    """
 
     runner: Runner
     technology: Technology
     vm: str
     work: Path
+    image: Path
     workload: Path
     logs: Callable[[str], Mapping[str, str]]
     say: Callable[[str], None]
@@ -66,6 +70,7 @@ class Session:
         fields = {
             "vm": self.vm,
             "work": str(self.work),
+            "image": str(self.image),
             "technology": self.technology.value,
             "workload": str(self.workload),
         }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sevfork.technology import Technology
 
+IMAGE = "image"
 _BUILD_S, _LAUNCH_S = 1800.0, 600.0
 
 
@@ -39,22 +40,22 @@ class Step:
 STEPS = (
     Step("host", "doctor --json"),
     Step(
-        "image",
-        "guest build -o {work}/image --workload {workload} --technology {technology} "
+        IMAGE,
+        "guest build -o {image} --workload {workload} --technology {technology} "
         "--crl optional --json",
         only=Technology.SEV_SNP,
         timeout_s=_BUILD_S,
     ),
     Step(
-        "image",
-        "guest build -o {work}/image --workload {workload} --technology {technology} --json",
+        IMAGE,
+        "guest build -o {image} --workload {workload} --technology {technology} --json",
         only=Technology.TDX,
         timeout_s=_BUILD_S,
     ),
     Step(
         "launch",
-        "up {vm} --image {work}/image --owner {work}/owner.pub --timeout 600s --json",
-        after=("image",),
+        "up {vm} --image {image} --owner {work}/owner.pub --timeout 600s --json",
+        after=(IMAGE,),
         timeout_s=_LAUNCH_S,
     ),
     Step("evidence", "attest {vm} --save {work}/parent.evidence --json", after=("launch",)),
@@ -92,5 +93,13 @@ STEPS = (
 )
 
 
-def steps_for(technology: Technology) -> tuple[Step, ...]:
-    return tuple(step for step in STEPS if step.only in (None, technology))
+def steps_for(technology: Technology, *, with_image: bool = True) -> tuple[Step, ...]:
+    """Those of this technology; without the build of an image, where there is one already."""
+    steps = (step for step in STEPS if step.only in (None, technology))
+    if with_image:
+        return tuple(steps)
+    return tuple(
+        replace(step, after=tuple(name for name in step.after if name != IMAGE))
+        for step in steps
+        if step.name != IMAGE
+    )

@@ -121,6 +121,15 @@ def test_a_run_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.usefixtures("described")
+def test_an_image_that_is_there_is_not_built(tmp_path: Path) -> None:
+    runner = FakeRunner({"doctor": doctor("tdx")})
+    command.examine(runner, None, tmp_path, Path("/made/elsewhere"))
+    assert not [words for words in runner.ran if words[0] == "guest"]
+    (up,) = (words for words in runner.ran if words[0] == "up")
+    assert up[up.index("--image") + 1] == "/made/elsewhere"
+
+
+@pytest.mark.usefixtures("described")
 def test_a_launch_that_fails_brings_the_logs(tmp_path: Path) -> None:
     runner = FakeRunner({"doctor": doctor("tdx"), "up": Ran(30, "", "not ready")})
     assert command.examine(runner, None, tmp_path) == 1
@@ -138,6 +147,7 @@ def session(runner: FakeRunner, work: Path, logs: Mapping[str, str] | None = Non
         technology=Technology.TDX,
         vm="hardware-1",
         work=work,
+        image=work / "image",
         workload=Path("/w.toml"),
         logs=lambda _vm: logs or {},
         say=lambda _text: None,

@@ -8,7 +8,13 @@ from scripts.hardware.steps import STEPS, Step, steps_for
 from sevfork.technology import Technology
 from tests.support.command_lines import unknown_options
 
-FIELDS = {"vm": "v", "work": "/a folder", "technology": "tdx", "workload": "/w.toml"}
+FIELDS = {
+    "vm": "v",
+    "work": "/a folder",
+    "image": "/image",
+    "technology": "tdx",
+    "workload": "/w.toml",
+}
 
 
 # Of an owner's verbs, which are not there yet.
@@ -24,13 +30,15 @@ def test_every_command_is_one_that_sevfork_takes(step: Step) -> None:
     assert unknown_options(step.words(FIELDS)) == set()
 
 
+@pytest.mark.parametrize("with_image", [True, False])
 @pytest.mark.parametrize("technology", [Technology.SEV_SNP, Technology.TDX])
-def test_a_step_comes_after_those_that_it_needs(technology: Technology) -> None:
+def test_a_step_comes_after_those_that_it_needs(technology: Technology, with_image: bool) -> None:
     before: list[str] = []
-    for step in steps_for(technology):
+    for step in steps_for(technology, with_image=with_image):
         assert set(step.after) <= set(before), step.name
         assert step.name not in before
         before.append(step.name)
+    assert ("image" in before) == with_image
 
 
 def test_a_folder_with_a_space_is_one_word() -> None:
