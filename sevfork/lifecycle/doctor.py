@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sevfork.attest.vendor_facts import vendor_facts
+from sevfork.attest.vendor_facts import Requirement, vendor_facts
 from sevfork.domain.launch_security import rom_firmware, security_types, wants_signed_kernels
 from sevfork.domain.spec import Accelerator, GuestSpec
 from sevfork.domain.xml import spec_from_xml
@@ -190,10 +191,19 @@ def _lacks(
     for need, got in ((needs["libvirt"], facts.libvirt), (needs["QEMU"], facts.qemu)):
         if got < need.numbers:
             yield f"{need.component} {_dotted(got)}, needs {need.version}"
-    if hypervisor.local and not _is_on(hardware.parameter):
-        yield f"the kernel (needs {needs['Linux'].version} or later) has it not enabled"
+    if hypervisor.local:
+        lacking = kernel_lacks(needs["Linux"], os.uname().release, _is_on(hardware.parameter))
+        yield from [lacking] if lacking else []
     if hardware.technology.value not in offered:
         yield "libvirt does not offer it"
+
+
+def kernel_lacks(need: Requirement, release: str, enabled: bool) -> str | None:
+    """``release``: uname's, "6.12.117+deb13-amd64"; one that has no version is not called old."""
+    found = re.match(r"([0-9]+)\.([0-9]+)", release)
+    if found and (int(found[1]), int(found[2])) < need.numbers:
+        return f"Linux {found[0]}, needs {need.version}"
+    return None if enabled else "the kernel has it not enabled"
 
 
 def _tcb(hypervisor: Hypervisor) -> Finding:

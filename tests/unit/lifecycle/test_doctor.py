@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from sevfork.attest.vendor_facts import vendor_facts
 from sevfork.domain.launch_security import security_types
 from sevfork.domain.spec import Accelerator
 from sevfork.domain.xml import domain_xml
 from sevfork.host.kvm_probe import least_kernel
-from sevfork.lifecycle.doctor import examine
+from sevfork.lifecycle.doctor import examine, kernel_lacks
 from sevfork.lifecycle.finding import Finding, Standing
 from sevfork.technology import Technology
 from tests.support.fake_hypervisor import FakeHypervisor
@@ -142,6 +143,22 @@ def test_a_libvirt_without_versioned_cpu_models_does_not_do_for_snp(
     hypervisor = on_hardware(monkeypatch, WITH_SNP, libvirt=(10, 9, 0))
     assert finding(hypervisor, "AMD SEV-SNP").found == "libvirt 10.9, needs 10.10"
     assert Technology.SEV_SNP not in examine(lambda: hypervisor).technologies
+
+
+@pytest.mark.parametrize(
+    ("release", "lacks"),
+    [
+        ("6.1.0-42-amd64", "Linux 6.1, needs 6.11"),
+        ("6.12.117+deb13-amd64", "the kernel has it not enabled"),
+        ("7.0.0-3-generic", "the kernel has it not enabled"),
+        ("custom", "the kernel has it not enabled"),
+    ],
+)
+def test_a_kernel_has_to_be_new_enough_and_have_it_enabled(release: str, lacks: str) -> None:
+    need = vendor_facts().requirements_of(Technology.SEV_SNP)["Linux"]
+    assert kernel_lacks(need, release, enabled=False) == lacks
+    enabled = kernel_lacks(need, release, enabled=True)
+    assert enabled == (lacks if "needs" in lacks else None)
 
 
 def test_hardware_without_firmware_is_lacking_it(monkeypatch: pytest.MonkeyPatch) -> None:
