@@ -18,7 +18,7 @@ FIELDS = {
 
 
 # Of an owner's verbs, which are not there yet.
-NOT_YET = ("owner", "certs", "log")
+NOT_YET = ("owner", "log")
 
 
 @pytest.mark.parametrize(
