@@ -196,14 +196,18 @@ class HardwareHouse(FakeHouse):
 
     def up(self, job: Job | None = None) -> HardwareGuest:
         """A running root, 'web'."""
-        technology = self.machine.technology.value
-        described = {**manifest(), "technology": technology, "launch_digests": {}}
-        image = Image.load(write_image(self.folder / "image", described))
+        image = Image.load(self.image())
         spec = run_up(job or self.job(), plan_up(self, UpRequest("web", image))).spec
         guest = self.guests[spec.uuid]
         guest.state = STATE
         assert isinstance(guest, HardwareGuest)
         return guest
+
+    def image(self) -> Path:
+        """The folder of an image for this machine."""
+        technology = self.machine.technology.value
+        described = {**manifest(), "technology": technology, "launch_digests": {}}
+        return write_image(self.folder / "image", described)
 
     def fork(self, job: Job | None = None, count: int = 1) -> ForkOutcome:
         return run_fork(job or self.job(), plan_fork(self, ForkRequest("web", count=count)))

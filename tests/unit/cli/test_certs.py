@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from sevfork.errors import HostCannot
 from sevfork.host import connection_choice
 from sevfork.verifier import http
 from sevfork.verifier.http import Answer
+from sevfork.wire import protocol
 from tests.support.fake_guests import FakeGuest, FakeHouse
 from tests.support.fake_intel import FakeIntel
+from tests.support.hardware_house import AmdMachine, HardwareHouse, IntelMachine
 from tests.support.vendor_services import intel_pages
 
 LASTING = {"nextUpdate": "2099-01-01T00:00:00Z"}
@@ -103,6 +106,50 @@ def test_a_simulated_vm_has_no_vendor_to_ask(
     assert fetch("web") == 2
     assert "simulated" in capsys.readouterr().err
     assert answers == []
+
+
+@pytest.fixture(params=[AmdMachine(), IntelMachine()], ids=["snp", "tdx"])
+def hardware(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    _steady_memory: None,
+) -> HardwareHouse:  # fmt: skip
+    made = HardwareHouse(tmp_path, request.param)
+    _replace_fetcher(monkeypatch, tmp_path, made.web)
+    monkeypatch.setattr(connection_choice, "connect", lambda _uri, _note: made)
+    for module in ("captures", "unsealed"):
+        monkeypatch.setattr(f"sevfork.agent.{module}.find_volume", lambda serial: tmp_path / serial)
+    return made
+
+
+def sevfork(*arguments: str) -> int:
+    return command.run(App(), [*arguments, "--json"])
+
+
+def test_verbs_get_by_themselves_what_hardware_needs(
+    hardware: HardwareHouse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sevfork("up", "web", "--image", str(hardware.image())) == 0
+    asked = len(hardware.web.asked)
+    assert asked >= 3
+    hardware.web.down = True
+    assert sevfork("fork", "web") == 0
+    assert sevfork("certs", "fetch", "web") == 13
+    hardware.web.down = False
+    assert sevfork("certs", "fetch", "web") == 0
+    assert isinstance(hardware.heard[-1], protocol.Endorse)
+
+
+def test_a_vm_that_cannot_be_launched_names_a_command_that_works(
+    hardware: HardwareHouse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hardware.web.down = True
+    assert sevfork("up", "web", "--image", str(hardware.image())) == 20
+    words = re.search("'sevfork (certs fetch [^']+)'", capsys.readouterr().err)
+    assert words is not None
+    hardware.web.down = False
+    assert sevfork(*words[1].split()) == 0
+    hardware.web.down = True
+    assert sevfork("up", "web", "--image", str(hardware.image())) == 0
 
 
 def test_what_is_no_evidence_is_refused(answers: list[str], tmp_path: Path) -> None:
