@@ -9,10 +9,14 @@ another (docs/sealed-image.md).
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from sevfork.errors import NotAuthentic
 from sevfork.seal.header import HEADER_SIZE
@@ -25,6 +29,8 @@ DATA_SIZE = PLAINTEXT_SIZE - COUNT_SIZE
 MAX_CHUNKS = 1 << 24
 
 _ZEROS = bytes(PLAINTEXT_SIZE)
+# Less is cheaper to copy than to encrypt by itself; and a chunk holds on to 16 pieces at most.
+_HELD_SIZE = 1 << 16
 
 
 def chunk_offset(index: int) -> int:
@@ -54,24 +60,53 @@ def private_buffer(size_bytes: int) -> memoryview:
 
 @dataclass(eq=False)
 class Chunk:
-    """The two buffers of a chunk in flight; they are made once and used for many chunks."""
+    """The two buffers of a chunk in flight; they are made once and used for many chunks.
+
+    Large pieces of a writer's data that cannot change any more (``bytes``) are held and not copied:
+    a copy costs most of what their encryption does, and holds the interpreter's lock meanwhile.
+    Their places in ``plaintext`` stay unused.
+    """
 
     plaintext: memoryview = field(default_factory=lambda: memoryview(bytearray(PLAINTEXT_SIZE)))
     sealed: memoryview = field(default_factory=lambda: private_buffer(CHUNK_SIZE))
     size: int = 0
+    _held: dict[int, memoryview] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """No data; the buffers keep what they have until it is overwritten."""
+        self.size = 0
+        self._held.clear()
 
     def fill(self, source: memoryview) -> int:
         """Take data from the front of source, as much as there is room for; how much it was."""
         taken = min(len(source), DATA_SIZE - self.size)
-        self.plaintext[self.size : self.size + taken] = source[:taken]
+        if taken >= _HELD_SIZE and isinstance(source.obj, bytes):
+            self._held[self.size] = source[:taken]
+        else:
+            self.plaintext[self.size : self.size + taken] = source[:taken]
         self.size += taken
         return taken
 
-    def seal(self, cipher: AESGCM, index: int, *, final: bool) -> None:
-        """From ``plaintext`` into ``sealed``. Called once per index: the nonce is the index."""
+    def seal(self, cipher: AES256, index: int, *, final: bool) -> None:
+        """The data into ``sealed``. Called once per index: the nonce is the index."""
         self.plaintext[self.size : DATA_SIZE] = _ZEROS[self.size : DATA_SIZE]
         self.plaintext[DATA_SIZE:] = self.size.to_bytes(COUNT_SIZE, "big")
-        cipher.encrypt_into(chunk_nonce(index, final=final), self.plaintext, None, self.sealed)
+        encryptor = Cipher(cipher, GCM(chunk_nonce(index, final=final))).encryptor()
+        done = 0
+        for piece in self._pieces():
+            done += encryptor.update_into(piece, self.sealed[done:])
+        encryptor.finalize()
+        self.sealed[done:] = encryptor.tag
+        self.clear()
+
+    def _pieces(self) -> Iterator[memoryview]:
+        """The whole plaintext, in order."""
+        position = 0
+        for start, piece in self._held.items():
+            yield self.plaintext[position:start]
+            yield piece
+            position = start + len(piece)
+        yield self.plaintext[position:]
 
     def open(self, cipher: AESGCM, index: int, *, final: bool) -> None:
         """From ``sealed`` into ``plaintext`` and ``size``; raise NotAuthentic if it was changed."""

@@ -13,7 +13,6 @@ import secrets
 import struct
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
@@ -76,15 +75,15 @@ class Header:
             raise NotAuthentic("sealed image: reserved bytes of the header are not zero")
         return header
 
-    def chunk_cipher(self, image_key: bytes) -> AESGCM:
-        """The cipher of the chunks; raise NotAuthentic if the key is not the committed one.
+    def chunk_key(self, image_key: bytes) -> bytes:
+        """The AES-256 key of the chunks; raise NotAuthentic if the key is not the committed one.
 
         The commitment is checked first because AES-GCM alone is not key-committing.
         """
         prk = _extract(image_key, self.salt)
         if not hmac.compare_digest(_expand(prk, _COMMIT_LABEL), self.commitment):
             raise NotAuthentic("sealed image: the image key is not the one that sealed it")
-        return AESGCM(_expand(prk, _CHUNK_LABEL + header_digest(self.encode())))
+        return _expand(prk, _CHUNK_LABEL + header_digest(self.encode()))
 
 
 def header_digest(header: bytes) -> bytes:

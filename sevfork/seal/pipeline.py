@@ -54,7 +54,7 @@ class Pipeline:
             chunk = self._idle.pop() if self._idle else Chunk()
         except (OSError, MemoryError) as exc:
             raise HostCannot("sealed image: there is no memory for another chunk") from exc
-        chunk.size = 0
+        chunk.clear()
         return chunk
 
     def submit(self, job: Callable[[Chunk], None], chunk: Chunk) -> None:
@@ -73,8 +73,7 @@ class Pipeline:
         self._result(self._pool.submit(job), FLUSH_TIMEOUT_S)
 
     def _result(self, future: Future[_Result], timeout_s: float) -> _Result:
-        done, _ = wait([future], timeout_s)
-        if not done:
+        if not future.done() and not wait([future], timeout_s).done:
             self._hangs = True
             raise HostCannot("sealed image: the volume does not answer")
         return future.result()

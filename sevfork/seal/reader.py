@@ -42,7 +42,7 @@ class SealReader(Closing):
         self.header = _read_header(device, header_digest)
         if not hmac.compare_digest(self.header.base_digest, base_digest):
             raise NotAuthentic("sealed image: it is a delta on another base")
-        self._cipher: AESGCM | None = self.header.chunk_cipher(image_key)
+        self._cipher: AESGCM | None = AESGCM(self.header.chunk_key(image_key))
         self._device, self._chunk_count = device, chunk_count
         self._submitted = self._verified = self._position = 0
         self._pipeline = Pipeline(workers or default_workers())

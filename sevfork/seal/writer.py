@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 
 from sevfork.closing import Closing
 from sevfork.errors import HostCannot, WrongState
@@ -50,14 +50,17 @@ class SealWriter(Closing):
         self._header = Header.fresh(
             image_key=image_key, vm_id=vm_id, generation=generation, base_digest=base_digest
         )
-        self._cipher: AESGCM | None = self._header.chunk_cipher(image_key)
+        self._cipher: AES256 | None = AES256(self._header.chunk_key(image_key))
         self._index = 0
         self._require_room()
         self._pipeline = Pipeline(workers or default_workers())
         self._chunk = self._pipeline.chunk()
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Take all of data; raise HostCannot if the device is full, fails or hangs."""
+        """Take all of data; raise HostCannot if the device is full, fails or hangs.
+
+        Large ``bytes`` are not copied but held, for as long as a chunk is in flight.
+        """
         rest = memoryview(data).cast("B")
         size = len(rest)
         self._require_open()
@@ -120,7 +123,7 @@ class SealWriter(Closing):
         except OSError as exc:
             raise volume_failed("flushed", exc) from exc
 
-    def _require_open(self) -> AESGCM:
+    def _require_open(self) -> AES256:
         if self._cipher is None:
             raise WrongState("sealed image: it is finished or was aborted")
         return self._cipher

@@ -193,11 +193,15 @@ def _with_holes(ranges: Sequence[Range], size: int) -> dict[str, str]:
 
 
 def _drain(path: Path, part: Range) -> Iterator[bytes]:
-    """A part of a file; what was yielded is punched out of tmpfs (MADV_REMOVE)."""
+    """A part of a file; what was yielded is punched out of tmpfs (MADV_REMOVE).
+
+    It is read and not taken from the mapping, because that would hold the interpreter's lock.
+    """
     if not part.size:
         return
     with path.open("r+b") as file, mmap.mmap(file.fileno(), part.end) as pages:
-        for start in range(part.start, part.end, STEP):
-            end = min(start + STEP, part.end)
-            yield pages[start:end]
-            pages.madvise(mmap.MADV_REMOVE, start, end - start)
+        start = part.start
+        for piece in pieces(file.fileno(), [part]):
+            yield piece
+            pages.madvise(mmap.MADV_REMOVE, start, len(piece))
+            start += len(piece)

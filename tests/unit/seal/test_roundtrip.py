@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
+from collections.abc import Callable
 from itertools import cycle
 
 import pytest
@@ -64,6 +66,33 @@ def test_data_comes_back_however_it_is_cut(
         parts = list(iter(map(reader.read, cycle(read)).__next__, b""))
     assert b"".join(parts) == data
     assert all(len(part) == wanted for part, wanted in zip(parts[:-1], cycle(read), strict=False))
+
+
+@pytest.mark.parametrize("size", [100, MIB // 2, 3 * MIB])
+@pytest.mark.parametrize("view", [bytearray, lambda data: memoryview(data).toreadonly()])
+def test_what_can_change_is_copied_before_write_returns(
+    size: int, view: Callable[[bytearray], bytearray | memoryview]
+) -> None:
+    device, buffer = MemoryDevice(image_size_for(8 * MIB)), bytearray(size)
+    with SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0) as writer:
+        for value in (1, 2):
+            buffer[:] = bytes([value]) * size
+            writer.write(view(buffer))
+        buffer[:] = bytes(size)
+        image = writer.finish()
+    data = b"\1" * size + b"\2" * size
+    with Sealed(device, image, data, bytes(32)).reader() as reader:
+        assert reader.read() == data
+
+
+def test_what_was_sealed_is_not_held_any_longer() -> None:
+    device, data = MemoryDevice(image_size_for(2 * MIB)), bytes(2 * MIB)
+    before = sys.getrefcount(data)
+    with SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0) as writer:
+        writer.write(data)
+        assert sys.getrefcount(data) > before
+        writer.finish()
+        assert sys.getrefcount(data) == before
 
 
 def test_an_empty_image_has_one_chunk() -> None:
