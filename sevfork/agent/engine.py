@@ -21,9 +21,14 @@ class Sink(Protocol):
 
 
 class Source(Protocol):
-    """Where a capture is read from; ``b""`` only after everything has verified."""
+    """Where a capture is read from: ``size`` bytes, or a full buffer, and fewer only at its end.
+
+    None (``b""``, 0) only after everything has verified.
+    """
 
     def read(self, size: int, /) -> bytes: ...
+
+    def readinto(self, buffer: memoryview, /) -> int: ...
 
 
 @dataclass(frozen=True)

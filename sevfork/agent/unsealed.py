@@ -61,8 +61,16 @@ class _CountingSource:
 
     def read(self, size: int) -> bytes:
         data = self._reader.read(size)
-        self.done += len(data)
+        self._count(len(data))
+        return data
+
+    def readinto(self, buffer: memoryview) -> int:
+        size = self._reader.readinto(buffer)
+        self._count(size)
+        return size
+
+    def _count(self, size: int) -> None:
+        self.done += size
         if self.done - self._told >= _REPORT_EVERY_BYTES:
             self._told = self.done
             self._progress(Step.UNSEAL, self.done, self._total)
-        return data

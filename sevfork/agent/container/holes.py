@@ -73,7 +73,7 @@ def punch(descriptor: int, part: Range) -> None:
         memory.madvise(mmap.MADV_REMOVE)
 
 
-def write_at(descriptor: int, data: bytes, place: int) -> None:
+def write_at(descriptor: int, data: bytes | memoryview, place: int) -> None:
     """All of it: pwrite(2) may write less."""
     view = memoryview(data)
     while view:

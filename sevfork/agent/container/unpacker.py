@@ -7,11 +7,8 @@ import itertools
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
 
 from sevfork.agent.container import inodes
 from sevfork.agent.container.archive import (
@@ -26,6 +23,7 @@ from sevfork.agent.container.archive import (
     STEP,
     TYPES,
 )
+from sevfork.agent.container.forward import ForwardFile
 from sevfork.agent.container.holes import Range, write_at
 from sevfork.agent.container.tree import new_file, parent_of, remove
 from sevfork.agent.engine import Source
@@ -47,33 +45,33 @@ class Unpacker:
 
         Raise NotAuthentic if the stream is not one of ours, or not one that can follow.
         """
-        last = None
+        last, stream = None, ForwardFile(source)
         try:
-            with _opened(source) as archive:
+            with stream.archive() as archive:
                 for member in archive:
                     last = member.name
-                    self._take(archive, member)
+                    self._take(stream, member)
         except (tarfile.TarError, ValueError, KeyError, OverflowError) as exc:
             raise NotAuthentic("the capture is not well formed") from exc
-        _expect_no_more(source)
+        _expect_no_more(stream)
         if last != END:
             raise NotAuthentic("the capture ends too early")
         self._set_directory_times()
         return self._names
 
-    def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _take(self, stream: ForwardFile, member: tarfile.TarInfo) -> None:
         top, _, path = member.name.partition("/")
         if top == "files":
-            _place(archive, member, self.files, path)
+            _place(stream, member, self.files, path)
             self._touched.update((path, _above(path)))
             if member.isdir():
                 self._directory_times[path] = int(member.pax_headers[MTIME])
         elif top == "images":
-            _place(archive, member, self.images, path)
+            _place(stream, member, self.images, path)
         elif member.name == REMOVED:
-            self._remove(_content(archive, member))
+            self._remove(_content(stream, member))
         elif member.name == INODES:
-            self._names[:] = inodes.decode(_content(archive, member))
+            self._names[:] = inodes.decode(_content(stream, member))
         elif member.name != END:
             raise NotAuthentic(f"the capture has a member '{member.name}'")
 
@@ -100,47 +98,34 @@ def _above(path: str) -> str:
     return path.rpartition("/")[0] or "."
 
 
-@contextmanager
-def _opened(source: Source) -> Iterator[tarfile.TarFile]:
-    with tarfile.open(
-        fileobj=cast(IO[bytes], source),
-        mode="r|",
-        bufsize=STEP,
-        encoding="utf-8",
-        errors="surrogateescape",
-    ) as archive:
-        yield archive
-
-
-def _expect_no_more(source: Source) -> None:
-    while rest := source.read(STEP):
+def _expect_no_more(stream: ForwardFile) -> None:
+    while rest := stream.read(STEP):
         if rest.strip(b"\0"):
             raise NotAuthentic("the capture goes on after its end")
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    if file is None:
+def _content(stream: ForwardFile, member: tarfile.TarInfo) -> bytes:
+    if not member.isreg():
         raise NotAuthentic(f"the capture's '{member.name}' is not a file")
-    return file.read()
+    return stream.content(member)
 
 
-def _place(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path, path: str) -> None:
+def _place(stream: ForwardFile, member: tarfile.TarInfo, root: Path, path: str) -> None:
     if path == ".":
         _describe(member, f"{root}")
         return
     with parent_of(root, path, create=True) as (directory, name):
         real_path = f"/proc/self/fd/{directory}/{name}"
         if member.pax_headers.get(OFFSET, "0") != "0":
-            _append_part(archive, member, directory, name)
+            _append_part(stream, member, directory, name)
             return
-        _make(archive, member, root, directory, name)
+        _make(stream, member, root, directory, name)
         if member.type != tarfile.LNKTYPE:
             _describe(member, real_path)
 
 
 def _make(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path, directory: int, name: str
+    stream: ForwardFile, member: tarfile.TarInfo, root: Path, directory: int, name: str
 ) -> None:
     """Make the node itself, in place of what has the name; a directory keeps what it holds."""
     if member.isdir():
@@ -148,7 +133,7 @@ def _make(
         return
     remove(directory, name)
     if member.isreg():
-        _write(archive, member, directory, name)
+        _write(stream, member, directory, name)
     elif member.issym():
         os.symlink(member.linkname, name, dir_fd=directory)
     elif member.islnk():
@@ -170,31 +155,31 @@ def _make_directory(directory: int, name: str) -> None:
             os.mkdir(name, 0o700, dir_fd=directory)
 
 
-def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, directory: int, name: str) -> None:
-    content, (size, ranges) = archive.extractfile(member), _stored(member)
-    if content is None:
-        raise NotAuthentic("the capture has a file without content")
+def _write(stream: ForwardFile, member: tarfile.TarInfo, directory: int, name: str) -> None:
+    (size, ranges), place = _stored(member), member.offset_data
     with new_file(directory, name, size) as target:
         for part in ranges:
-            for start in range(part.start, part.end, STEP):
-                write_at(target, content.read(min(STEP, part.end - start)), start)
+            _copy(stream, Range(place, part.size), target, part.start)
+            place += part.size
 
 
-def _append_part(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, directory: int, name: str
-) -> None:
+def _append_part(stream: ForwardFile, member: tarfile.TarInfo, directory: int, name: str) -> None:
     """One more part of a file that the stream has begun. Raise NotAuthentic if it is another."""
     descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         start = os.fstat(descriptor).st_size
         if member.pax_headers[OFFSET] != str(start):
             raise NotAuthentic(f"the capture's '{member.name}' has a part that does not follow")
-        content = archive.extractfile(member)
-        while content is not None and (piece := content.read(STEP)):
-            write_at(descriptor, piece, start)
-            start += len(piece)
+        _copy(stream, Range(member.offset_data, member.size), descriptor, start)
     finally:
         os.close(descriptor)
+
+
+def _copy(stream: ForwardFile, part: Range, target: int, place: int) -> None:
+    """A part of the stream to a place in a file."""
+    for piece in stream.pieces(part.start, part.size):
+        write_at(target, piece, place)
+        place += len(piece)
 
 
 def _describe(member: tarfile.TarInfo, path: str) -> None:
