@@ -30,6 +30,7 @@ VERBS = {
     "events": ("sevfork.cli.events:events", "What happens to a VM's children, told to it."),
     "ls": ("sevfork.cli.ls:ls", "List VMs, and who descends from whom."),
     "attest": ("sevfork.cli.attest:attest", "Fresh evidence from a running VM."),
+    "owner": ("sevfork.cli.owner:owner", "An owner's key, and what it signs."),
     "lineage": ("sevfork.cli.lineage:lineage", "Whom a VM descends from, back to its owner."),
     "verify": ("sevfork.cli.verify:verify", "Check evidence, on any machine."),
     "certs": ("sevfork.cli.certs:certs", "Get what evidence is checked by."),

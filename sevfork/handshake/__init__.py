@@ -17,6 +17,7 @@ from sevfork.handshake.lineage import ForkCertificate, Lineage, OwnerCertificate
 from sevfork.handshake.manifest import Layer, Manifest, manifest_digest
 from sevfork.handshake.messages import EventKind
 from sevfork.handshake.own_launch import OwnLaunch, Verifier
+from sevfork.handshake.owner_signature import Signer
 from sevfork.handshake.parent import ParentSession
 from sevfork.handshake.slot import Slot
 from sevfork.handshake.token import OwnerToken, TokenGate
@@ -42,6 +43,7 @@ __all__ = [
     "ParentSession",
     "ReleaseState",
     "Send",
+    "Signer",
     "Slot",
     "TokenGate",
     "Verifier",

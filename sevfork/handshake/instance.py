@@ -26,12 +26,8 @@ class InstanceKey:
         return hashlib.sha384(self.public).digest()
 
     def sign(self, label: bytes, body: bytes) -> bytes:
-        return sign(self._private, label, body)
-
-
-def sign(private: Ed25519PrivateKey, label: bytes, body: bytes) -> bytes:
-    """An Ed25519 signature over LP(label) || LP(body)."""
-    return private.sign(lp(label, body))
+        """An Ed25519 signature over LP(label) || LP(body)."""
+        return self._private.sign(lp(label, body))
 
 
 def check_signature(public: bytes, label: bytes, body: bytes, signature: bytes) -> None:

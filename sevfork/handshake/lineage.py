@@ -7,19 +7,21 @@ import hmac
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from sevfork.errors import NotAuthentic, RefusedByGuest
 from sevfork.handshake.codec import Cursor, MessageKind, head
-from sevfork.handshake.instance import SIGNATURE_SIZE, InstanceKey, check_signature, sign
+from sevfork.handshake.instance import SIGNATURE_SIZE, InstanceKey, check_signature
 from sevfork.handshake.launch import DIGEST_SIZE
 from sevfork.handshake.messages import FORK_ID_SIZE, INSTANCE_KEY_SIZE
+from sevfork.handshake.owner_signature import (
+    CERTIFICATE_NAMESPACE,
+    Signer,
+    check_owner_signature,
+)
 
 MAX_DESCENT = 255
 CERTIFICATE_SIZE = 4 + 2 * INSTANCE_KEY_SIZE + FORK_ID_SIZE + 4 + 8 + DIGEST_SIZE + SIGNATURE_SIZE
 OWNER_CERTIFICATE_SIZE = 4 + 2 * INSTANCE_KEY_SIZE + SIGNATURE_SIZE
 _CERTIFICATE_LABEL = b"sevfork/1 certificate"
-_OWNER_LABEL = b"sevfork/1 owner certificate"
 
 
 def owner_digest(owner_key: bytes) -> bytes:
@@ -80,16 +82,16 @@ class OwnerCertificate:
     signature: bytes = bytes(SIGNATURE_SIZE)
 
     @classmethod
-    def issue(cls, owner: Ed25519PrivateKey, root_key: bytes) -> OwnerCertificate:
+    def issue(cls, owner: Signer, root_key: bytes) -> OwnerCertificate:
         """For the owner's own machine, after it has attested the root."""
-        unsigned = cls(owner.public_key().public_bytes_raw(), root_key)
-        return replace(unsigned, signature=sign(owner, _OWNER_LABEL, unsigned._body()))
+        unsigned = cls(owner.public, root_key)
+        return replace(unsigned, signature=owner.sign(CERTIFICATE_NAMESPACE, unsigned._body()))
 
     def check(self, owner: bytes) -> None:
         """Raise NotAuthentic unless the owner with this digest has signed it."""
         if not hmac.compare_digest(owner_digest(self.owner_key), owner):
             raise NotAuthentic("lineage: another owner has certified the root")
-        check_signature(self.owner_key, _OWNER_LABEL, self._body(), self.signature)
+        check_owner_signature(self.owner_key, CERTIFICATE_NAMESPACE, self._body(), self.signature)
 
     def encode(self) -> bytes:
         return self._body() + self.signature

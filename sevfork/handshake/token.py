@@ -10,16 +10,13 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass, replace
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from sevfork.errors import RefusedByGuest
 from sevfork.handshake.codec import Cursor, MessageKind, head
-from sevfork.handshake.instance import SIGNATURE_SIZE, check_signature, sign
+from sevfork.handshake.instance import SIGNATURE_SIZE
 from sevfork.handshake.launch import DIGEST_SIZE
 from sevfork.handshake.lineage import owner_digest
 from sevfork.handshake.messages import INSTANCE_KEY_SIZE
-
-_TOKEN_LABEL = b"sevfork/1 owner token"
+from sevfork.handshake.owner_signature import TOKEN_NAMESPACE, Signer, check_owner_signature
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class OwnerToken:
     @classmethod
     def issue(
         cls,
-        owner: Ed25519PrivateKey,
+        owner: Signer,
         *,
         instance_key: bytes,
         policy_digest: bytes,
@@ -44,15 +41,14 @@ class OwnerToken:
         serial: int,
     ) -> OwnerToken:
         """For the owner's own machine, after it has attested the instance."""
-        public = owner.public_key().public_bytes_raw()
-        unsigned = cls(public, instance_key, policy_digest, children, serial)
-        return replace(unsigned, signature=sign(owner, _TOKEN_LABEL, unsigned._body()))
+        unsigned = cls(owner.public, instance_key, policy_digest, children, serial)
+        return replace(unsigned, signature=owner.sign(TOKEN_NAMESPACE, unsigned._body()))
 
     def check(self, owner: bytes) -> None:
         """Raise RefusedByGuest for another owner's token, NotAuthentic for a wrong signature."""
         if not hmac.compare_digest(owner_digest(self.owner_key), owner):
             raise RefusedByGuest("the token is of another owner than this VM's")
-        check_signature(self.owner_key, _TOKEN_LABEL, self._body(), self.signature)
+        check_owner_signature(self.owner_key, TOKEN_NAMESPACE, self._body(), self.signature)
 
     def encode(self) -> bytes:
         return self._body() + self.signature

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sevfork.errors import UsageError
+from sevfork.owner.read import read_text
 
-_PEM, _SSH = "-----BEGIN", "ssh-"
-_FILE_LIMIT_BYTES = 64 * 1024
+_PEM, _PUBLIC_PEM, _SSH = "-----BEGIN", "-----BEGIN PUBLIC KEY", ("ssh-", "sk-ssh-")
 
 
 def read_public_key(text: str) -> bytes:
@@ -24,12 +24,27 @@ def read_public_key(text: str) -> bytes:
 
     Raises UsageError for anything else.
     """
-    stripped = text.strip()
-    if not stripped.startswith((_PEM, _SSH)):
-        stripped = _file(Path(text)).strip()
+    if text.lstrip().startswith((_PEM, *_SSH)):
+        return parse_public_key(text)
+    return parse_public_key(read_text("the owner's public key", Path(text)))
+
+
+def is_public_key(text: str) -> bool:
+    """Whether it begins as one."""
+    return text.lstrip().startswith((_PUBLIC_PEM, *_SSH))
+
+
+def parse_public_key(text: str) -> bytes:
+    """The Ed25519 key (32 bytes) in OpenSSH's line or in PEM. Raises UsageError."""
+    text = text.strip()
+    if text.startswith("sk-"):
+        raise UsageError(
+            "a FIDO key (sk-ssh-ed25519) signs more than it is given, which guests do not take",
+            hint="an Ed25519 key of an OpenPGP or PIV token, behind its ssh-agent, will do",
+        )
     try:
-        load = load_pem_public_key if stripped.startswith(_PEM) else load_ssh_public_key
-        key = load(stripped.encode())
+        load = load_pem_public_key if text.startswith(_PEM) else load_ssh_public_key
+        key = load(text.encode())
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise _no_key(text) from exc
     if not isinstance(key, Ed25519PublicKey):
@@ -43,16 +58,10 @@ def openssh_line(public: bytes) -> str:
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
-def _file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(_FILE_LIMIT_BYTES).decode("utf-8", "replace")
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"the owner's public key '{path}' cannot be read: {exc}") from exc
-
-
 def _no_key(text: str) -> UsageError:
+    """A text that may be a private key is not repeated."""
+    what = f"'{text[:60]}'" if is_public_key(text) else "this"
     return UsageError(
-        f"'{text.strip()[:60]}' is no Ed25519 public key",
+        f"{what} is no Ed25519 public key",
         hint="it is a line 'ssh-ed25519 AAAA...', or PEM: 'sevfork owner public' prints it",
     )

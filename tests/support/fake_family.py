@@ -29,6 +29,7 @@ from sevfork.handshake import (
     ParentSession,
     ReleaseState,
     Send,
+    Signer,
     Slot,
 )
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
@@ -157,13 +158,12 @@ class Guest:
 class Family:
     """A root, optionally with an owner, and the sessions of its forks."""
 
-    def __init__(self, owner: Ed25519PrivateKey | None = None, **root: Any) -> None:
+    def __init__(self, owner: Signer | None = None, **root: Any) -> None:
         self.processor = Processor()
         self.owner = owner
         self.owner_digest = None
         if owner is not None:
-            public = owner.public_key().public_bytes_raw()
-            self.owner_digest = hashlib.sha384(public).digest()
+            self.owner_digest = hashlib.sha384(owner.public).digest()
         self._report_ids = 0
         self.root = self.launch(LaunchConfig(Role.ROOT, self.owner_digest), **root)
 

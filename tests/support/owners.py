@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import secrets
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from sevfork.domain.spec import GuestSpec
 from sevfork.handshake import ForkCertificate, InstanceKey, Lineage, OwnerCertificate, owner_digest
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
@@ -13,6 +11,7 @@ from sevfork.image.image import Image
 from sevfork.lifecycle.up import UpRequest, plan_up, run_up
 from sevfork.owner.asking import hand_over
 from sevfork.owner.documents import NamedStatement, SavedLineage
+from sevfork.owner.key_file import PrivateKey
 from sevfork.owner.public_key import openssh_line
 from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
@@ -21,11 +20,11 @@ from sevfork.wire import protocol
 from tests.support.fake_guests import STATE, FakeHouse
 from tests.support.jobs import job_on
 
-OWNER = Ed25519PrivateKey.generate()
-OWNER_KEY = OWNER.public_key().public_bytes_raw()
+OWNER = PrivateKey.generate()
+OWNER_KEY = OWNER.public
 OWNER_DIGEST = owner_digest(OWNER_KEY)
 OWNER_LINE = openssh_line(OWNER_KEY)
-STRANGER_LINE = openssh_line(Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+STRANGER_LINE = openssh_line(PrivateKey.generate().public)
 
 
 def certificate_for(root_key: bytes) -> bytes:

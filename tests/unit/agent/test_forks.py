@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.agent import captures
 from sevfork.agent import forks as forks_module
@@ -36,12 +35,13 @@ from sevfork.handshake import (
     owner_digest,
 )
 from sevfork.handshake.launch import LaunchConfig, Role
+from sevfork.owner.key_file import PrivateKey
 from sevfork.technology import Technology
 from sevfork.wire import protocol
 from sevfork.wire.protocol import MAX_CHILDREN
 
 MIB = 2**20
-OWNER = Ed25519PrivateKey.generate()
+OWNER = PrivateKey.generate()
 POLICY = GuestPolicy.decode(
     guest_policy_toml(
         Technology.SIMULATED, "owner", ["00" * 32], datetime(2026, 1, 1, tzinfo=UTC)
@@ -101,7 +101,7 @@ class Parent:
     def __init__(self, volume: Path, policy: GuestPolicy = POLICY, *, adopted: bool = True) -> None:
         self.key, self.engine, self.volume = InstanceKey(), FakeEngine(), volume
         self.fit(16 * MIB)
-        public = OWNER.public_key().public_bytes_raw()
+        public = OWNER.public
         config = LaunchConfig(Role.ROOT, owner_digest(public))
         identity = LaunchIdentity(Technology.SIMULATED, (("measurement", b"m" * 48),))
         launch = OwnLaunch(
@@ -181,13 +181,13 @@ def test_a_vm_that_its_owner_has_not_adopted_forks_for_nobody(tmp_path: Path) ->
 
 def test_a_refused_certificate_leaves_a_vm_as_it_was(tmp_path: Path) -> None:
     parent = Parent(tmp_path / "volume", adopted=False)
-    stranger = OwnerCertificate.issue(Ed25519PrivateKey.generate(), parent.key.public)
+    stranger = OwnerCertificate.issue(PrivateKey.generate(), parent.key.public)
     with pytest.raises(NotAuthentic, match="another owner"):
         parent.forks.handle(protocol.Adopt(stranger.encode()))
     assert lineage_of(parent) == Lineage(parent.key.public)
     parent.adopt()
     parent.adopt()
-    lineage_of(parent).verify(owner_digest(OWNER.public_key().public_bytes_raw()))
+    lineage_of(parent).verify(owner_digest(OWNER.public))
 
 
 def lineage_of(parent: Parent) -> Lineage:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.handshake import Manifest
+from sevfork.owner.key_file import PrivateKey
 from tests.support.fake_family import MANIFEST, Family, Fork
 
 
@@ -16,7 +16,7 @@ def family() -> Family:
 
 @pytest.fixture
 def owned() -> Family:
-    return Family(Ed25519PrivateKey.generate())
+    return Family(PrivateKey.generate())
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.errors import AttestationFailed, NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake import (
@@ -29,6 +28,7 @@ from sevfork.handshake.messages import (
     Offer,
 )
 from sevfork.handshake.transcript import parent_report_data, transcript_1
+from sevfork.owner.key_file import PrivateKey
 from sevfork.technology import Technology
 from tests.support.fake_family import MANIFEST, CompromisedParent, Family, Fork, flip, only
 
@@ -216,7 +216,7 @@ def test_certificate_for_another_child_is_rejected(family: Family, fork: Fork) -
 
 def test_lineage_of_another_owner_is_rejected(owned: Family) -> None:
     fork = owned.fork()
-    thief = Ed25519PrivateKey.generate()
+    thief = PrivateKey.generate()
     stolen = OwnerCertificate.issue(thief, fork.root.instance.public)
     CompromisedParent(fork).claims(owner_certificate=stolen)
     with pytest.raises(NotAuthentic, match="another owner"):

@@ -14,7 +14,8 @@ HKDF_LABELS = {
     "handshake.md": ["grant", "confirm", "event", "parent event", "update", "resume", "activate"],
     "sealed-image.md": ["commit", "chunk"],
 }
-SIGNATURE_LABELS = ["join", "certificate", "owner certificate", "owner token"]
+SIGNATURE_LABELS = ["join", "certificate"]
+NAMESPACES = ["owner-certificate@sevfork", "owner-token@sevfork"]
 
 
 def labels_in_code() -> Counter[str]:
@@ -36,3 +37,11 @@ def test_label_stands_once_in_code_and_specification(document: str, label: str) 
     text = (REPOSITORY / "docs" / document).read_text()
     assert labels_in_code()[f"sevfork/1 {label}"] == 1
     assert len(re.findall(rf'[`"]sevfork/1 {label}[`"]', text)) == 1
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_namespace_stands_once_in_code_and_specification(namespace: str) -> None:
+    """What an owner signs, OpenSSH's way, is told apart by these."""
+    sources = (REPOSITORY / "sevfork").rglob("*.py")
+    assert sum(path.read_text().count(f'"{namespace}"') for path in sources) == 1
+    assert (REPOSITORY / "docs/handshake.md").read_text().count(f"`{namespace}`") == 1

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake import (
@@ -21,10 +20,11 @@ from sevfork.handshake import (
     owner_digest,
 )
 from sevfork.handshake.launch import LaunchConfig, Role
+from sevfork.owner.key_file import PrivateKey
 from tests.support.fake_family import Family, flip
 
-OWNER = Ed25519PrivateKey.generate()
-OWNER_DIGEST = owner_digest(OWNER.public_key().public_bytes_raw())
+OWNER = PrivateKey.generate()
+OWNER_DIGEST = owner_digest(OWNER.public)
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_adoption_is_the_owners_word_and_the_same_word_again_changes_nothing(roo
 
 
 def test_adoption_by_another_owner_is_refused(root: Lineage) -> None:
-    stranger = OwnerCertificate.issue(Ed25519PrivateKey.generate(), root.root_key)
+    stranger = OwnerCertificate.issue(PrivateKey.generate(), root.root_key)
     with pytest.raises(NotAuthentic, match="another owner"):
         root.adopted(stranger, OWNER_DIGEST)
 
@@ -185,7 +185,7 @@ def test_adoption_of_a_vm_without_an_owner_is_refused(root: Lineage) -> None:
 def test_certificate_is_not_swapped_after_adoption(root: Lineage) -> None:
     certificate = OwnerCertificate.issue(OWNER, root.root_key)
     adopted = root.adopted(certificate, OWNER_DIGEST)
-    stranger = OwnerCertificate.issue(Ed25519PrivateKey.generate(), root.root_key)
+    stranger = OwnerCertificate.issue(PrivateKey.generate(), root.root_key)
     with pytest.raises(RefusedByGuest, match="adopted already"):
         adopted.adopted(stranger, OWNER_DIGEST)
 
@@ -194,7 +194,7 @@ def test_owners_signature_on_a_certificate_is_not_one_on_a_root() -> None:
     """Labels keep the uses of one key apart: the owner signs tokens with it too."""
     key = InstanceKey().public
     token = OwnerToken.issue(OWNER, instance_key=key, policy_digest=b"p" * 48, children=1, serial=1)
-    public = OWNER.public_key().public_bytes_raw()
+    public = OWNER.public
     with pytest.raises(NotAuthentic):
         OwnerCertificate(public, key, token.signature).check(OWNER_DIGEST)
 

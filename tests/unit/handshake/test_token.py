@@ -6,13 +6,13 @@ import dataclasses
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.errors import NotAuthentic, RefusedByGuest
 from sevfork.handshake import InstanceKey, OwnerToken, TokenGate, owner_digest
+from sevfork.owner.key_file import PrivateKey
 
-OWNER = Ed25519PrivateKey.generate()
-OWNER_DIGEST = owner_digest(OWNER.public_key().public_bytes_raw())
+OWNER = PrivateKey.generate()
+OWNER_DIGEST = owner_digest(OWNER.public)
 INSTANCE = InstanceKey().public
 POLICY = b"p" * 48
 
@@ -22,7 +22,7 @@ def gate() -> TokenGate:
     return TokenGate(OWNER_DIGEST, INSTANCE, POLICY)
 
 
-def token(owner: Ed25519PrivateKey = OWNER, **fields: Any) -> OwnerToken:
+def token(owner: PrivateKey = OWNER, **fields: Any) -> OwnerToken:
     scope: dict[str, Any] = {
         "instance_key": INSTANCE,
         "policy_digest": POLICY,
@@ -64,7 +64,7 @@ def test_a_token_that_was_only_checked_is_not_spent(gate: Any) -> None:
 
 def test_token_of_another_owner_is_refused(gate: Any) -> None:
     with pytest.raises(RefusedByGuest, match="another owner"):
-        gate.check(token(Ed25519PrivateKey.generate()).encode(), 1)
+        gate.check(token(PrivateKey.generate()).encode(), 1)
 
 
 def test_token_for_another_instance_is_refused(gate: Any) -> None:
