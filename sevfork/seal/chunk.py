@@ -117,5 +117,6 @@ class Chunk:
         self.size = int.from_bytes(self.plaintext[DATA_SIZE:], "big")
         if self.size > DATA_SIZE or (not final and self.size != DATA_SIZE):
             raise NotAuthentic(f"sealed image: chunk {index} has a wrong count of data bytes")
-        if self.plaintext[self.size : DATA_SIZE] != _ZEROS[self.size : DATA_SIZE]:
+        # Not as views, which are compared item by item.
+        if bytes(self.plaintext[self.size : DATA_SIZE]) != _ZEROS[self.size : DATA_SIZE]:
             raise NotAuthentic(f"sealed image: the padding of chunk {index} is not zero")
