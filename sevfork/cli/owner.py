@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sevfork.cli.adoption import adopt, install, nonce, request
 from sevfork.cli.owner_key import init, public
 
 
@@ -12,5 +13,5 @@ def owner() -> None:
     """An owner's key, and what it signs (docs/owner.md)."""
 
 
-for _command in (init, public):
+for _command in (init, public, adopt, nonce, request, install):
     owner.add_command(_command)

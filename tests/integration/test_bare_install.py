@@ -58,7 +58,7 @@ def test_what_only_a_host_needs_is_not_there(bare: Command, module: str) -> None
         bare("python", "-c", f"import {module}")
 
 
-@pytest.mark.parametrize("verb", ["lineage", "verify"])
+@pytest.mark.parametrize("verb", ["owner", "lineage", "verify"])
 def test_an_owners_verbs_are_there(bare: Command, verb: str) -> None:
     assert f"Usage: sevfork {verb}" in bare("sevfork", verb, "--help")
 

@@ -1,0 +1,72 @@
+"""A family with an owner, on real guests: nobody forks before the owner has spoken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sevfork.handshake import OwnerToken
+from sevfork.owner.signer import open_key
+from tests.support.owners import STRANGER_LINE
+from tests.vm.lab import IMAGES, WORKLOADS, Lab
+
+IMAGE = IMAGES / "redis-owner"
+SIMULATED = "--allow-simulated"
+
+
+@pytest.fixture(scope="module")
+def image(lab: Lab) -> Path:
+    """A Redis that is forked by its owner's word only."""
+    words = ("--workload", str(WORKLOADS[0] / "redis.toml"), "--fork", "owner")
+    lab.run("guest", "build", "-o", str(IMAGE), *words, timeout_s=900)
+    return IMAGE
+
+
+def test_a_family_begins_with_its_owners_word(lab: Lab, image: Path, tmp_path: Path) -> None:
+    names = ("owner", "passphrase", "policy", "nonce", "request", "reply", "token", "lineage")
+    private, passphrase, policy, nonce, request, reply, token, saved = (
+        tmp_path / name for name in names
+    )
+    passphrase.write_text("correct horse\n")
+    key = ("--passphrase-file", str(passphrase), "--key", str(private))
+    line = lab.run("owner", "init", "-o", str(private), *key[:2]).stdout.strip()
+    policy.write_text(lab.run("policy", "--technology", "simulated").stdout)
+
+    root = lab.name()
+    lab.run("up", root, "--image", str(image), "--publish", "6379", "--owner", line)
+    refused = lab.run("fork", root, check=False)
+    assert refused.returncode == 23, refused.stderr
+    assert f"sevfork owner adopt {root} --policy" in refused.stderr
+
+    lab.run("owner", "nonce", "-o", str(nonce))
+    lab.run("owner", "request", root, "--nonce", str(nonce), "-o", str(request))
+    owners = ("--policy", str(policy), "--image", str(image), SIMULATED, *key)
+    by_files = ("--request", str(request), "--nonce", str(nonce), "-o", str(reply))
+    lab.run("owner", "adopt", *by_files, *owners)
+    lab.run("owner", "install", root, "--reply", str(reply))
+    lab.run("owner", "adopt", root, *owners)
+
+    claims = lab.run("attest", root, SIMULATED, "--owner", line, "--json").data["claims"]
+    token.write_bytes(
+        OwnerToken.issue(
+            open_key(private, passphrase),
+            instance_key=bytes.fromhex(claims["instance_key"]),
+            policy_digest=bytes.fromhex(claims["policy_digest"]),
+            children=1,
+            serial=1,
+        ).encode()
+    )
+    forked = lab.run("fork", root, "--token", str(token), "--json").data
+    child = forked["children"][0]["name"]
+
+    words = ("lineage", child, SIMULATED, "--json")
+    told = lab.run(*words, "--owner", line, "--save", str(saved)).data
+    assert [member["vm"] for member in told["members"]] == [root, child]
+    assert [member["evidence"] for member in told["members"]] == ["passed", "passed"]
+    assert told["members"][1]["fork_id"] == forked["fork_id"]
+    lab.run("lineage", str(saved), SIMULATED, "--owner", line)
+    assert lab.run(*words, "--owner", STRANGER_LINE, check=False).returncode == 22
+    attested = lab.run("attest", child, SIMULATED, "--owner", STRANGER_LINE, check=False)
+    assert attested.returncode == 22, attested.stderr
+    lab.run("rm", child, root)
