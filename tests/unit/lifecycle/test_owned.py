@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from sevfork.domain import metadata_xml
 from sevfork.domain.spec import GuestSpec
 from sevfork.errors import RefusedByGuest
-from sevfork.handshake import Lineage
+from sevfork.handshake import Lineage, owner_digest
+from sevfork.handshake.launch import LaunchConfig
 from sevfork.image.image import Image
+from sevfork.lifecycle import launching
 from sevfork.lifecycle.agents import greet_agent
 from sevfork.lifecycle.find import running_vm
 from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
@@ -67,6 +70,23 @@ def test_a_family_has_its_owner_in_every_launch_and_every_lineage(
         metadata = metadata_xml.from_domain(house.xml(house.find(name).uuid))
         assert metadata is not None
         assert metadata.owner == OWNER_DIGEST
+
+
+def test_a_child_that_is_launched_for_another_tenant_gets_nothing(
+    house: FakeHouse, owned: GuestSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host names another owner, to the child's processor and to its agent alike."""
+    adopt(house, owned)
+
+    class TheirConfig(LaunchConfig):
+        @classmethod
+        def decode(cls, data: bytes) -> LaunchConfig:
+            return replace(LaunchConfig.decode(data), owner=owner_digest(b"t" * 32))
+
+    monkeypatch.setattr(launching, "LaunchConfig", TheirConfig)
+    with pytest.raises(RefusedByGuest, match="another owner"):
+        fork(house, "web")
+    assert [domain.name for domain in house.domains()] == ["web"]
 
 
 def test_a_child_takes_no_certificate(house: FakeHouse, owned: GuestSpec) -> None:
