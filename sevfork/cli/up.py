@@ -148,6 +148,8 @@ def _print_outcome(app: App, hypervisor: Hypervisor, outcome: UpOutcome, as_json
             }
         )
         return
+    if spec.metadata.owner:
+        app.output.note(f"to be run by its owner: sevfork owner adopt {spec.name} --policy FILE")
     addresses = ", ".join(f"127.0.0.1:{p.host} -> {p.guest}" for p in spec.metadata.ports)
     app.output.table(
         ["NAME", "ADDRESS", "READY AFTER", "TECHNOLOGY", "RUNS ON"],
