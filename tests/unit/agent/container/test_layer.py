@@ -170,7 +170,7 @@ def change_one(upper: Path, chance: random.Random) -> None:
         path.unlink,
         path.mkdir,
         path.rmdir,
-        lambda: path.symlink_to("/nowhere"),
+        lambda: path.symlink_to("/nowhere/at all"),
         lambda: path.rename(other),
         lambda: other.hardlink_to(path),
         lambda: (path / "inside").write_text(str(chance.random())),
