@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration, port_pair
+from sevfork.cli.options import App, as_json, common, duration, port_pair, recorded
 from sevfork.cli.output import error_document
 from sevfork.wire.protocol import MAX_CHILDREN
 
@@ -57,6 +57,7 @@ _COLUMNS = ("CHILD", "ADDRESS", "PARENT'S PAUSE", "READY AFTER", "WAS", "TECHNOL
 @click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")
 @as_json
 @common
+@recorded("vm")
 def fork(
     app: App,
     vm: str,

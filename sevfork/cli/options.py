@@ -91,6 +91,28 @@ def common(command: _Command) -> _Command:
     return call  # type: ignore[return-value]  # click replaces the signature
 
 
+def recorded(vms: str) -> Callable[[_Command], _Command]:
+    """Give a verb that changes something, under ``common``, its line in the host's log.
+
+    ``vms`` is the argument that names its VMs.
+    """
+
+    def decorate(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def call(app: App, /, **options: Any) -> Any:
+            from sevfork.host.command_record import recorded
+
+            if options.get("dry_run") or options.get("print_xml"):
+                return command(app, **options)
+            named = options[vms]
+            with recorded(command.__name__, [named] if isinstance(named, str) else named):
+                return command(app, **options)
+
+        return call  # type: ignore[return-value]  # as it was
+
+    return decorate
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/json.md).")
 
 

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from sevfork.cli.options import App, common, duration
+from sevfork.cli.options import App, common, duration, recorded
 from sevfork.wire.protocol import MAX_CHILDREN
 
 
@@ -36,6 +36,7 @@ from sevfork.wire.protocol import MAX_CHILDREN
     help="A warm child that was not brought up to date for so long is replaced, never used.",
 )
 @common
+@recorded("vm")
 def pool(app: App, vm: str, size: int, every: float, max_lag: float) -> None:
     """Keep warm children of the running VM, for 'sevfork fork' to take, until SIGTERM or Ctrl-C.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sevfork.cli.options import App, as_json, common
+from sevfork.cli.options import App, as_json, common, recorded
 
 # For the parents of what is removed to be told; then it is removed all the same.
 _FAREWELL_S = 10.0
@@ -15,6 +15,7 @@ _FAREWELL_S = 10.0
 @click.option("--dry-run", is_flag=True, help="Say what would be removed and change nothing.")
 @as_json
 @common
+@recorded("vms")
 def rm(app: App, vms: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove VMs and everything that sevfork made for them. Children outlive their parent."""
     from sevfork.deadline import Deadline

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration
+from sevfork.cli.options import App, as_json, common, duration, recorded
 
 if TYPE_CHECKING:
     from sevfork.host.hypervisor import Hypervisor
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--timeout", metavar="DURATION", type=duration, default="300s", show_default=True)
 @as_json
 @common
+@recorded("vm")
 def snapshot(
     app: App, vm: str, every: float | None, drop: bool, timeout: float, as_json: bool
 ) -> None:

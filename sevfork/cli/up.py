@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration, memory_size, owner_key, port_pair
+from sevfork.cli.options import (
+    App,
+    as_json,
+    common,
+    duration,
+    memory_size,
+    owner_key,
+    port_pair,
+    recorded,
+)
 
 if TYPE_CHECKING:
     from sevfork.host.hypervisor import Hypervisor
@@ -55,6 +64,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")
 @as_json
 @common
+@recorded("name")
 def up(
     app: App,
     name: str,

@@ -14,6 +14,7 @@ from typing import cast
 import hypothesis
 import pytest
 
+from sevfork.host import command_record
 from sevfork.image.image import Image
 from sevfork.lifecycle.ports import PortWish
 from sevfork.lifecycle.up import UpRequest, plan_up, run_up
@@ -46,6 +47,7 @@ def _nothing_leaves_the_process(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _hide_libvirt(monkeypatch)
+    monkeypatch.setattr(command_record, "SOCKET", Path("/dev/null/log"))
     if request.node.get_closest_marker("own_processes"):
         return
 
