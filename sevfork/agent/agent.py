@@ -8,6 +8,7 @@ import time
 from typing import Protocol
 
 from sevfork import __version__
+from sevfork.agent.audit import AuditLog
 from sevfork.agent.child import Child, ChildRequest
 from sevfork.agent.chronicle import Chronicle, Home
 from sevfork.agent.container.adopt import Ended
@@ -17,10 +18,11 @@ from sevfork.agent.evidence.provider import EvidenceProvider
 from sevfork.agent.forks import Forks, Party
 from sevfork.agent.identity import Identity, PolicyVerifier, establish
 from sevfork.agent.life import Life
+from sevfork.agent.link import HostGone
 from sevfork.agent.machine import Machine
 from sevfork.agent.measured import Measured
 from sevfork.agent.memory_use import state_bytes
-from sevfork.agent.serve import OnProgress, VmEnds
+from sevfork.agent.serve import OnProgress, VmEnds, VmMustEnd
 from sevfork.agent.unexpected import place_of
 from sevfork.agent.vm_state import CurrentState
 from sevfork.errors import RefusedByGuest, SevforkError, TimedOut, WrongState
@@ -67,9 +69,22 @@ class Agent:
         self._forks: Forks | None = None
         self._life = Life()
         self._chronicle = Chronicle(workload, measured.workload.on_child_event)
+        self._audit = AuditLog(key)
 
     def handle(self, request: protocol.Request, progress: OnProgress) -> protocol.Reply:
-        """The reply; raises a SevforkError for what cannot or must not be done."""
+        """The reply; raises a SevforkError for what cannot or must not be done, and records it."""
+        try:
+            return self._answer(request, progress)
+        except (HostGone, VmEnds, VmMustEnd):
+            raise
+        except SevforkError as error:
+            self._audit.refused(request, error)
+            raise
+        except Exception:
+            self._audit.refused(request, SevforkError("the agent failed unexpectedly"))
+            raise
+
+    def _answer(self, request: protocol.Request, progress: OnProgress) -> protocol.Reply:
         match request:
             case protocol.GetStatus():
                 return self._status()
@@ -85,6 +100,8 @@ class Agent:
             case protocol.Endorse(certificates=certificates):
                 self._shelf.put(certificates)
                 return protocol.Done()
+            case protocol.ReadAudit(nonce=nonce):
+                return self._audit.read(nonce)
             case protocol.Attest(nonce=nonce):
                 return self._attest(nonce)
             case protocol.Capture() | protocol.UpdateSnapshot():
@@ -168,7 +185,7 @@ class Agent:
         self._identity = identity
         me = self._me(identity, Lineage(self._key.public))
         if identity.config.role is Role.ROOT:
-            self._forks = Forks(me, self._engine, self._chronicle)
+            self._forks = Forks(me, self._engine, self._chronicle, self._audit)
             self._state.change(phase=WorkloadPhase.STARTING)
             threading.Thread(target=self._start, name="workload", daemon=True).start()
         else:
@@ -211,7 +228,7 @@ class Agent:
         if self._identity is None or child.lineage is None:
             raise WrongState("a child that was not configured cannot have been restored")
         me = self._me(self._identity, child.lineage)
-        self._forks = Forks(me, self._engine, self._chronicle)
+        self._forks = Forks(me, self._engine, self._chronicle, self._audit)
         self._child, self._life = None, child.life
         self._state.change(phase=WorkloadPhase.READY, generation=generation)
 

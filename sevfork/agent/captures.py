@@ -114,10 +114,12 @@ class Captures:
         self._chain = _Chain(serial, (layer,))
         return Captured(self._chain.manifest, cost, state_bytes, begun_anew)
 
-    def update_snapshot(self, serial: str, progress: OnProgress) -> protocol.SnapshotMade:
+    def update_snapshot(
+        self, serial: str, progress: OnProgress
+    ) -> tuple[protocol.SnapshotMade, Manifest]:
         """``update``, and how the snapshot stands then."""
         captured = self.update(serial, progress)
-        return protocol.SnapshotMade(
+        made = protocol.SnapshotMade(
             layers=len(captured.manifest.layers),
             begun_anew=captured.begun_anew,
             pause_ms=captured.cost.pause_ms,
@@ -126,6 +128,7 @@ class Captures:
             free_bytes=_free_bytes(serial, captured.manifest.layers[-1]),
             kept_bytes=self._engine.kept_bytes,
         )
+        return made, captured.manifest
 
     def drop(self) -> None:
         """Forget the snapshot and its keys."""

@@ -11,6 +11,7 @@ import secrets
 import time
 from dataclasses import dataclass, field, replace
 
+from sevfork.agent.audit import AuditLog
 from sevfork.agent.captures import Captures
 from sevfork.agent.chronicle import Chronicle
 from sevfork.agent.engine import Engine
@@ -32,6 +33,8 @@ from sevfork.handshake import (
     Slot,
     TokenGate,
 )
+from sevfork.handshake.audit_entries import PlaceTaken
+from sevfork.handshake.messages import FORK_ID_SIZE
 from sevfork.wire import protocol
 from sevfork.wire.protocol import MAX_CHILDREN, MAX_FAMILY
 
@@ -42,7 +45,7 @@ MAX_OPEN_FORKS = 8
 # open is never forgotten: 20 MiB at most (measured: 19 KiB for an open one, with OpenSSL's keys).
 MAX_KEPT_OFFERS = 2 * MAX_OPEN_FORKS * MAX_CHILDREN
 MAX_WARM = MAX_CHILDREN
-_FORK_ID_SIZE = 16
+_SNAPSHOT = bytes(FORK_ID_SIZE)  # in place of a fork id
 _VM_ID_SIZE = 16
 
 
@@ -112,8 +115,9 @@ class _Fork:
 class Forks:
     """All captures of this VM that may still have children, and its warm children."""
 
-    def __init__(self, me: Party, engine: Engine, chronicle: Chronicle) -> None:
-        self._me, self._chronicle = me, chronicle
+    def __init__(self, me: Party, engine: Engine, chronicle: Chronicle, audit: AuditLog) -> None:
+        self._me, self._chronicle, self._audit = me, chronicle, audit
+        audit.append(PlaceTaken.of(me.lineage))
         policy = me.verifier.policy
         self._gate = TokenGate(me.identity.config.owner, me.key.public, policy.digest)
         self._captures = Captures(engine, me.key.instance_id[:_VM_ID_SIZE], self._generation)
@@ -158,14 +162,18 @@ class Forks:
         """Take the owner's word on this root into its lineage, and so into its children's."""
         me, owner = self._me, self._me.identity.config.owner
         lineage = me.lineage.adopted(OwnerCertificate.decode(certificate), owner)
-        self._me = replace(me, lineage=lineage)
+        if lineage != me.lineage:
+            self._me = replace(me, lineage=lineage)
+            self._audit.append(PlaceTaken.of(lineage))
         log.info("adopted by the owner")
 
     def update_snapshot(
         self, request: protocol.UpdateSnapshot, progress: OnProgress
     ) -> protocol.SnapshotMade:
         """One more layer of the snapshot, or a new one; raises as ``capture`` does."""
-        return self._captures.update_snapshot(request.volume_serial, progress)
+        made, manifest = self._captures.update_snapshot(request.volume_serial, progress)
+        self._audit.captured(_SNAPSHOT, manifest, made.state_bytes)
+        return made
 
     def capture(self, request: protocol.Capture, progress: OnProgress) -> protocol.Captured:
         """Seal the workload's state into the volume, for the children of a fork.
@@ -181,6 +189,7 @@ class Forks:
         kept = self._captures.is_kept_in(request.volume_serial)
         seal = self._captures.update if kept else self._captures.once
         captured = seal(request.volume_serial, progress)
+        self._audit.captured(request.fork_id, captured.manifest, captured.state_bytes)
         if token is not None:
             self._gate.spend(token)
         now = time.monotonic()
@@ -211,7 +220,7 @@ class Forks:
             self._require_warm(request.count, manifest)
             if token is not None:
                 self._gate.spend(token)
-        fork_id = secrets.token_bytes(_FORK_ID_SIZE)
+        fork_id = secrets.token_bytes(FORK_ID_SIZE)
         kin = self._offer(fork_id, request.count, manifest if request.warm else None)
         fork = self._forks[fork_id] = _Fork(kin, request.warm, request.token)
         return protocol.Reserved(fork_id, [session.offer for session in fork.sessions])
@@ -238,6 +247,7 @@ class Forks:
         """ACTIVATE, for an ANSWER that passed every check."""
         session = self._session(request.fork_id, request.index)
         actions = session.receive_answer(request.answer, time.monotonic())
+        self._audit.note(actions)
         return protocol.Activated(sent(actions))
 
     def join(self, request: protocol.RelayJoin) -> protocol.Granted:
@@ -249,6 +259,7 @@ class Forks:
             if isinstance(action, NeedEvidence):
                 evidence = self._me.provider.evidence(action.report_data).encode()
                 actions = session.provide_evidence(evidence, now)
+        self._audit.note(actions)
         return protocol.Granted(sent(actions))
 
     def confirm(self, request: protocol.RelayConfirm) -> None:

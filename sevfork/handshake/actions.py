@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sevfork.handshake.audit_entries import Given
 from sevfork.handshake.lineage import Lineage
 from sevfork.handshake.manifest import Manifest
 from sevfork.handshake.messages import EventKind
@@ -18,9 +19,13 @@ class NeedEvidence:
 
 @dataclass(frozen=True)
 class Send:
-    """Relay this message to the other side."""
+    """Relay this message to the other side.
+
+    ``gives`` is what it gives to whom, for the audit record; None where it is sent again.
+    """
 
     message: bytes
+    gives: Given | None = None
 
 
 @dataclass(frozen=True)

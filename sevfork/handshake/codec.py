@@ -32,6 +32,8 @@ class MessageKind(IntEnum):
     ANSWER = 16
     ACTIVATE = 17
     ACTIVATE_CONTENT = 18
+    AUDIT_ENTRY = 19
+    AUDIT_HEAD = 20
 
 
 def head(kind: MessageKind, third: int = 0, fourth: int = 0) -> bytes:

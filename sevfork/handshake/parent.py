@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sevfork.attest.verdict import VerifiedReport
 from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake.actions import Actions, Confirmed, NeedEvidence, Send
+from sevfork.handshake.audit_entries import ChildActivated, KeysGranted
 from sevfork.handshake.events import open_event, seal_event
 from sevfork.handshake.instance import InstanceKey
 from sevfork.handshake.keys import LaterBoxes, OfferKeys, SharedSecrets, derive_boxes
@@ -190,7 +191,8 @@ class ParentSession:
         held = WarmChild(state.child, state.core, t2, boxes.warm, boxes.later)
         warm = held if self._warm else None
         self._state = _GrantSent(state.received, grant, state.core.instance_key, boxes.later, warm)
-        return (Send(grant),)
+        recipient = self._slot.recipient(state.core.instance_key, state.manifest)
+        return (Send(grant, KeysGranted(recipient, self._warm)),)
 
     def receive_confirm(self, data: bytes) -> Actions:
         """Confirmed: once by a child, and once before that by one that is kept warm.
@@ -239,8 +241,9 @@ class ParentSession:
         """
         self._require_alive(now)
         state = self._state
-        if isinstance(state, Called):
-            self._state = state = self._activate(state, data)
+        if isinstance(state, Called):  # its time is not over: it would have been withdrawn
+            self._state = activated = self._activate(state, data)
+            return (Send(activated.activate, ChildActivated(state.recipient)),)
         if not isinstance(state, Activated) or state.received != data:
             raise RefusedByGuest("answer: no CALL is open, or it is spent on another ANSWER")
         self._require_in_time(now, "answer", "ACTIVATE")

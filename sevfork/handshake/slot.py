@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sevfork.handshake.audit_entries import Recipient
 from sevfork.handshake.instance import InstanceKey
 from sevfork.handshake.lineage import ForkCertificate
 from sevfork.handshake.manifest import manifest_digest
@@ -16,6 +17,11 @@ class Slot:
     fork_id: bytes
     child_index: int
     generation: int
+
+    def recipient(self, instance_key: bytes, manifest: bytes) -> Recipient:
+        """The VM that gets this place, or is to hold for it, as the audit record has it."""
+        digest = manifest_digest(manifest)
+        return Recipient(self.fork_id, self.child_index, instance_key, digest)
 
     def certify(self, parent: InstanceKey, child: bytes, manifest: bytes) -> ForkCertificate:
         """The parent's word that the instance with this key has this place and this manifest."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sevfork.attest.verdict import VerifiedReport
 from sevfork.errors import AttestationFailed
 from sevfork.handshake.actions import Actions, Send
+from sevfork.handshake.audit_entries import Recipient
 from sevfork.handshake.keys import ActiveBoxes, EcdhKey, LaterBoxes, WarmKeys, derive_active_boxes
 from sevfork.handshake.manifest import Manifest, manifest_digest
 from sevfork.handshake.messages import NONCE_SIZE, JoinCore
@@ -82,6 +83,11 @@ class Called:
             manifest_digest=manifest_digest(encoded),
         )
         return cls(child, slot, encoded, keys, call.encode())
+
+    @property
+    def recipient(self) -> Recipient:
+        """Who is called to which place with what, as the audit record has it."""
+        return self.slot.recipient(self.child.core.instance_key, self.manifest)
 
     def agree(self, data: bytes, own: OwnLaunch, verifier: Verifier) -> ActiveBoxes:
         """K3, with a child whose new evidence speaks for this CALL and this ANSWER.

@@ -197,6 +197,13 @@ class Descent(Message, frozen=True):
     lineage: bytes
 
 
+class Audited(Message, frozen=True):
+    """The head of an audit record, and LP(entry) for each entry that is kept (docs/audit.md)."""
+
+    head: bytes
+    entries: bytes
+
+
 class Attested(Message, frozen=True):
     """``claims`` is what the agent says of itself; its hash and the nonce's are in report data."""
 
@@ -226,6 +233,7 @@ Reply = (
     | Family
     | Chronicle
     | Descent
+    | Audited
     | Attested
     | Done
 )

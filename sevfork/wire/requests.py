@@ -209,6 +209,12 @@ class GetLineage(Message, frozen=True):
     """Whom this VM descends from, with each parent's signature. -> Descent"""
 
 
+class ReadAudit(Message, frozen=True):
+    """The audit record, its head signed over the reader's nonce; at any time. -> Audited"""
+
+    nonce: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
 class Attest(Message, frozen=True):
     """Fresh evidence over the caller's nonce, never over report data of its choice. -> Attested"""
 
@@ -244,5 +250,6 @@ Request = (
     | Activate
     | Adopt
     | GetLineage
+    | ReadAudit
     | Attest
 )

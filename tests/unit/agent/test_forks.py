@@ -16,6 +16,7 @@ import pytest
 
 from sevfork.agent import captures
 from sevfork.agent import forks as forks_module
+from sevfork.agent.audit import AuditLog
 from sevfork.agent.chronicle import Chronicle, Home
 from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source
 from sevfork.agent.evidence.endorsed import Shelf
@@ -116,7 +117,8 @@ class Parent:
             PolicyVerifier(policy, Shelf(Technology.SIMULATED)),
             provider,
         )
-        self.forks = Forks(me, self.engine, Chronicle(cast(Home, None), None))
+        self.audit = AuditLog(self.key)
+        self.forks = Forks(me, self.engine, Chronicle(cast(Home, None), None), self.audit)
         if adopted:
             self.adopt()
 

@@ -15,6 +15,13 @@ from sevfork.domain.disks import disks
 from sevfork.domain.metadata import Metadata, Phase
 from sevfork.domain.spec import GuestSpec
 from sevfork.domain.xml import spec_from_xml
+from sevfork.handshake.audit import verified
+from sevfork.handshake.audit_entries import (
+    ChainKind,
+    ChildActivated,
+    KeysGranted,
+    StateCaptured,
+)
 from sevfork.host import maker
 from sevfork.lifecycle.fork import ForkOutcome, ForkRequest, plan_fork, run_fork
 from sevfork.lifecycle.reap import reap
@@ -334,3 +341,27 @@ def test_events_of_a_warm_child_are_told_under_the_place_that_it_was_called_to(
 def test_a_warm_child_that_waits_is_nobodys_child_yet(house: FakeHouse, warm: FakeGuest) -> None:
     known = warm.agent.handle(protocol.ListFamily(), lambda *_: None)
     assert known == protocol.Family([])
+
+
+def test_an_audit_record_tells_snapshots_warm_grants_and_activations(
+    house: FakeHouse, warm: FakeGuest
+) -> None:
+    forked(house)
+    nonce = os.urandom(32)
+    reply = warm.agent.handle(protocol.ReadAudit(nonce), lambda *_: None)
+    assert isinstance(reply, protocol.Audited)
+    record = verified(reply.head, reply.entries, nonce)
+    holding = [entry.deed for entry in record.of(ChainKind.GRANT)]
+    (activated,) = [entry.deed for entry in record.of(ChainKind.ACTIVATION)]
+    assert isinstance(activated, ChildActivated)
+    held = [deed.recipient.instance_key for deed in holding if isinstance(deed, KeysGranted)]
+    assert [isinstance(deed, KeysGranted) and deed.warm for deed in holding] == [True, True]
+    assert activated.recipient.instance_key in held
+    captures = [entry.deed for entry in record.of(ChainKind.CAPTURE)]
+    last = captures[-1]
+    assert isinstance(last, StateCaptured)
+    assert last.fork_id == activated.recipient.fork_id
+    assert last.manifest_digest == activated.recipient.manifest_digest
+    assert [isinstance(deed, StateCaptured) and any(deed.fork_id) for deed in captures[:-1]] == [
+        False
+    ] * (len(captures) - 1)
