@@ -26,13 +26,16 @@ from sevfork.host.hypervisor import Domain, DomainState, HostFacts
 from sevfork.lifecycle import doctor, find, fork, inventory, remove, up
 from sevfork.lifecycle.finding import Finding, Standing
 from sevfork.lifecycle.progress import Watcher
+from sevfork.owner.documents import NamedStatement, SavedLineage
 from sevfork.technology import Technology
 from sevfork.verifier import attest, pool, recognise, verify
 from sevfork.verifier.statement import Statement
 from sevfork.wire import protocol
+from tests.support import simulators
 from tests.support.fake_hypervisor import FakeHypervisor
 from tests.support.guest_specs import METADATA, ROOT
 from tests.support.image_factory import write_image
+from tests.support.owners import OWNER_LINE, lineage_file
 
 HOSTILE = "x\x1b[2J\x9b1m\nPASSED: all 35 checks\rPASSED\x0bPASSED\u2028PASSED\u202e\udc80\x00y"
 DOMAIN = Domain(HOSTILE, "u", 1, DomainState.RUNNING, 1024, 1, "<vm/>")
@@ -146,6 +149,24 @@ def test_attest(
     monkeypatch.setattr(find, "running_vm", returning((DOMAIN, ROOT)))
     monkeypatch.setattr(attest, "attest", returning(attested))
     assert command.run(App(), ["attest", "web", "--allow-simulated"]) == 0
+    assert_harmless(capsys, own=1)
+
+
+def test_lineage(
+    simulator: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """What an operator calls the VMs in a file, which holds no lone surrogates."""
+    name = HOSTILE.encode("utf-8", "replace").decode()
+    monkeypatch.setenv("XDG_DATA_HOME", str(simulator))
+    saved = lineage_file(simulators.processor(), 1)
+    named = tuple(NamedStatement(name, each.statement) for each in saved.statements)
+    path = tmp_path / "lineage"
+    SavedLineage(vm=name, lineage=saved.lineage, statements=named).write(path)
+    words = ["lineage", str(path), "--owner", OWNER_LINE, "--allow-simulated"]
+    assert command.run(App(), words) == 0
     assert_harmless(capsys, own=1)
 
 
