@@ -69,7 +69,7 @@ STEPS = (
     ),
     Step(
         "authorise",
-        "owner authorize {vm} --key {work}/owner --children 5 -o {work}/token --json",
+        "owner authorize {vm} --key {work}/owner --children 6 --standing -o {work}/token --json",
         after=("adopt",),
     ),
     Step(
@@ -82,7 +82,13 @@ STEPS = (
         "a child's evidence", "attest {vm}-fork --save {work}/child.evidence --json", ("cold fork",)
     ),
     Step("lineage", "lineage {vm}-fork --owner {work}/owner.pub --json", ("cold fork",)),
-    Step("warm children", "pool {vm} --size 2", ("cold fork",), until="is full", timeout_s=1800),
+    Step(
+        "warm children",
+        "pool {vm} --size 2 --token {work}/token",
+        ("cold fork",),
+        until="is full",
+        timeout_s=1800,
+    ),
     Step(
         "warm fork",
         "fork {vm} -n 2 --name {vm}-fork-warm --token {work}/token --json",

@@ -32,6 +32,7 @@ from sevfork.handshake import (
     Send,
     Slot,
     TokenGate,
+    on_chips,
 )
 from sevfork.handshake.audit_entries import PlaceTaken
 from sevfork.handshake.messages import FORK_ID_SIZE
@@ -72,7 +73,7 @@ class _Fork:
 
     kin: tuple[Kin, ...]
     warm: bool
-    token: bytes | None = field(default=None, repr=False)
+    token: OwnerToken | None = field(default=None, repr=False)
     was_captured: bool = False
     manifest: Manifest | None = field(default=None, repr=False)
     callable_until: float = 0.0
@@ -118,8 +119,7 @@ class Forks:
     def __init__(self, me: Party, engine: Engine, chronicle: Chronicle, audit: AuditLog) -> None:
         self._me, self._chronicle, self._audit = me, chronicle, audit
         audit.append(PlaceTaken.of(me.lineage))
-        policy = me.verifier.policy
-        self._gate = TokenGate(me.identity.config.owner, me.key.public, policy.digest)
+        self._gate = TokenGate(me.identity.launch, me.key.public)
         self._captures = Captures(engine, me.key.instance_id[:_VM_ID_SIZE], self._generation)
         self._forks: dict[bytes, _Fork] = {}
 
@@ -184,14 +184,11 @@ class Forks:
         fork = self._forks.get(request.fork_id)
         if fork is None or not fork.waits_for_capture(time.monotonic()):
             raise RefusedByGuest("there is no fork that waits for a capture", hint="fork again")
-        # Another fork may have spent it since.
-        token = self._require_token(len(fork.sessions), fork.token)
         kept = self._captures.is_kept_in(request.volume_serial)
         seal = self._captures.update if kept else self._captures.once
-        captured = seal(request.volume_serial, progress)
+        with self._gate.counted(fork.token, len(fork.sessions)):
+            captured = seal(request.volume_serial, progress)
         self._audit.captured(request.fork_id, captured.manifest, captured.state_bytes)
-        if token is not None:
-            self._gate.spend(token)
         now = time.monotonic()
         fork.was_captured = True
         for session in fork.sessions:
@@ -218,11 +215,12 @@ class Forks:
         self._require_room(request.count)
         if request.warm:
             self._require_warm(request.count, manifest)
-            if token is not None:
-                self._gate.spend(token)
-        fork_id = secrets.token_bytes(FORK_ID_SIZE)
-        kin = self._offer(fork_id, request.count, manifest if request.warm else None)
-        fork = self._forks[fork_id] = _Fork(kin, request.warm, request.token)
+        # What a fork captures is counted when it does.
+        with self._gate.counted(token if request.warm else None, request.count):
+            fork_id = secrets.token_bytes(FORK_ID_SIZE)
+            chips = token.allowed.chips if token else ()
+            kin = self._offer(fork_id, request.count, manifest if request.warm else None, chips)
+        fork = self._forks[fork_id] = _Fork(kin, request.warm, token)
         return protocol.Reserved(fork_id, [session.offer for session in fork.sessions])
 
     def refresh(self, request: protocol.Refresh) -> protocol.Refreshed:
@@ -319,9 +317,10 @@ class Forks:
             )
 
     def _require_token(self, count: int, encoded_token: bytes | None) -> OwnerToken | None:
-        """The owner's token, not yet spent, if the policy asks for one."""
-        owned = count > 0 and self._me.verifier.policy.fork == "owner"
-        return self._gate.check(encoded_token, count) if owned else None
+        """The owner's token, good for so many children now, if the policy asks for one."""
+        if count == 0 or self._me.verifier.policy.fork != "owner":
+            return None
+        return self._gate.check(encoded_token, count, self._me.verifier.clock().timestamp())
 
     def _require_warm(self, count: int, manifest: Manifest | None) -> None:
         if manifest is None:
@@ -346,7 +345,9 @@ class Forks:
                 kept -= len(fork.kin)
                 del self._forks[fork_id]
 
-    def _offer(self, fork_id: bytes, count: int, manifest: Manifest | None) -> tuple[Kin, ...]:
+    def _offer(
+        self, fork_id: bytes, count: int, manifest: Manifest | None, chips: tuple[bytes, ...]
+    ) -> tuple[Kin, ...]:
         """With a manifest, OFFERs for warm children that are to hold it."""
         me, now, policy = self._me, time.monotonic(), self._me.verifier.policy
         sessions = (
@@ -356,7 +357,7 @@ class Forks:
                 me.lineage,
                 Slot(fork_id, index, self._generation),
                 manifest,
-                me.verifier,
+                on_chips(me.verifier, chips),
                 now=now,
                 lifetime_s=policy.offer_lifetime_s,
                 image_key_lifetime_s=policy.image_key_lifetime_s,

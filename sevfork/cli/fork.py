@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import uuid as uuids
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration, port_pair, recorded
+from sevfork.cli.options import App, as_json, common, duration, owners_token, port_pair, recorded
 from sevfork.cli.output import error_document
 from sevfork.wire.protocol import MAX_CHILDREN
 
@@ -39,12 +38,7 @@ _COLUMNS = ("CHILD", "ADDRESS", "PARENT'S PAUSE", "READY AFTER", "WAS", "TECHNOL
     help="A guest port to publish; may be repeated.  [default: the parent's, on free host ports]",
 )
 @click.option("--replace", is_flag=True, help="Remove VMs that have a child's name first.")
-@click.option(
-    "--token",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The owner's token, where the image's policy asks for one.",
-)
+@owners_token
 @click.option("--cold", is_flag=True, help="Launch every child, and take none from a pool.")
 @click.option(
     "--keep-going/--all-or-nothing",
@@ -65,7 +59,7 @@ def fork(
     name: str | None,
     publish: tuple[tuple[int | None, int], ...],
     replace: bool,
-    token: Path | None,
+    token: bytes | None,
     cold: bool,
     keep_going: bool,
     timeout: float,
@@ -83,7 +77,7 @@ def fork(
         name=name,
         replace=replace,
         publish=tuple(PortWish(*pair) for pair in publish) or None,
-        token=token.read_bytes() if token else None,
+        token=token,
         cold=cold,
         all_or_nothing=not keep_going,
     )

@@ -78,7 +78,7 @@ def lineage(
 
     at = datetime.now(UTC)
     complete = Pool.read(certificate_files(certificates), at).complete
-    saved = _saved(app, vm_or_file, timeout, complete)
+    saved = lineage_from(app, vm_or_file, timeout, complete)
     policy = policy_from(policy_file, allow_simulated)
     descent = checked(saved, owner, policy, at, allow_simulated=allow_simulated)
     if save:
@@ -90,8 +90,8 @@ def lineage(
         app.output.data(passed(descent))
 
 
-def _saved(app: App, vm_or_file: str, timeout_s: float, complete: Complete) -> SavedLineage:
-    """From the file of that name, or else from the VM."""
+def lineage_from(app: App, vm_or_file: str, timeout_s: float, complete: Complete) -> SavedLineage:
+    """Not checked yet: from the file of that name, or else from the VM."""
     from sevfork.owner.documents import SavedLineage
 
     if Path(vm_or_file).is_file():

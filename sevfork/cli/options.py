@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -152,6 +153,28 @@ def owner_key(text: str) -> bytes:
     from sevfork.owner.public_key import read_public_key
 
     return owner_digest(read_public_key(text))
+
+
+def token_file(path: str) -> bytes:
+    """What is in the file of an owner's token; the guest says what it is worth."""
+    from sevfork.handshake.token import MAX_SIZE
+
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_SIZE + 1)
+    except OSError as exc:
+        raise click.BadParameter(f"'{path}' cannot be read: {exc.strerror}") from exc
+    if len(content) > MAX_SIZE:
+        raise click.BadParameter(f"'{path}' is too large to be a token")
+    return content
+
+
+owners_token = click.option(
+    "--token",
+    metavar="FILE",
+    type=token_file,
+    help="The owner's token, where the image's policy asks for one.",
+)
 
 
 def port_pair(text: str) -> tuple[int | None, int]:

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from sevfork.cli.options import App, common, duration, recorded
+from sevfork.cli.options import App, common, duration, owners_token, recorded
 from sevfork.wire.protocol import MAX_CHILDREN
 
 
@@ -35,13 +35,15 @@ from sevfork.wire.protocol import MAX_CHILDREN
     show_default=True,
     help="A warm child that was not brought up to date for so long is replaced, never used.",
 )
+@owners_token
 @common
 @recorded("vm")
-def pool(app: App, vm: str, size: int, every: float, max_lag: float) -> None:
+def pool(app: App, vm: str, size: int, every: float, max_lag: float, token: bytes | None) -> None:
     """Keep warm children of the running VM, for 'sevfork fork' to take, until SIGTERM or Ctrl-C.
 
     A warm child is launched and attested, and holds the VM's snapshot in its own memory; a fork
     gives it what was written since. When this command ends, so do the children nobody has taken.
+    Each child that it launches is one of those that a standing token allows.
     It tells a service manager that it is ready when the pool is full for the first time.
     """
     from sevfork.host.service_manager import notify_ready
@@ -54,5 +56,5 @@ def pool(app: App, vm: str, size: int, every: float, max_lag: float) -> None:
         app.output.note(f"the pool of '{vm}' is full: {size} warm")
         notify_ready()
 
-    request = PoolRequest(vm, size, every, max_lag)
+    request = PoolRequest(vm, size, every, max_lag, token)
     Pool(app.hypervisor(), request, app.output.note, full, app.gather()).keep(time.sleep)

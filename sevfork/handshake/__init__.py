@@ -20,12 +20,14 @@ from sevfork.handshake.own_launch import OwnLaunch, Verifier
 from sevfork.handshake.owner_signature import Signer
 from sevfork.handshake.parent import ParentSession
 from sevfork.handshake.slot import Slot
-from sevfork.handshake.token import OwnerToken, TokenGate
+from sevfork.handshake.token import Allowance, OwnerToken
+from sevfork.handshake.token_gate import TokenGate, on_chips
 from sevfork.handshake.transcript import attest_report_data
 
 __all__ = [
     "Action",
     "Actions",
+    "Allowance",
     "ForkCertificate",
     "ChildSession",
     "Confirmed",
@@ -50,6 +52,7 @@ __all__ = [
     "attest_report_data",
     "exit_detail",
     "manifest_digest",
+    "on_chips",
     "owner_digest",
     "returncode_of",
 ]

@@ -31,6 +31,7 @@ from sevfork.handshake import (
     Send,
     Signer,
     Slot,
+    on_chips,
 )
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
 from sevfork.technology import Technology
@@ -187,6 +188,7 @@ class Family:
         image_key_lifetime_s: float = IMAGE_KEY_LIFETIME_S,
         warm: bool = False,
         manifest: Manifest | None = MANIFEST,
+        chips: tuple[bytes, ...] = (),
     ) -> ParentSession:
         guest, lineage = guest or self.root, lineage or self.lineage
         slot = Slot(FORK_ID, index, lineage.generation + 1)
@@ -196,7 +198,7 @@ class Family:
             lineage,
             slot,
             manifest,
-            self.processor.verify,
+            on_chips(self.processor.verify, chips),
             now=0.0,
             lifetime_s=lifetime_s,
             image_key_lifetime_s=image_key_lifetime_s,

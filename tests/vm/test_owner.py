@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.handshake import OwnerToken
-from sevfork.owner.signer import open_key
 from tests.support.owners import STRANGER_LINE
 from tests.vm.lab import IMAGES, WORKLOADS, Lab
 
@@ -47,16 +45,8 @@ def test_a_family_begins_with_its_owners_word(lab: Lab, image: Path, tmp_path: P
     lab.run("owner", "install", root, "--reply", str(reply))
     lab.run("owner", "adopt", root, *owners)
 
-    claims = lab.run("attest", root, SIMULATED, "--owner", line, "--json").data["claims"]
-    token.write_bytes(
-        OwnerToken.issue(
-            open_key(private, passphrase),
-            instance_key=bytes.fromhex(claims["instance_key"]),
-            policy_digest=bytes.fromhex(claims["policy_digest"]),
-            children=1,
-            serial=1,
-        ).encode()
-    )
+    authorize = ("owner", "authorize", root, SIMULATED, *key, "-o", str(token))
+    lab.run(*authorize, "--children", "1")
     forked = lab.run("fork", root, "--token", str(token), "--json").data
     child = forked["children"][0]["name"]
 

@@ -36,6 +36,7 @@ class PoolRequest:
     size: int
     every_s: float
     max_lag_s: float
+    token: bytes | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -114,7 +115,9 @@ class Pool:
         snapshot = plugged_snapshot(self.hypervisor, spec.uuid)
         if snapshot is None:
             raise WrongState(f"'{spec.name}' has lost its snapshot's volume")
-        plan = plan_fork(self.hypervisor, ForkRequest(spec.uuid, cold=True))
+        plan = plan_fork(
+            self.hypervisor, ForkRequest(spec.uuid, cold=True, token=self.request.token)
+        )
         name = make_warm(self._job(), plan, snapshot, self._freshness)
         self.note(f"'{name}' is warm")
 

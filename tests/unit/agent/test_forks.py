@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -28,6 +28,7 @@ from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.verdict import LaunchIdentity
 from sevfork.errors import HostCannot, NotAuthentic, RefusedByGuest, SevforkError, UsageError
 from sevfork.handshake import (
+    Allowance,
     InstanceKey,
     Lineage,
     OwnerCertificate,
@@ -130,13 +131,13 @@ class Parent:
         with self.volume.open("wb") as file:
             file.truncate(size)
 
-    def token(self) -> bytes:
+    def token(self, children: int = 1, *, serial: int = 1, **allowed: Any) -> bytes:
         return OwnerToken.issue(
             OWNER,
             instance_key=self.key.public,
             policy_digest=POLICY.digest,
-            children=1,
-            serial=1,
+            serial=serial,
+            allowed=Allowance(children, **allowed),
         ).encode()
 
     def knows(self, fork_id: bytes) -> bool:
@@ -338,6 +339,72 @@ def test_under_fork_by_owner_nobody_captures_without_a_token(parent: Parent) -> 
 def test_a_token_for_one_child_is_no_token_for_two(parent: Parent) -> None:
     with pytest.raises(RefusedByGuest, match="allows 1 children"):
         parent.reserve(2, parent.token())
+
+
+def forked(parent: Parent, count: int, token: bytes) -> None:
+    reserved = parent.reserve(count, token)
+    parent.forks.capture(protocol.Capture(reserved.fork_id, "sf-0"), watching)
+
+
+def test_a_standing_token_is_spent_child_by_child_over_many_forks(parent: Parent) -> None:
+    token = parent.token(5, standing=True)
+    forked(parent, 2, token)
+    forked(parent, 2, token)
+    with pytest.raises(RefusedByGuest, match="1 of 5 children left, not 2"):
+        parent.reserve(2, token)
+    forked(parent, 1, token)
+    with pytest.raises(RefusedByGuest, match="spent"):
+        parent.reserve(1, token)
+    forked(parent, 1, parent.token(1, serial=2))
+
+
+def test_a_fork_of_fewer_children_spends_a_token_that_is_for_one(parent: Parent) -> None:
+    forked(parent, 1, parent.token(4))
+    with pytest.raises(RefusedByGuest, match="spent"):
+        parent.reserve(1, parent.token(4))
+
+
+def test_what_is_reserved_and_never_captured_is_not_counted(parent: Parent) -> None:
+    token = parent.token(2, standing=True)
+    parent.forks.abandon(parent.reserve(2, token).fork_id)
+    forked(parent, 2, token)
+
+
+def test_captures_that_fail_are_not_counted_and_those_that_others_have_used_up_are_refused(
+    parent: Parent,
+) -> None:
+    token = parent.token(3, standing=True)
+    before, late = parent.reserve(2, token), parent.reserve(2, token)
+    parent.fit(2 * MIB)
+    with pytest.raises(HostCannot, match="too small"):
+        parent.forks.capture(protocol.Capture(before.fork_id, "sf-0"), watching)
+    parent.fit(16 * MIB)
+    parent.forks.capture(protocol.Capture(before.fork_id, "sf-0"), watching)
+    captures = len(parent.engine.kept)
+    with pytest.raises(RefusedByGuest, match="1 of 3 children left, not 2"):
+        parent.forks.capture(protocol.Capture(late.fork_id, "sf-0"), watching)
+    assert len(parent.engine.kept) == captures, "the workload stood still for nothing"
+
+
+def test_a_token_replayed_to_a_vm_that_was_started_anew_is_refused(
+    parent: Parent, tmp_path: Path
+) -> None:
+    anew = Parent(tmp_path / "another")
+    with pytest.raises(RefusedByGuest, match="started anew"):
+        anew.reserve(1, parent.token())
+
+
+def test_a_token_that_has_ended_by_the_guests_clock_is_refused(parent: Parent) -> None:
+    now = datetime.now(UTC).timestamp()
+    with pytest.raises(RefusedByGuest, match="which its host sets"):
+        parent.reserve(1, parent.token(not_after=int(now) - 60))
+    forked(parent, 1, parent.token(not_after=int(now) + 3600))
+
+
+def test_a_token_for_a_fork_that_is_missing_says_what_its_owner_types(parent: Parent) -> None:
+    with pytest.raises(RefusedByGuest) as caught:
+        parent.reserve(3)
+    assert "sevfork owner authorize {vm} --children 3 -o TOKEN" in (caught.value.hint or "")
 
 
 def test_a_host_that_captures_again_and_again_does_not_fill_the_agents_memory(

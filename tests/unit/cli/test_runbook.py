@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ PAGE = (REPOSITORY / "docs/owner.md").read_text()
 BLOCKS = re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 COMMANDS = re.findall(r"^(?:owner|operator)\$ sevfork (.*)$", "".join(BLOCKS), re.MULTILINE)
 # The page says of these that they take it where all is simulated, as it is here.
-JUDGING = ("lineage", "attest", "owner adopt")
+JUDGING = ("lineage", "attest", "owner adopt", "owner authorize")
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,8 @@ def _two_terminals(house: FakeHouse, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SEVFORK_OWNER_PASSPHRASE", "correct horse")
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "image")
+    policy = replace(house.measured.policy, fork="owner")
+    house.measured = replace(house.measured, policy=policy)
     root = simulators.processor().root_fingerprint
     (tmp_path / "policy.toml").write_text(verifiers_policy([Technology.SIMULATED], [root]))
 

@@ -9,6 +9,7 @@ import pytest
 
 from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake import (
+    Allowance,
     ForkCertificate,
     InstanceKey,
     Lineage,
@@ -193,7 +194,9 @@ def test_certificate_is_not_swapped_after_adoption(root: Lineage) -> None:
 def test_owners_signature_on_a_certificate_is_not_one_on_a_root() -> None:
     """Labels keep the uses of one key apart: the owner signs tokens with it too."""
     key = InstanceKey().public
-    token = OwnerToken.issue(OWNER, instance_key=key, policy_digest=b"p" * 48, children=1, serial=1)
+    token = OwnerToken.issue(
+        OWNER, instance_key=key, policy_digest=b"p" * 48, serial=1, allowed=Allowance(1)
+    )
     public = OWNER.public
     with pytest.raises(NotAuthentic):
         OwnerCertificate(public, key, token.signature).check(OWNER_DIGEST)

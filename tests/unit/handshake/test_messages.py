@@ -25,7 +25,7 @@ from sevfork.handshake.messages import (
     Offer,
     ParentEvent,
 )
-from sevfork.handshake.token import OwnerToken
+from sevfork.handshake.token import MAX_CHIPS, MAX_SIZE, Allowance, OwnerToken
 from sevfork.handshake.warm_messages import (
     Activate,
     ActivateContent,
@@ -58,6 +58,9 @@ certificates = st.builds(
     ForkCertificate, size(32), size(32), size(16), u32, u64, size(48), signature=size(64)
 )
 owner_certificates = st.builds(OwnerCertificate, size(32), size(32), signature=size(64))
+allowances = st.builds(
+    Allowance, u32, st.booleans(), u64, st.lists(size(16) | size(64), max_size=3).map(tuple)
+)
 layers = st.builds(
     Layer,
     image_key=size(32),
@@ -106,7 +109,9 @@ MESSAGES = {
     "activate content": st.builds(
         ActivateContent, st.binary(max_size=100), st.binary(max_size=100)
     ),
-    "owner token": st.builds(OwnerToken, size(32), size(32), size(48), u32, u64, size(64)),
+    "owner token": st.builds(
+        OwnerToken, size(32), size(32), size(48), u64, allowances, signature=size(64)
+    ),
 }
 every_message = pytest.mark.parametrize("strategy", MESSAGES.values(), ids=MESSAGES.keys())
 
@@ -194,6 +199,27 @@ def test_sizes_are_those_of_the_specification() -> None:
     assert len(Call(bytes(32), bytes(97), bytes(16), 0, 0, bytes(48)).encode()) == 209
     assert AnswerCore.SIZE == 133
     assert MANIFEST_LIMIT_BYTES == 6916
+
+
+def test_largest_token_is_within_its_limit_and_no_larger_one_is_read() -> None:
+    def token(chips: int, size: int = 64) -> bytes:
+        allowed = Allowance(1, chips=(bytes(size),) * chips)
+        return OwnerToken(bytes(32), bytes(32), bytes(48), 1, allowed).encode()
+
+    assert len(token(0)) == 200
+    assert len(token(MAX_CHIPS)) <= MAX_SIZE
+    with pytest.raises(NotAuthentic, match="too many chips"):
+        OwnerToken.decode(token(MAX_CHIPS + 1))
+    for size in (0, 15, 17, 65):
+        with pytest.raises(NotAuthentic):
+            OwnerToken.decode(token(1, size))
+
+
+def test_token_that_stands_neither_once_nor_often_is_rejected() -> None:
+    token = bytearray(OwnerToken(bytes(32), bytes(32), bytes(48), 1, Allowance(1)).encode())
+    token[2] = 2
+    with pytest.raises(NotAuthentic, match="reserved"):
+        OwnerToken.decode(bytes(token))
 
 
 def test_evidence_beyond_the_limit_is_rejected_before_it_is_copied() -> None:
