@@ -8,15 +8,17 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import click
 
 from scripts.hardware import machine
 from scripts.hardware.report import Report, as_text, write
 from scripts.hardware.running import Runner, Sevfork
 from scripts.hardware.session import HARDWARE, Session, choose, missing
 from scripts.hardware.steps import steps_for
-from sevfork.cli.main import VERBS
+from sevfork.cli.main import cli
 from sevfork.technology import Technology
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +43,8 @@ def examine(runner: Runner, asked: str | None, output: Path, image: Path | None 
     if technology is None:
         say("\n".join(missing(doctor)))
         return HARDWARE_MISSING
-    report = run(runner, technology, image)
+    firmware = doctor["firmware"][technology.value]
+    report = run(runner, technology, image, firmware)
     document = report.document(socket.gethostname())
     written = write(document, output)
     print(as_text(document))
@@ -49,7 +52,18 @@ def examine(runner: Runner, asked: str | None, output: Path, image: Path | None 
     return 0 if report.verdict == "passed" else FAILED
 
 
-def run(runner: Runner, technology: Technology, image: Path | None) -> Report:
+def verbs(group: click.Group = cli, prefix: str = "") -> Iterator[str]:
+    """Those that this version of sevfork has: ``up``, ``owner adopt``."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from verbs(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}"
+
+
+def run(runner: Runner, technology: Technology, image: Path | None, firmware: str) -> Report:
     steps = steps_for(technology, with_image=image is None)
     with tempfile.TemporaryDirectory(prefix="sevfork-hardware-") as work:
         session = Session(
@@ -59,10 +73,11 @@ def run(runner: Runner, technology: Technology, image: Path | None) -> Report:
             work=Path(work),
             image=image or Path(work, "image"),
             workload=WORKLOAD,
+            firmware=firmware,
             logs=machine.serial_logs,
             say=say,
         )
-        outcomes, logs = session.run(steps, VERBS)
+        outcomes, logs = session.run(steps, verbs())
         return Report(technology, machine.describe(ROOT), outcomes, session.evidence(), logs)
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,18 +76,35 @@ def run_steps(
             words = step.words(fields)
             outcome = _skipped(step, words, known, passed) or _run(step, words, runner, kept)
             if step.saves and outcome.passed:
-                Path(fields["work"], step.saves).write_text(str(outcome.data))
+                outcome = _saved(outcome, step, Path(fields["work"]) / step.saves)
             if outcome.passed:
                 passed.add(step.name)
             yield outcome
+
+
+def _saved(outcome: Outcome, step: Step, path: Path) -> Outcome:
+    """What it printed is in the file; failed if it is not what the step takes it for."""
+    try:
+        path.write_text(step.edit(str(outcome.data), path.parent))
+    except (OSError, SevforkError) as exc:
+        return replace(outcome, status=Status.FAILED, why=f"'{path.name}' not written: {exc}")
+    return outcome
+
+
+def _lacks(words: Sequence[str], verbs: frozenset[str]) -> str | None:
+    """The verb that the words begin with, of one word or of two, if it is not one of these."""
+    of_group = any(each.startswith(f"{words[0]} ") for each in verbs)
+    verb = " ".join(words[: 1 + of_group])
+    return None if verb in verbs else verb
 
 
 def _skipped(
     step: Step, words: Sequence[str], verbs: frozenset[str], passed: set[str]
 ) -> Outcome | None:
     missing = [name for name in step.after if name not in passed]
-    if words[0] not in verbs:
-        why = f"this version has no 'sevfork {words[0]}'"
+    lacking = _lacks(words, verbs)
+    if lacking:
+        why = f"this version has no 'sevfork {lacking}'"
     elif missing:
         why = f"'{missing[0]}' did not pass"
     else:

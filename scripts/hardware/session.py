@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from scripts.hardware import masking
 from scripts.hardware.running import Outcome, Runner, run_steps
@@ -42,6 +40,7 @@ def missing(doctor: Mapping[str, Any]) -> list[str]:
 class Session:
     """``work`` is a folder of its own; ``image`` is there, or where it is built.
 
+    ``firmware``: the file that guests start with, as ``doctor`` has it.
     ``logs``: the serial logs of a VM and of those forked from it.
     """
 
@@ -51,6 +50,7 @@ class Session:
     work: Path
     image: Path
     workload: Path
+    firmware: str
     logs: Callable[[str], Mapping[str, str]]
     say: Callable[[str], None]
 
@@ -58,7 +58,7 @@ class Session:
         self, steps: Iterable[Step], verbs: Iterable[str]
     ) -> tuple[list[Outcome], Mapping[str, str]]:
         """Every outcome, and logs where one did not pass; the VMs are gone afterwards."""
-        _make_owner_key(self.work)
+        _make_passphrase(self.work / "passphrase")
         try:
             outcomes = list(self._steps(steps, verbs))
             well = all(outcome.passed for outcome in outcomes)
@@ -73,6 +73,7 @@ class Session:
             "image": str(self.image),
             "technology": self.technology.value,
             "workload": str(self.workload),
+            "firmware": self.firmware,
         }
         for outcome in run_steps(steps, fields, self.runner, verbs):
             line = f"{outcome.status.value:8} {outcome.seconds:7.1f} s  {outcome.step}"
@@ -97,18 +98,7 @@ def belongs(name: str, vm: str) -> bool:
     return name == vm or name.startswith(f"{vm}-")
 
 
-def _make_owner_key(work: Path) -> None:
-    """An owner's key for this run alone, as ssh-keygen makes one: ``owner`` and ``owner.pub``."""
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.OpenSSH,
-        serialization.NoEncryption(),
-    )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-    path = work / "owner"
+def _make_passphrase(path: Path) -> None:
+    """Of the owner's key, which is for this run alone."""
     path.touch(0o600)
-    path.write_bytes(private)
-    path.with_suffix(".pub").write_bytes(public + b"\n")
+    path.write_text(f"{secrets.token_hex()}\n")

@@ -7,13 +7,18 @@ version does not have is skipped, and the report says so.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from scripts.hardware.pinning import with_registers
 from sevfork.technology import Technology
 
 IMAGE = "image"
 _BUILD_S, _LAUNCH_S = 1800.0, 600.0
+_KEY = "--key {work}/owner.pem --passphrase-file {work}/passphrase"
+_ADOPT = f"owner adopt {{vm}} {_KEY} --policy {{work}}/policy.toml --json"
+_AUTHORISE = f"owner authorize {{vm}} {_KEY} --policy {{work}}/policy.toml --json"
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Step:
     """``after``: steps without which it makes no sense. ``exit_code``: what counts as passed.
 
     ``until``: it goes on beside the steps that follow, from when it says this on stderr.
-    ``saves``: what it prints is kept in this file of ``{work}``.
+    ``saves``: what it prints is kept in this file of ``{work}``, as ``edit`` makes it.
     """
 
     name: str
@@ -32,6 +37,7 @@ class Step:
     timeout_s: float = 120.0
     until: str | None = None
     saves: str | None = None
+    edit: Callable[[str, Path], str] = lambda text, _work: text
 
     def words(self, fields: Mapping[str, str]) -> list[str]:
         return [word.format_map(fields) for word in shlex.split(self.command)]
@@ -53,25 +59,41 @@ STEPS = (
         timeout_s=_BUILD_S,
     ),
     Step(
+        "owner's key",
+        "owner init -o {work}/owner.pem --passphrase-file {work}/passphrase",
+        saves="owner.pub",
+    ),
+    Step(
         "launch",
-        "up {vm} --image {image} --owner {work}/owner.pub --timeout 600s --json",
-        after=(IMAGE,),
+        "up {vm} --image {image} --owner {work}/owner.pub --vcpus 2 --timeout 600s --json",
+        after=(IMAGE, "owner's key"),
         timeout_s=_LAUNCH_S,
     ),
     Step("evidence", "attest {vm} --save {work}/parent.evidence --json", after=("launch",)),
     Step("no fork before the owner's word", "fork {vm} --json", after=("launch",), exit_code=23),
     Step("certificates", "certs fetch {vm} --json", ("launch",), timeout_s=300),
-    Step("policy", "policy --technology {technology}", saves="policy.toml"),
+    Step(
+        "policy",
+        "policy --technology {technology}",
+        only=Technology.SEV_SNP,
+        saves="policy.toml",
+    ),
+    Step(
+        "policy",
+        "policy --technology {technology}",
+        after=("evidence",),
+        only=Technology.TDX,
+        saves="policy.toml",
+        edit=with_registers,
+    ),
     Step(
         "adopt",
-        "owner adopt {vm} --key {work}/owner --policy {work}/policy.toml --json",
+        f"{_ADOPT} --image {{image}} --ovmf {{firmware}}",
         ("launch", "policy"),
+        only=Technology.SEV_SNP,
     ),
-    Step(
-        "authorise",
-        "owner authorize {vm} --key {work}/owner --children 6 --standing -o {work}/token --json",
-        after=("adopt",),
-    ),
+    Step("adopt", _ADOPT, ("launch", "policy"), only=Technology.TDX),
+    Step("authorise", f"{_AUTHORISE} --children 2 -o {{work}}/token", ("adopt",)),
     Step(
         "cold fork",
         "fork {vm} -n 2 --cold --token {work}/token --timeout 600s --json",
@@ -83,17 +105,19 @@ STEPS = (
     ),
     Step("lineage", "lineage {vm}-fork --owner {work}/owner.pub --json", ("cold fork",)),
     Step(
+        "authorise a pool",
+        f"{_AUTHORISE} --children 20 --standing -o {{work}}/standing",
+        ("adopt",),
+    ),
+    Step(
         "warm children",
-        "pool {vm} --size 2 --token {work}/token",
-        ("cold fork",),
+        "pool {vm} --size 2 --token {work}/standing",
+        ("cold fork", "authorise a pool"),
         until="is full",
         timeout_s=1800,
     ),
-    Step(
-        "warm fork",
-        "fork {vm} -n 2 --name {vm}-fork-warm --token {work}/token --json",
-        after=("warm children",),
-    ),
+    # Without a token nothing but warm children can be had; --name would take none of them.
+    Step("warm fork", "fork {vm} -n 2 --json", after=("warm children",)),
     Step("audit record", "log {vm} --verify --owner {work}/owner.pub --json", ("adopt",)),
     Step("list", "ls --json"),
 )

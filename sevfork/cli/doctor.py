@@ -62,6 +62,7 @@ def _print(app: App, report: Report, as_json: bool) -> None:
             {
                 "runs_guests": report.runs_guests,
                 "technologies": technologies,
+                "firmware": {each.value: path for each, path in report.firmware.items()},
                 "findings": findings,
             }
         )

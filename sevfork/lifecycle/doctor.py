@@ -6,8 +6,8 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sevfork.attest.vendor_facts import Requirement, vendor_facts
@@ -35,11 +35,15 @@ _BUILD_PROGRAMS = {
 
 @dataclass(frozen=True)
 class Report:
-    """``runs_guests``: whether anything at all can be run here; ``technologies``: of which."""
+    """``runs_guests``: whether anything at all can be run here; ``technologies``: of which.
+
+    ``firmware``: the file on the libvirt host that a guest of one starts with.
+    """
 
     findings: tuple[Finding, ...]
     runs_guests: bool
     technologies: tuple[Technology, ...] = ()
+    firmware: Mapping[Technology, str] = field(default_factory=dict)
 
 
 def examine(connect: Callable[[], Hypervisor]) -> Report:
@@ -55,9 +59,9 @@ def examine(connect: Callable[[], Hypervisor]) -> Report:
     runs_guests = all(each.verdict is not Standing.MISSING for each in needed)
     hardware = [_Host.examined(each, hypervisor, facts) for each in _HARDWARE]
     findings += [*needed, _SIMULATED, *(each.finding() for each in hardware), _tcb(hypervisor)]
-    usable = [each.hardware.technology for each in hardware if not each.lacks]
-    technologies = (Technology.SIMULATED, *usable) if runs_guests else ()
-    return Report(tuple(findings), runs_guests, technologies)
+    firmware = {each.hardware.technology: each.firmware for each in hardware if not each.lacks}
+    technologies = (Technology.SIMULATED, *firmware) if runs_guests else ()
+    return Report(tuple(findings), runs_guests, technologies, firmware)
 
 
 def _programs() -> Iterator[Finding]:

@@ -70,7 +70,11 @@ def test_the_text_says_what_failed_and_how(tmp_path: Path) -> None:
 
 def doctor(*technologies: str) -> Ran:
     lacks = {"subject": "AMD SEV-SNP", "verdict": "limited", "found": "old QEMU", "remedy": "new"}
-    found = {"technologies": ["simulated", *technologies], "findings": [lacks]}
+    found = {
+        "technologies": ["simulated", *technologies],
+        "firmware": dict.fromkeys(technologies, "/OVMF.fd"),
+        "findings": [lacks],
+    }
     return Ran(0, json.dumps(found), "")
 
 
@@ -149,6 +153,7 @@ def session(runner: FakeRunner, work: Path, logs: Mapping[str, str] | None = Non
         work=work,
         image=work / "image",
         workload=Path("/w.toml"),
+        firmware="/OVMF.fd",
         logs=lambda _vm: logs or {},
         say=lambda _text: None,
     )
@@ -174,10 +179,10 @@ def test_they_are_removed_when_a_run_is_broken_off(tmp_path: Path) -> None:
     assert runner.ran[-1] == ["rm", "hardware-1"]
 
 
-def test_the_owners_key_is_nobody_elses_to_read(tmp_path: Path) -> None:
+def test_the_owners_passphrase_is_nobody_elses_to_read(tmp_path: Path) -> None:
     session(FakeRunner({"ls": listing()}), tmp_path).run([], [])
-    assert (tmp_path / "owner").stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "owner.pub").read_text().startswith("ssh-ed25519 ")
+    assert (tmp_path / "passphrase").stat().st_mode & 0o777 == 0o600
+    assert len((tmp_path / "passphrase").read_text().strip()) == 64
 
 
 @pytest.mark.own_processes

@@ -10,7 +10,7 @@ from scripts.hardware.running import Outcome, Ran, Sevfork, Status, run_steps
 from scripts.hardware.steps import Step
 from tests.unit.hardware.fake_runner import FakeRunner
 
-VERBS = ("one", "two", "three", "keep")
+VERBS = ("one", "two", "three", "keep", "owner adopt")
 
 
 def outcomes(runner: FakeRunner, *steps: Step) -> list[Outcome]:
@@ -48,11 +48,11 @@ def test_what_needs_a_step_that_failed_is_not_made() -> None:
 
 def test_a_verb_that_this_version_lacks_is_said_to_be_lacking() -> None:
     runner = FakeRunner()
-    (outcome,) = outcomes(runner, Step("first", "frob {vm}"))
-    assert (outcome.status, outcome.why) == (
-        Status.SKIPPED,
-        "this version has no 'sevfork frob'",
-    )
+    lacking = outcomes(runner, Step("first", "frob {vm}"), Step("second", "owner frob {vm}"))
+    assert [(each.status, each.why) for each in lacking] == [
+        (Status.SKIPPED, "this version has no 'sevfork frob'"),
+        (Status.SKIPPED, "this version has no 'sevfork owner frob'"),
+    ]
     assert runner.ran == []
 
 
@@ -71,6 +71,17 @@ def test_what_a_step_prints_is_there_for_those_that_follow(tmp_path: Path) -> No
     steps = [Step("policy", "one", saves="policy.toml"), Step("next", "two {work}/policy.toml")]
     assert all(each.passed for each in run_steps(steps, {"work": str(tmp_path)}, runner, VERBS))
     assert (tmp_path / "policy.toml").read_text() == "schema = 1\n"
+
+
+def test_what_cannot_be_made_of_it_is_a_failure(tmp_path: Path) -> None:
+    def broken(_text: str, work: Path) -> str:
+        return (work / "absent").read_text()
+
+    steps = [Step("policy", "one", saves="policy.toml", edit=broken), Step("next", "two")]
+    first, second = run_steps(steps, {"work": str(tmp_path)}, FakeRunner(), VERBS)
+    assert first.status is Status.FAILED
+    assert "'policy.toml' not written" in first.why
+    assert second.passed
 
 
 def test_text_that_is_no_json_stays_text() -> None:

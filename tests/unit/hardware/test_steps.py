@@ -14,6 +14,7 @@ FIELDS = {
     "image": "/image",
     "technology": "tdx",
     "workload": "/w.toml",
+    "firmware": "/OVMF.fd",
 }
 
 

@@ -134,7 +134,10 @@ def test_what_can_be_run_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (WITH_TDX, Technology.TDX),
     ):
         hypervisor = on_hardware(monkeypatch, capabilities)
-        assert examine(lambda: hypervisor).technologies == (*simulated, technology)  # noqa: B023
+        report = examine(lambda: hypervisor)  # noqa: B023
+        assert report.technologies == (*simulated, technology)
+        assert list(report.firmware) == [technology]
+        assert report.firmware[technology] in capabilities
 
 
 def test_a_libvirt_without_versioned_cpu_models_does_not_do_for_snp(
