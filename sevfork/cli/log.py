@@ -168,7 +168,8 @@ def _described(deed: Deed) -> tuple[str, str, str]:
 
     match deed:
         case PlaceTaken(generation=0):
-            return "generation 0, a root", "-", "-"
+            adopted = ", adopted by its owner" if deed.owned else ""
+            return f"generation 0, a root{adopted}", "-", "-"
         case PlaceTaken():
             fork = f"{_short(deed.fork_id)}/{deed.child_index}"
             return f"generation {deed.generation}, a child", fork, "-"

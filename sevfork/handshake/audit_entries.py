@@ -34,9 +34,11 @@ class ChainKind(IntEnum):
 class PlaceTaken:
     """Where the VM stands: as a root, again once its owner has adopted it, or as a child.
 
-    ``lineage_digest`` is the SHA-384 of its encoded lineage; a root's fork id and index are zero.
+    ``owned``: its lineage has the owner's word on its root. ``lineage_digest`` is SHA-384 of its
+    encoded lineage; a root's fork id and index are zero.
     """
 
+    owned: bool
     generation: int
     fork_id: bytes
     child_index: int
@@ -46,16 +48,18 @@ class PlaceTaken:
     def of(cls, lineage: Lineage) -> PlaceTaken:
         last = lineage.certificates[-1] if lineage.certificates else None
         fork_id, index = (last.fork_id, last.child_index) if last else (bytes(FORK_ID_SIZE), 0)
-        return cls(lineage.generation, fork_id, index, lineage_digest(lineage.encode()))
+        owned, digest = lineage.owner_certificate is not None, lineage_digest(lineage.encode())
+        return cls(owned, lineage.generation, fork_id, index, digest)
 
     def encode(self) -> bytes:
         place = self.fork_id + self.child_index.to_bytes(4, "big")
-        return self.generation.to_bytes(8, "big") + place + self.lineage_digest
+        generation = self.generation.to_bytes(8, "big")
+        return bytes([self.owned]) + generation + place + self.lineage_digest
 
     @classmethod
     def take(cls, cursor: Cursor) -> PlaceTaken:
-        generation, fork_id = _count(cursor), cursor.take(FORK_ID_SIZE)
-        return cls(generation, fork_id, cursor.number(4), cursor.take(DIGEST_SIZE))
+        owned, generation, fork_id = _flag(cursor), _count(cursor), cursor.take(FORK_ID_SIZE)
+        return cls(owned, generation, fork_id, cursor.number(4), cursor.take(DIGEST_SIZE))
 
 
 @dataclass(frozen=True)
@@ -130,10 +134,8 @@ class KeysGranted:
 
     @classmethod
     def take(cls, cursor: Cursor) -> KeysGranted:
-        warm = cursor.number(1)
-        if warm > 1:
-            raise cursor.error("reserved bits are set")
-        return cls(Recipient.take(cursor), bool(warm))
+        warm = _flag(cursor)
+        return cls(Recipient.take(cursor), warm)
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,13 @@ def kind_of(deed: Deed) -> ChainKind:
 def lineage_digest(encoded: bytes) -> bytes:
     """What a PLACE entry names a lineage by: SHA-384."""
     return hashlib.sha384(encoded).digest()
+
+
+def _flag(cursor: Cursor) -> bool:
+    flag = cursor.number(1)
+    if flag > 1:
+        raise cursor.error("reserved bits are set")
+    return bool(flag)
 
 
 def _count(cursor: Cursor) -> int:

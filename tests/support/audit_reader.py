@@ -106,7 +106,7 @@ def read_body(chain: int, body: bytes) -> dict[str, Any]:
     if chain == 3:
         return read_refusal(body)
     layouts = {
-        1: (">Q16sI48s", ("generation", "fork_id", "index", "lineage_digest")),
+        1: (">BQ16sI48s", ("owned", "generation", "fork_id", "index", "lineage_digest")),
         2: (">16s48sQ", ("fork_id", "manifest_digest", "state_bytes")),
         4: (">B16sI32s48s", ("warm", "fork_id", "index", "instance_key", "manifest_digest")),
         5: (">16sI32s48s", ("fork_id", "index", "instance_key", "manifest_digest")),

@@ -10,6 +10,7 @@ from typing import cast
 
 import redis
 
+from tests.support import audit_reader
 from tests.vm.lab import SEVFORK, Lab, LongestWait, Vm
 
 KEYS = 25_600  # of 4 KiB: 100 MiB
@@ -59,7 +60,29 @@ def test_children_hold_every_key_of_one_instant_and_go_their_own_way(lab: Lab) -
 
     listed = lab.vms()
     assert all(listed[child.name]["parent_uuid"] == parent.uuid for child in children)
+    assert_recorded(lab, parent, forked["fork_id"], children)
     lab.remove(parent, *children)
+
+
+def assert_recorded(lab: Lab, parent: Vm, fork_id: str, children: list[Vm]) -> None:
+    """What the parent gave to whom, by a reader that has nothing of sevfork."""
+    gave, *became = [record_of(lab, vm) for vm in (parent, *children)]
+    assert gave.counts == {"place": 1, "capture": 1, "refusal": 0, "grant": 2, "activation": 0}
+    grants = [entry for entry in gave.entries if "warm" in entry]
+    assert {grant["fork_id"].hex() for grant in grants} == {fork_id}
+    granted = {grant["index"]: grant["instance_key"] for grant in grants}
+    places = [read.entries[0] for read in became]
+    assert [(place["generation"], place["fork_id"].hex()) for place in places] == [(1, fork_id)] * 2
+    assert granted == {
+        place["index"]: read.instance_key for place, read in zip(places, became, strict=True)
+    }
+
+
+def record_of(lab: Lab, vm: Vm) -> audit_reader.Read:
+    told = lab.run("log", vm.name, "--verify", "--allow-simulated", "--json").data
+    names = ("signed_head", "encoded_entries", "nonce", "instance_key")
+    head, entries, nonce, key = (bytes.fromhex(told[name]) for name in names)
+    return audit_reader.read(head, entries, nonce=nonce, instance_key=key)
 
 
 def test_a_child_can_be_forked_again_and_ls_answers_meanwhile(lab: Lab, redis_parent: Vm) -> None:

@@ -278,7 +278,7 @@ def test_the_largest_record_fits_into_a_frame() -> None:
     log = AuditLog(InstanceKey())
     for number in range(2 * MAX_KEPT):
         log.append(RequestRefused(255, "R" * 99, "é" * MAX_REASON_BYTES + str(number)))
-        for deed in (DEEDS[0], DEEDS[2], DEEDS[-1], PlaceTaken(1, b"f" * 16, 63, b"d" * 48)):
+        for deed in (DEEDS[0], DEEDS[2], DEEDS[-1], PlaceTaken(True, 1, b"f" * 16, 63, b"d" * 48)):
             log.append(deed)
     audited = log.read(NONCE)
     record = verified(audited.head, audited.entries, NONCE)
@@ -321,9 +321,16 @@ def test_numbers_that_make_no_sense_are_refused_though_they_are_signed(vm: Vm) -
     assert signed_anew(vm, good).read_by_us() == [1, 2, 3]
 
 
+def test_chains_that_began_with_another_key_are_refused_though_they_are_signed(vm: Vm) -> None:
+    other = Vm().read()
+    head = replace(Head.decode(other.head), instance_key=vm.key.public).signed(vm.key)
+    replace(other, key=vm.key.public, head=head.encode()).is_refused()
+
+
 def hostile_entries() -> list[bytes]:
     start = struct.pack(">BBBBQQQ", 1, 19, 3, 0, 1, 1, 0)
     grant = Entry(1, 1, 0, DEEDS[2]).encode()
+    place = Entry(1, 1, 0, PlaceTaken(False, 0, bytes(16), 0, b"d" * 48)).encode()
     return [
         b"",
         start,
@@ -339,6 +346,7 @@ def hostile_entries() -> list[bytes]:
         grant + b"\x00",
         grant[:-1],
         grant[:28] + b"\x02" + grant[29:],
+        place[:28] + b"\x02" + place[29:],
     ]
 
 
