@@ -13,11 +13,13 @@ from sevfork.attest.policy import Policy
 from sevfork.attest.snp.certificates import CertificateTable
 from sevfork.attest.verify import Expected, judge
 from tests.support import fake_amd
+from tests.support.bits import a_bit_of_every_byte, flipped
 from tests.support.certificate_memory import remember_certificates
 from tests.support.fake_amd import NOW, REPORT_DATA, Part
 from tests.support.snp_samples import AMD_POLICY, milan_baseline
 
-_BITS = 8 * 1184
+_SIZE = 1184
+_BITS = 8 * _SIZE
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +32,6 @@ def passes(evidence: Evidence, report: bytes, policy: Policy, at: datetime) -> b
     return judge(changed, policy, None, at).passed
 
 
-def flipped(report: bytes, bit: int) -> bytes:
-    changed = bytearray(report)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
-
 def survivors(evidence: Evidence, policy: Policy, bits: list[int]) -> list[int]:
     """The flipped bits that verification did not notice."""
     report = evidence.report
@@ -43,9 +39,8 @@ def survivors(evidence: Evidence, policy: Policy, bits: list[int]) -> list[int]:
     return [bit for bit in bits if passes(evidence, flipped(report, bit), policy, NOW)]
 
 
-def test_2000_random_bit_flips_are_rejected() -> None:
-    bits = random.Random(20260301).sample(range(_BITS), 2000)  # noqa: S311
-    assert survivors(Part().evidence(), fake_amd.policy(), bits) == []
+def test_a_bit_flip_in_any_byte_is_rejected() -> None:
+    assert survivors(Part().evidence(), fake_amd.policy(), a_bit_of_every_byte(_SIZE)) == []
 
 
 @pytest.mark.slow
@@ -53,9 +48,8 @@ def test_every_bit_flip_is_rejected() -> None:
     assert survivors(Part().evidence(), fake_amd.policy(), list(range(_BITS))) == []
 
 
-def test_2000_random_bit_flips_of_a_genuine_report_are_rejected(vectors: Path) -> None:
-    bits = random.Random(1).sample(range(_BITS), 2000)  # noqa: S311
-    assert survivors(milan_baseline(vectors), AMD_POLICY, bits) == []
+def test_a_bit_flip_in_any_byte_of_a_genuine_report_is_rejected(vectors: Path) -> None:
+    assert survivors(milan_baseline(vectors), AMD_POLICY, a_bit_of_every_byte(_SIZE)) == []
 
 
 @pytest.mark.slow
