@@ -10,6 +10,11 @@ import pytest
 EXHAUSTIVE = "exhaustive: run with -m slow"
 
 
+def pytest_configure() -> None:
+    """Tests make much that lives long, and few cycles: look for these more rarely."""
+    gc.set_threshold(50_000, 20, 50)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The exhaustive variants run only when they are asked for."""
     if "slow" in config.option.markexpr:

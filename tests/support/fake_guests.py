@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from sevfork.agent.agent import Agent
@@ -253,6 +254,7 @@ class FakeHouse(FakeHypervisor):
         return FakeChannel(self, uuid)
 
 
+@cache
 def measured_for(processor: SimulatedProcessor) -> Measured:
     return Measured(Technology.SIMULATED, policy_for(processor), Workload.load(WORKLOAD))
 

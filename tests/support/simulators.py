@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -32,6 +33,14 @@ def install(directory: Path) -> SimulatedProcessor:
     """The first of them, as the one that is kept in ``directory``."""
     shutil.copytree(VECTORS / "simulators/one", directory)
     return processor()
+
+
+_load_key = cache(load_pem_private_key)
+
+
+def remember_key(patched: pytest.MonkeyPatch) -> None:
+    """Check a processor's key once, not for each report that it signs."""
+    patched.setattr("sevfork.simulated.processor.load_pem_private_key", _load_key)
 
 
 @cache

@@ -19,6 +19,7 @@ from sevfork.image.image import Image
 from sevfork.lifecycle.ports import PortWish
 from sevfork.lifecycle.up import UpRequest, plan_up, run_up
 from tests.support import genuine, simulators
+from tests.support.certificate_memory import remember_certificates
 from tests.support.fake_guests import STATE, FakeGuest, FakeHouse, measured_for
 from tests.support.image_factory import write_image
 from tests.support.jobs import job_on
@@ -84,6 +85,8 @@ def house(
 ) -> FakeHouse:
     monkeypatch.setenv("XDG_DATA_HOME", str(simulator))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    remember_certificates(monkeypatch)
+    simulators.remember_key(monkeypatch)
     for module in ("captures", "unsealed"):
         monkeypatch.setattr(f"sevfork.agent.{module}.find_volume", lambda serial: tmp_path / serial)
     return FakeHouse(tmp_path, measured_for(simulators.processor()))

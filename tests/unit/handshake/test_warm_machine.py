@@ -182,5 +182,5 @@ def machine() -> type[RuleBasedStateMachine]:
 def test_no_order_of_messages_activates_a_child_twice_or_elsewhere() -> None:
     run_state_machine_as_test(
         machine(),
-        settings=settings(max_examples=100, stateful_step_count=50, deadline=None),
+        settings=settings(max_examples=50, stateful_step_count=50, deadline=None),
     )
