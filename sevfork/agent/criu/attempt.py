@@ -17,7 +17,14 @@ from sevfork.agent.criu.dirty import dirty_bytes
 from sevfork.agent.criu.kept import Base, Copy, Kept
 from sevfork.agent.criu.layers import LAST, copy_name
 from sevfork.agent.criu.lives import forget_strangers, lives_of
-from sevfork.agent.criu.memory import MemoryGuard, is_short, require_memory, resident_bytes
+from sevfork.agent.criu.memory import (
+    MemoryGuard,
+    require_memory,
+    require_room_in_child,
+    require_window,
+    resident_bytes,
+    spare_bytes,
+)
 from sevfork.agent.criu.outflow import Outflow
 from sevfork.agent.criu.refusal import explain
 from sevfork.agent.criu.rpc import Criu, CriuRefused, OnNotify, Option, Request, Value
@@ -76,6 +83,8 @@ class Attempt:
         frozen_file_bytes = self._copy_until_frozen()
         self.on_step(Step.EXPORT)
         self._send_images(self._last_name, self._last)
+        held = resident_bytes(self.container.processes())
+        require_room_in_child(sum(self._memory_bytes), held)
         self.packer.append(self._spool)
         self.packer.end()
         return self._account(file_bytes, frozen_file_bytes)
@@ -102,6 +111,7 @@ class Attempt:
                 shutil.rmtree(path)
 
     def _copy_and_freeze(self) -> int:
+        require_memory(resident_bytes(self.container.processes()))
         with rpc.running(self.scratch / "stderr") as criu:
             self._criu_ms = 0.0
             for _ in range(_COPIES):
@@ -179,7 +189,7 @@ class Attempt:
     def _ask(self, criu: Criu, kind: Request, name: str, on_notify: OnNotify | None = None) -> None:
         """One copy into the directory ``name``. Raise RefusedByGuest when CRIU refuses."""
         processes = self.container.processes()
-        require_memory(resident_bytes(processes))
+        require_window(resident_bytes(processes))
         lives = lives_of(processes)
         if self._copies:
             earlier = self._copies[-1]
@@ -255,7 +265,7 @@ class Attempt:
 
     def _outflow(self, criu: Criu, name: str, *, frozen: bool) -> Outflow:
         directory, prefix = self.scratch / name, f"images/{name}/"
-        return Outflow(self.packer, directory, prefix, criu.hold, is_short, frozen)
+        return Outflow(self.packer, directory, prefix, criu.hold, spare_bytes, frozen)
 
     def _account(self, file_bytes: int, frozen_file_bytes: int) -> CaptureCost:
         return CaptureCost(

@@ -3,8 +3,8 @@
 CRIU reads what lies together in a copy's file at once, and gives it back to tmpfs when it reads the
 next stretch of that file (``process_async_reads`` and ``punch_hole``, criu/pagemap.c). The memory
 of one process is one stretch (measured: of 515 MiB, 24 had been given back when the guest was out
-of memory). So one page every 8 MiB is put into a small copy that lies above: it is not asked for
-below any more, and what is read there comes in stretches of 8 MiB.
+of memory). So one page every 2 MiB is put into a small copy that lies above: it is not asked for
+below any more, and what is read there comes in stretches of 2 MiB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sevfork.agent.criu.page_maps import PAGE_SIZE, PARENT, PageMap, PageRun, page_maps
 
-STRETCH_PAGES = 2048
+STRETCH_PAGES = 512
 # Two stretches of each copy of one process's memory are held twice, and the first two copies count.
 WINDOW_BYTES = 4 * STRETCH_PAGES * PAGE_SIZE
 _WHOLE = ".whole"

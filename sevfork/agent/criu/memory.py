@@ -19,9 +19,15 @@ from sevfork.agent.engine import Sink
 from sevfork.errors import RefusedByGuest
 
 PROC = Path("/proc")
-# runc and CRIU (measured in a child: 40 MiB), and what the workload takes meanwhile.
-RESERVE_BYTES = 64 * 2**20
-_LOOK_EVERY_BYTES = 8 * 2**20
+# What counts as available is in part the programs' own pages, which would have to be read from the
+# disk again and again; a capture was seen to work down to 8 MiB.
+RESERVE_BYTES = 16 * 2**20
+# CRIU, and what the agent takes to seal or to unpack (measured: 8 MiB).
+PROGRAMS_BYTES = 10 * 2**20
+# CRIU makes pipes for all pages of the first copy at once, 64 KiB of kernel memory for each 4 MiB
+# (page-pipe.c, ``ppb_alloc``; measured).
+_PIPES_PART = 64
+_LOOK_EVERY_BYTES = 2**20
 # "Anonymous" is what CRIU copies of each process; shared memory it copies once.
 _COUNTED = re.compile(rb"^(?:Anonymous|Pss_Shmem): +(\d+) kB$", re.M)
 _TOTAL = re.compile(rb"^MemTotal: +(\d+) kB$", re.M)
@@ -39,7 +45,31 @@ def resident_bytes(processes: Iterable[str]) -> int:
 
 def require_memory(held: int) -> None:
     """Raise RefusedByGuest unless a workload that holds so much can be captured and restored."""
-    wanted, available = min(held, WINDOW_BYTES) + RESERVE_BYTES, available_bytes()
+    _require(RESERVE_BYTES + PROGRAMS_BYTES + held // _PIPES_PART + min(held, WINDOW_BYTES))
+
+
+def require_window(held: int) -> None:
+    """As ``require_memory``, when CRIU is at work already and has copied most of it."""
+    _require(RESERVE_BYTES + min(held, WINDOW_BYTES))
+
+
+def require_room_in_child(copied: int, held: int) -> None:
+    """Raise RefusedByGuest unless a child has room for all copies that were made.
+
+    It holds them at once, before it restores: what changed between two copies is in both. ``held``
+    is what the workload has here and now, which in a child is room for copies.
+    """
+    room = held + available_bytes() - RESERVE_BYTES - PROGRAMS_BYTES - WINDOW_BYTES
+    if copied > room:
+        raise RefusedByGuest(
+            "the workload changes too much memory while it is copied: a child would have to hold "
+            f"{copied >> 20} MiB at once, and has room for {max(room, 0) >> 20}",
+            hint="fork it when it is less busy, or give the VM more memory",
+        )
+
+
+def _require(wanted: int) -> None:
+    available = available_bytes()
     if available < wanted:
         figures = f"{wanted >> 20} MiB have to be free in it, and {available >> 20} are"
         raise RefusedByGuest(
@@ -47,9 +77,9 @@ def require_memory(held: int) -> None:
         )
 
 
-def is_short() -> bool:
-    """Whether what is available is down to the reserve."""
-    return available_bytes() < RESERVE_BYTES
+def spare_bytes() -> int:
+    """What is available and not reserved; less than nothing when memory is short."""
+    return available_bytes() - RESERVE_BYTES
 
 
 def available_bytes() -> int:
@@ -77,5 +107,5 @@ class MemoryGuard:
         self._unseen += len(data)
         if self._unseen >= _LOOK_EVERY_BYTES:
             self._unseen = 0
-            require_memory(0)
+            require_window(0)
         return self._sink.write(data)

@@ -19,8 +19,13 @@ from sevfork.agent.container.holes import Range
 from sevfork.closing import Closing
 
 _PIECE = 1 << 20
+# Stopping CRIU costs time; so where there is memory it may be ahead by half of what is spare.
 _AHEAD_BYTES = 32 * _PIECE
 _POLL_S = 0.005
+# While all is frozen each look is part of the pause, so the next one is when CRIU can have used up
+# what is left. Faster than this no processor copies.
+_FASTEST_BYTES_PER_S = 2 << 30
+_LONGEST_POLL_S = 0.1
 
 
 class Nowhere:
@@ -34,16 +39,16 @@ class Nowhere:
 class Outflow(Closing):
     """Sends the pages below ``directory`` as members that begin with ``prefix``.
 
-    ``hold(True)`` stops who writes them, ``hold(False)`` lets it go on. ``is_short`` says whether
-    memory runs out. ``frozen``: the workload stands still meanwhile. As a context it sends by the
-    way; ``finish`` sends the rest.
+    ``hold(True)`` stops who writes them, ``hold(False)`` lets it go on. ``spare`` says how many
+    bytes are left until memory is short. ``frozen``: the workload stands still meanwhile. As a
+    context it sends by the way; ``finish`` sends the rest.
     """
 
     packer: Packer
     directory: Path
     prefix: str
     hold: Callable[[bool], None]
-    is_short: Callable[[], bool]
+    spare: Callable[[], int]
     frozen: bool
     sent_bytes: int = 0
     _sent: dict[Path, int] = field(default_factory=dict)
@@ -79,15 +84,15 @@ class Outflow(Closing):
 
     def _step(self, held: bool) -> bool:
         """One look: send a piece if it is time to, and say whether the writer is stopped now."""
-        short = self.is_short()
+        spare = self.spare()
+        short = spare < 0
         sending = short or not self.frozen  # else not even a look at the files: it is the pause
-        sent = sending and self._send_piece()
-        limit = _PIECE if self.frozen else _AHEAD_BYTES
+        limit = min(max(spare // 2, _PIECE), _AHEAD_BYTES)
         wanted = sending and self._behind_bytes() >= limit
         if wanted != held:
             self.hold(wanted)
-        if not sent:
-            self._done.wait(_POLL_S)
+        if not (sending and self._send_piece()):
+            self._done.wait(_POLL_S if sending else _until_used_up_s(spare))
         return wanted
 
     def _send_piece(self) -> bool:
@@ -119,3 +124,7 @@ class Outflow(Closing):
 
     def _pages(self) -> list[Path]:
         return sorted(self.directory.glob("pages-*.img"))
+
+
+def _until_used_up_s(spare_bytes: int) -> float:
+    return min(max(spare_bytes / _FASTEST_BYTES_PER_S, _POLL_S), _LONGEST_POLL_S)

@@ -44,7 +44,7 @@ def _known(reason: str, advice: str, error: str, *held: str) -> _Known:
 
 TOO_LITTLE_MEMORY = Refusal(
     "the guest has too little memory for a capture",
-    "give the VM more memory: a child needs up to 96 MiB besides what the workload holds",
+    "give the VM more memory: a fork needs 34 MiB and a 64th of what the workload holds",
 )
 # The lines are from the sources of criu 4.2. The first that matches counts.
 _KNOWN = (

@@ -203,6 +203,19 @@ def test_a_copy_that_does_not_fit_is_refused_before_it_is_begun(
     assert left_over(container.state) == []
 
 
+def test_copies_for_which_a_child_has_no_room_are_refused_before_there_is_one(
+    criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used_up() -> None:
+        monkeypatch.setattr("sevfork.agent.criu.memory.PROGRAMS_BYTES", 2**60)
+
+    criu.while_frozen, sink = used_up, io.BytesIO()
+    with pytest.raises(RefusedByGuest, match="a child would have to hold"):
+        CriuEngine(container).capture(sink, silent)
+    assert not sink.getvalue().endswith(bytes(1024)), "the capture looks whole"
+    assert left_over(container.state) == []
+
+
 def test_files_that_do_not_fit_while_frozen_make_criu_roll_back(
     criu: FakeCriu, container: FakeContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

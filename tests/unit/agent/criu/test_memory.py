@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from sevfork.agent.criu import memory
-from sevfork.agent.criu.memory import MemoryGuard, require_memory, resident_bytes
+from sevfork.agent.criu.memory import (
+    MemoryGuard,
+    require_memory,
+    require_room_in_child,
+    require_window,
+    resident_bytes,
+)
 from sevfork.errors import RefusedByGuest
 
 MIB = 2**20
@@ -52,26 +58,42 @@ def test_the_kernel_has_these_figures() -> None:
 
 
 def test_a_small_workload_must_fit_once_more_and_leave_a_reserve(proc: Path) -> None:
-    available(proc, 84)
-    require_memory(20 * MIB)
+    available(proc, 30)
+    require_memory(3 * MIB)
     with pytest.raises(RefusedByGuest, match="too little memory") as caught:
-        require_memory(21 * MIB)
+        require_memory(5 * MIB)
     assert "more memory" in (caught.value.hint or "")
 
 
-def test_a_large_workload_needs_no_more_than_the_window_of_its_restore(proc: Path) -> None:
-    available(proc, 96)
-    require_memory(4096 * MIB)
-    available(proc, 95)
+def test_a_large_workload_needs_its_window_and_the_pipes_for_its_pages(proc: Path) -> None:
+    available(proc, 34 + 640 // 64)
+    require_memory(640 * MIB)
+    available(proc, 34 + 640 // 64 - 1)
+    with pytest.raises(RefusedByGuest, match="44 MiB have to be free in it, and 43 are"):
+        require_memory(640 * MIB)
+
+
+def test_a_later_copy_needs_the_window_and_the_reserve(proc: Path) -> None:
+    available(proc, 24)
+    require_window(640 * MIB)
+    available(proc, 23)
+    require_window(7 * MIB)
     with pytest.raises(RefusedByGuest, match="too little memory"):
-        require_memory(4096 * MIB)
+        require_window(640 * MIB)
+
+
+def test_a_child_must_have_room_for_all_copies_at_once(proc: Path) -> None:
+    available(proc, 134)
+    require_room_in_child(700 * MIB, held=600 * MIB)
+    with pytest.raises(RefusedByGuest, match="hold 701 MiB at once, and has room for 700"):
+        require_room_in_child(701 * MIB, held=600 * MIB)
 
 
 def test_memory_is_short_when_only_the_reserve_is_left(proc: Path) -> None:
-    available(proc, 65)
-    assert not memory.is_short()
-    available(proc, 63)
-    assert memory.is_short()
+    available(proc, 17)
+    assert memory.spare_bytes() == MIB
+    available(proc, 15)
+    assert memory.spare_bytes() == -MIB
 
 
 def write_20_mib(guard: MemoryGuard) -> None:
@@ -87,4 +109,4 @@ def test_what_is_put_aside_stops_before_memory_runs_out(proc: Path) -> None:
     available(proc, 10)
     with pytest.raises(RefusedByGuest, match="too little memory"):
         write_20_mib(guard)
-    assert 20 * MIB <= sink.tell() < 29 * MIB
+    assert 20 * MIB <= sink.tell() < 22 * MIB

@@ -20,6 +20,7 @@ from sevfork.errors import HostCannot
 from tests.support.stored import stored_bytes
 
 MIB = 1 << 20
+PLENTY = 4 * MIB  # not more, so that a frozen writer, which waits for looks, waits 2 ms for each
 PREFIX = "images/0/"
 
 
@@ -76,11 +77,11 @@ def outflow(
     sink: io.BytesIO,
     *,
     frozen: bool = False,
-    is_short: Callable[[], bool] = lambda: False,
+    spare: Callable[[], int] = lambda: PLENTY,
 ) -> Outflow:
-    def looked() -> bool:
+    def looked() -> int:
         writer.looks += 1
-        return is_short()
+        return spare()
 
     return Outflow(Packer(sink), writer.path.parent, PREFIX, writer.hold, looked, frozen)
 
@@ -115,13 +116,21 @@ def test_nothing_is_sent_and_nobody_held_while_all_is_frozen(
     assert unpacked(sink, tmp_path) == writer.content
 
 
+def test_a_copy_keeps_little_back_where_memory_is_short(writer: Writer) -> None:
+    writer.path.write_bytes(writer.content[: 3 * MIB])
+    with outflow(writer, io.BytesIO(), spare=lambda: -1):
+        while writer.looks < 2:
+            time.sleep(0.001)
+    assert writer.holds == [True, False]
+
+
 def test_a_frozen_workload_waits_where_memory_is_short(writer: Writer, tmp_path: Path) -> None:
     sink = io.BytesIO()
 
-    def short() -> bool:
-        return writer.path.exists() and writer.path.stat().st_blocks * 512 > 20 * MIB
+    def spare() -> int:
+        return 20 * MIB - (writer.path.stat().st_blocks * 512 if writer.path.exists() else 0)
 
-    with outflow(writer, sink, frozen=True, is_short=short) as flow:
+    with outflow(writer, sink, frozen=True, spare=spare) as flow:
         writer.write()
     flow.finish()
     assert True in writer.holds
