@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from sevfork.handshake import OwnerToken
+from sevfork.owner.key_file import PrivateKey, read_key
 from tests.support.owners import STRANGER_LINE
 from tests.vm.lab import IMAGES, WORKLOADS, Lab
 
@@ -47,6 +51,7 @@ def test_a_family_begins_with_its_owners_word(lab: Lab, image: Path, tmp_path: P
 
     authorize = ("owner", "authorize", root, SIMULATED, *key, "-o", str(token))
     lab.run(*authorize, "--children", "1")
+    refused_token(lab, root, token, "1 children, not 2", "-n", "2")
     forked = lab.run("fork", root, "--token", str(token), "--json").data
     child = forked["children"][0]["name"]
 
@@ -55,8 +60,41 @@ def test_a_family_begins_with_its_owners_word(lab: Lab, image: Path, tmp_path: P
     assert [member["vm"] for member in told["members"]] == [root, child]
     assert [member["evidence"] for member in told["members"]] == ["passed", "passed"]
     assert told["members"][1]["fork_id"] == forked["fork_id"]
+    refused_token(lab, root, token, "is spent")
+
     lab.run("lineage", str(saved), SIMULATED, "--owner", line)
     assert lab.run(*words, "--owner", STRANGER_LINE, check=False).returncode == 22
     attested = lab.run("attest", child, SIMULATED, "--owner", STRANGER_LINE, check=False)
     assert attested.returncode == 22, attested.stderr
+
+    signer = read_key(private, private.read_text(), passphrase.read_bytes().strip)
+    other_tokens_are_refused(lab, root, token, signer)
+    assert lab.vms()[root]["state"] == "running"
     lab.run("rm", child, root)
+
+    lab.run("up", root, "--image", str(image), "--owner", line)
+    lab.run("owner", "adopt", root, *owners)
+    refused_token(lab, root, token, "this VM was started anew")
+    lab.run("rm", root)
+
+
+def refused_token(lab: Lab, vm: str, token: Path, reason: str, *options: str) -> None:
+    refused = lab.run("fork", vm, "--token", str(token), *options, check=False)
+    assert refused.returncode == 23, refused.stderr
+    assert reason in refused.stderr.splitlines()[0]
+
+
+def other_tokens_are_refused(lab: Lab, vm: str, token: Path, owner: PrivateKey) -> None:
+    """Of another owner, for another VM, under another policy, and with one bit flipped."""
+    good = OwnerToken.decode(token.read_bytes())
+    issue = partial(OwnerToken.issue, serial=1, allowed=good.allowed)
+    instance, policy, other = good.instance_key, good.policy_digest, bytes(48)
+    wrong = {
+        "another owner": issue(PrivateKey.generate(), instance_key=instance, policy_digest=policy),
+        "another instance": issue(owner, instance_key=bytes(32), policy_digest=policy),
+        "another policy": issue(owner, instance_key=instance, policy_digest=other),
+        "not valid": replace(good, serial=good.serial ^ 1),
+    }
+    for reason, forged in wrong.items():
+        token.with_name("wrong").write_bytes(forged.encode())
+        refused_token(lab, vm, token.with_name("wrong"), reason)
