@@ -51,6 +51,10 @@ class Descent:
 def verified(encoded: bytes, owner: bytes) -> Lineage:
     """A lineage whose every signature is valid, of the owner with this digest; NotAuthentic."""
     lineage = Lineage.decode(encoded)
+    if lineage.owner_certificate is None:
+        raise NotAuthentic(
+            "lineage: no owner has adopted the root", hint="its owner does by 'sevfork owner adopt'"
+        )
     lineage.verify(owner)
     return lineage
 

@@ -22,7 +22,7 @@ from sevfork.owner.key_file import PrivateKey
 from tests.support.command_lines import unknown_options
 from tests.support.fake_guests import FakeHouse
 from tests.support.image_factory import write_image
-from tests.support.owners import OWNER, OWNER_KEY, OWNER_LINE, adopted_root
+from tests.support.owners import OWNER, OWNER_KEY, OWNER_LINE, adopted_root, owned_root
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +140,16 @@ def test_nobody_signs_for_a_vm_that_is_not_theirs(capsys: pytest.CaptureFixture[
     assert authorize("web --children 1", key="stranger") == 22
     assert "another owner" in capsys.readouterr().err
     assert not Path("token").exists()
+
+
+def test_nobody_signs_for_a_vm_that_is_not_adopted(
+    house: FakeHouse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owned_root(house, Image.load(Path("image")), "another")
+    assert authorize("another --children 1") == 22
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error == "error: lineage: no owner has adopted the root"
+    assert "sevfork owner adopt" in hint
 
 
 def test_nobody_signs_for_a_vm_that_shows_no_evidence(capsys: pytest.CaptureFixture[str]) -> None:
