@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from sevfork.handshake import Allowance, OwnerToken
 from sevfork.process import CommandFailed, run
 from sevfork.technology import Technology
 from sevfork.verifier.policies import verifiers_policy
 from tests.support import REPOSITORY, simulators
-from tests.support.owners import OWNER_LINE, STRANGER_LINE, lineage_file
+from tests.support.owners import OWNER, OWNER_DIGEST, OWNER_LINE, STRANGER_LINE, lineage_file
 
 pytestmark = pytest.mark.machine
 
@@ -81,3 +82,23 @@ def test_a_lineage_is_checked(bare: Command, tmp_path: Path) -> None:
     assert [member["generation"] for member in told["members"]] == [0, 1, 2, 3, 4]
     with pytest.raises(CommandFailed, match="another owner"):
         bare("sevfork", *words, STRANGER_LINE)
+
+
+def test_an_owner_makes_a_key_and_signs_a_token(bare: Command, tmp_path: Path) -> None:
+    """With an encrypted key: what decrypts it has to be installed too."""
+    processor = simulators.processor()
+    policy, passphrase = tmp_path / "policy.toml", tmp_path / "passphrase"
+    lineage_file(processor, 1).write(tmp_path / "lineage")
+    policy.write_text(verifiers_policy([Technology.SIMULATED], [processor.root_fingerprint]))
+    passphrase.write_text("correct horse\n")
+    secret = ("--passphrase-file", str(passphrase))
+    made = bare("sevfork", "owner", "init", "-o", "another", *secret)
+    assert bare("sevfork", "owner", "public", "--key", "another", *secret) == made
+    (tmp_path / "owner").write_bytes(OWNER.encrypted(b"correct horse"))
+    judged = ("--policy", str(policy), "--allow-simulated", "--children", "2", "-o", "token")
+    bare("sevfork", "owner", "authorize", "lineage", *judged, "--key", "owner", *secret)
+    token = OwnerToken.decode((tmp_path / "token").read_bytes())
+    token.check(OWNER_DIGEST)
+    assert token.allowed == Allowance(2)
+    with pytest.raises(CommandFailed, match="another owner"):
+        bare("sevfork", "owner", "authorize", "lineage", *judged, "--key", "another", *secret)
