@@ -86,7 +86,8 @@ def test_what_can_change_is_copied_before_write_returns(
 
 
 def test_what_was_sealed_is_not_held_any_longer() -> None:
-    device, data = MemoryDevice(image_size_for(2 * MIB)), bytes(2 * MIB)
+    # Less than a chunk, which no thread seals before the end.
+    device, data = MemoryDevice(image_size_for(MIB // 2)), bytes(MIB // 2)
     before = sys.getrefcount(data)
     with SealWriter(device, image_key=bytes(32), vm_id=bytes(16), generation=0) as writer:
         writer.write(data)
