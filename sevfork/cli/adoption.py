@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeVar
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration
+from sevfork.cli.judging import (
+    allow_simulated,
+    certificates_option,
+    policy_from,
+    timeout_of_a_minute,
+)
+from sevfork.cli.options import App, as_json, common
 from sevfork.cli.owner_key import owners_key
-from sevfork.cli.verify import CERTIFICATES, policy_from
 
 if TYPE_CHECKING:
     from sevfork.attest.policy import Policy
@@ -32,9 +37,6 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_timeout = click.option(
-    "--timeout", metavar="DURATION", type=duration, default="60s", show_default=True
-)
 
 
 @dataclass(frozen=True)
@@ -105,17 +107,8 @@ def _demands(command: _Command) -> _Command:
     @click.option(
         "--ovmf", metavar="F", type=_FILE, help="The host's firmware, with --image (SNP)."
     )
-    @click.option(
-        "--certs",
-        "certificates",
-        metavar="PATH",
-        type=CERTIFICATES,
-        multiple=True,
-        help="A file or folder of certificates, revocation lists, TDX collateral; may be repeated.",
-    )
-    @click.option(
-        "--allow-simulated", is_flag=True, help="Check simulated evidence, which proves nothing."
-    )
+    @certificates_option
+    @allow_simulated
     @functools.wraps(command)
     def call(*words: Any, **options: Any) -> Any:
         own = {each.name: options.pop(each.name) for each in fields(Demands)}
@@ -149,7 +142,7 @@ def nonce(app: App, output: TextIO | None) -> None:
     metavar="HEX|FILE",
     help="The owner's nonce.  [default: one made here, which shows no age]",
 )
-@_timeout
+@timeout_of_a_minute
 @common
 def request(app: App, vm: str, output: Path, nonce_text: str | None, timeout: float) -> None:
     """For an operator: write a root's evidence into a file, for its owner to adopt it by."""
@@ -174,7 +167,7 @@ def request(app: App, vm: str, output: Path, nonce_text: str | None, timeout: fl
 @click.option("-o", "--output", metavar="REPLY", type=_NEW_FILE, help="The answer to REQUEST.")
 @owners_key
 @_demands
-@_timeout
+@timeout_of_a_minute
 @as_json
 @common
 def adopt(
@@ -210,7 +203,7 @@ def adopt(
 @click.command()
 @click.argument("vm")
 @click.option("--reply", metavar="REPLY", type=_FILE, required=True, help="What the owner sent.")
-@_timeout
+@timeout_of_a_minute
 @common
 def install(app: App, vm: str, reply: Path, timeout: float) -> None:
     """For an operator: hand a root the certificate that its owner sent."""

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from sevfork.cli import lineage
-from sevfork.cli.options import App, as_json, common, duration, owner_key
-from sevfork.cli.verify import CERTIFICATES, policy_from
+from sevfork.cli.judging import (
+    allow_simulated,
+    certificates_option,
+    policy_from,
+    policy_option,
+    timeout_of_a_minute,
+)
+from sevfork.cli.options import App, as_json, common, owner_key
 
 if TYPE_CHECKING:
     from sevfork.attest.policy import Policy
@@ -23,9 +29,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("vm")
-@click.option(
-    "--policy", "policy_file", metavar="F", type=click.File("rb"), help="The policy (TOML)."
-)
+@policy_option
 @click.option(
     "--image",
     "image_folder",
@@ -33,14 +37,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     type=_FOLDER,
     help="Accept only this image's launch digest.",
 )
-@click.option(
-    "--certs",
-    "certificates",
-    metavar="PATH",
-    type=CERTIFICATES,
-    multiple=True,
-    help="A file or folder of certificates, revocation lists, TDX collateral; may be given again.",
-)
+@certificates_option
 @click.option(
     "--owner",
     metavar="PUB",
@@ -53,10 +50,8 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     type=click.Path(dir_okay=False, path_type=Path),
     help="Keep the evidence, for 'sevfork verify'.",
 )
-@click.option(
-    "--allow-simulated", is_flag=True, help="Check simulated evidence, which proves nothing."
-)
-@click.option("--timeout", metavar="DURATION", type=duration, default="60s", show_default=True)
+@allow_simulated
+@timeout_of_a_minute
 @as_json
 @common
 def attest(

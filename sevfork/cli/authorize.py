@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from sevfork.cli.judging import (
+    allow_simulated,
+    certificates_option,
+    policy_from,
+    policy_option,
+    timeout_of_a_minute,
+)
 from sevfork.cli.lineage import lineage_from
 from sevfork.cli.options import App, as_json, common, duration
 from sevfork.cli.owner_key import owners_key
-from sevfork.cli.verify import CERTIFICATES, policy_from
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -67,25 +73,10 @@ def chip_list(text: str) -> tuple[bytes, ...]:
     type=click.Path(dir_okay=False, path_type=Path),
 )
 @owners_key
-@click.option(
-    "--policy",
-    "policy_file",
-    metavar="F",
-    type=click.File("rb"),
-    help="What evidence is judged by (TOML).",
-)
-@click.option(
-    "--certs",
-    "certificates",
-    metavar="PATH",
-    type=CERTIFICATES,
-    multiple=True,
-    help="A file or folder of certificates, revocation lists, TDX collateral; may be given again.",
-)
-@click.option(
-    "--allow-simulated", is_flag=True, help="Check simulated evidence, which proves nothing."
-)
-@click.option("--timeout", metavar="DURATION", type=duration, default="60s", show_default=True)
+@policy_option
+@certificates_option
+@allow_simulated
+@timeout_of_a_minute
 @as_json
 @common
 def authorize(

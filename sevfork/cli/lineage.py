@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration, owner_key
-from sevfork.cli.verify import CERTIFICATES, policy_from
+from sevfork.cli.judging import (
+    allow_simulated,
+    certificates_option,
+    policy_from,
+    policy_option,
+    timeout_of_a_minute,
+)
+from sevfork.cli.options import App, as_json, common, owner_key
 
 if TYPE_CHECKING:
     from sevfork.owner.descent import Descent, Member
@@ -27,31 +33,16 @@ _SHOWN_BYTES = 8
     type=owner_key,
     help="The owner's public key: a file, or the text of one.",
 )
-@click.option(
-    "--policy",
-    "policy_file",
-    metavar="F",
-    type=click.File("rb"),
-    help="What evidence is judged by (TOML).",
-)
-@click.option(
-    "--certs",
-    "certificates",
-    metavar="PATH",
-    type=CERTIFICATES,
-    multiple=True,
-    help="A file or folder of certificates, revocation lists, TDX collateral; may be given again.",
-)
+@policy_option
+@certificates_option
 @click.option(
     "--save",
     metavar="F",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Keep what was checked, to check it again on any machine.",
 )
-@click.option(
-    "--allow-simulated", is_flag=True, help="Check simulated evidence, which proves nothing."
-)
-@click.option("--timeout", metavar="DURATION", type=duration, default="60s", show_default=True)
+@allow_simulated
+@timeout_of_a_minute
 @as_json
 @common
 def lineage(

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from sevfork.cli import lineage as lineage_command
-from sevfork.cli.options import App, as_json, common, duration, owner_key
-from sevfork.cli.verify import CERTIFICATES, policy_from
+from sevfork.cli.judging import (
+    allow_simulated,
+    certificates_option,
+    policy_from,
+    policy_option,
+    timeout_of_a_minute,
+)
+from sevfork.cli.options import App, as_json, common, owner_key
 
 if TYPE_CHECKING:
     from sevfork.attest.policy import Policy
@@ -44,21 +50,10 @@ class _Whose:
     type=owner_key,
     help="The same, and that the VM descends from this owner's root.",
 )
-@click.option(
-    "--policy", "policy_file", metavar="F", type=click.File("rb"), help="The policy (TOML)."
-)
-@click.option(
-    "--certs",
-    "certificates",
-    metavar="PATH",
-    type=CERTIFICATES,
-    multiple=True,
-    help="A file or folder of certificates, revocation lists, TDX collateral; may be given again.",
-)
-@click.option(
-    "--allow-simulated", is_flag=True, help="Check simulated evidence, which proves nothing."
-)
-@click.option("--timeout", metavar="DURATION", type=duration, default="60s", show_default=True)
+@policy_option
+@certificates_option
+@allow_simulated
+@timeout_of_a_minute
 @as_json
 @common
 def log(

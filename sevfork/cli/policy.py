@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import click
 
 from sevfork.cli.guest import TECHNOLOGIES
+from sevfork.cli.judging import simulated_roots
 from sevfork.cli.options import App, as_json, common
-from sevfork.cli.verify import simulated_roots
 
 
 @click.command()

@@ -8,37 +8,24 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from sevfork.cli.judging import allow_simulated, certificates_option, policy_from, policy_option
 from sevfork.cli.options import App, as_json, common
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from sevfork.attest.evidence import Evidence
-    from sevfork.attest.policy import Policy
     from sevfork.attest.verdict import Verdict
-
-CERTIFICATES = click.Path(exists=True, path_type=Path)
 
 
 @click.command()
 @click.argument("file", type=click.File("rb"), required=False)
-@click.option(
-    "--policy", "policy_file", metavar="F", type=click.File("rb"), help="The policy (TOML)."
-)
-@click.option(
-    "--certs",
-    "certificates",
-    metavar="PATH",
-    type=CERTIFICATES,
-    multiple=True,
-    help="A file or folder of certificates, revocation lists, TDX collateral; may be given again.",
-)
+@policy_option
+@certificates_option
 @click.option("--fetch", is_flag=True, help="Get what is missing from AMD or Intel, and keep it.")
 @click.option("--at", "at_text", metavar="TIME", help="The time to judge at.  [default: now]")
 @click.option("--report-data", metavar="HEX", help="The 64 bytes that make the evidence fresh.")
-@click.option(
-    "--allow-simulated", is_flag=True, help="Check simulated evidence, which proves nothing."
-)
+@allow_simulated
 @click.option("--explain", is_flag=True, help="Say what a passing verdict does not prove.")
 @as_json
 @common
@@ -112,26 +99,8 @@ def _evidence(
     return _fetched(evidence) if fetch else evidence
 
 
-def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
-    from sevfork.verifier.policies import decode_policy, default_policy
-
-    if file is not None:
-        return decode_policy(file.read())
-    return default_policy(simulated_roots() if allow_simulated else ())
-
-
 def _fetched(evidence: Evidence) -> Evidence:
     from sevfork.verifier import http
     from sevfork.verifier.sources import Sources
 
     return Sources.of(os.environ, fetcher=http.http_fetcher).complete(evidence)
-
-
-def simulated_roots() -> tuple[str, ...]:
-    """The root of this host's own simulator, if it has one."""
-    from sevfork.simulated.paths import simulator_directory
-    from sevfork.simulated.processor import SimulatedProcessor
-
-    directory = simulator_directory(os.environ)
-    processor = SimulatedProcessor.load(directory)
-    return (processor.root_fingerprint,) if processor else ()
