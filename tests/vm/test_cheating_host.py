@@ -25,8 +25,8 @@ from sevfork.domain.metadata import ProcessorState
 from sevfork.domain.spec import GuestSpec
 from sevfork.handshake import ChildSession, InstanceKey, NeedEvidence, OwnLaunch
 from sevfork.handshake.launch import LaunchConfig, Role, launch_config_hash
-from sevfork.handshake.messages import JoinCore, Offer
-from sevfork.handshake.transcript import child_report_data, transcript_1
+from sevfork.handshake.messages import Join, JoinCore, Offer
+from sevfork.handshake.transcript import child_report_data, join_signature, transcript_1
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.lifecycle.fork import ForkedChild, ForkRequest, plan_fork
 from sevfork.lifecycle.fork.capture import Capture, OpenFork
@@ -99,6 +99,7 @@ class FakeChild:
         self.fork, self.index = fork, index
         self.offer = fork.opened.offers[index]
         self.config = child_config(self.offer)
+        self.key = InstanceKey()
         self.processor = SimulatedProcessor.load_or_create(simulator_directory(os.environ))
         parent = fork.opened.plan.spec.metadata.processor
         assert parent is not None
@@ -120,7 +121,7 @@ class FakeChild:
     def join(self) -> bytes:
         """A JOIN that claims ``config`` and is signed for ``state``."""
         honest = child_config(self.offer).encode()
-        session = ChildSession(self._own(honest), InstanceKey(), _no_verifier)
+        session = ChildSession(self._own(honest), self.key, _no_verifier)
         (wanted,) = session.receive_offer(self.offer)
         assert isinstance(wanted, NeedEvidence)
         (sent,) = session.provide_evidence(self.evidence(wanted.report_data).encode())
@@ -132,8 +133,9 @@ class FakeChild:
     def _reclaimed(self, message: bytes, honest: bytes) -> bytes:
         """The same JOIN with another launch configuration in it, and evidence for that."""
         core = message[: JoinCore.SIZE].replace(honest, self.config.encode())
-        evidence = self.evidence(child_report_data(transcript_1(self.offer, core))).encode()
-        return core + len(evidence).to_bytes(4, "big") + evidence
+        t1 = transcript_1(self.offer, core)
+        evidence = self.evidence(child_report_data(t1)).encode()
+        return Join(core, join_signature(self.key, t1), evidence).encode()
 
     def _own(self, config: bytes) -> OwnLaunch:
         return OwnLaunch(
@@ -243,8 +245,7 @@ def test_attest_is_no_signing_oracle_for_a_childs_report_data(child: FakeChild) 
     attested = child.fork.opened.parent.ask(protocol.Attest(wanted), protocol.Attested)
     evidence = Evidence.decode(attested.evidence)
     assert evidence.report[0x50:0x90] != wanted
-    core = join[: JoinCore.SIZE]
-    forged = core + len(attested.evidence).to_bytes(4, "big") + attested.evidence
+    forged = replace(Join.decode(join), evidence=attested.evidence).encode()
     with pytest.raises(errors.AttestationFailed, match="report data"):
         child.ask(forged)
 
