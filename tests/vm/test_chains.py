@@ -11,7 +11,7 @@ from tests.vm.lab import Lab, Vm
 HOME, MTIME = "/var/lib/workload", 1
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_an_update_misses_nothing(lab: Lab, rounds: int) -> None:
     """All kinds of memory, files and processes; also after layers that nobody looked at between."""
     parent = lab.up("chain")
