@@ -70,6 +70,17 @@ def authority(name: str, issuer: str | None, issuer_key: Literal["ARK", "ASK"]) 
     return issue_authority(name, key, issuer_name, rsa_key(issuer_key))
 
 
+@cache
+def _leaf(
+    name: str,
+    issuer: x509.Name,
+    extensions: tuple[tuple[str, bytes], ...],
+    valid: tuple[datetime, datetime],
+) -> x509.Certificate:
+    key = ec_key("leaf").public_key()
+    return issue_endorsement(name, key, issuer, rsa_key("ASK"), dict(extensions), valid)
+
+
 def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
@@ -146,8 +157,7 @@ class Part:
             del extensions[OID_HWID]
             extensions[OID_CSP_ID] = self.csp_id
         name = self.leaf_name or ("SEV-VLEK" if self.vlek else "SEV-VCEK")
-        key = ec_key("leaf").public_key()
-        return issue_endorsement(name, key, issuer, rsa_key("ASK"), extensions, self.leaf_valid)
+        return _leaf(name, issuer, tuple(extensions.items()), self.leaf_valid)
 
     def evidence(self) -> Evidence:
         return Evidence(self.technology, self.report(), self.certificates().encode())
@@ -160,6 +170,7 @@ class Part:
         return judge(self.evidence(), snp_policy(**changes), wanted, at)
 
 
+@cache
 def revocation_list(
     product: str = "Milan",
     *,

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from sevfork.agent.agent import Agent
 from sevfork.agent.container.adopt import Ended
 from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source, TrackingLost
@@ -31,6 +33,20 @@ from tests.support.fake_hypervisor import FakeHypervisor
 
 STATE = os.urandom(3 * 2**20)
 WORKLOAD = b'name = "w"\ncommand = ["/bin/w"]\nports = [6379]\nready = { tcp = 6379 }\n'
+
+
+_PAUSES = (
+    "sevfork.host.agent_client._READY_POLL_S",
+    "sevfork.lifecycle.agents._BUSY_POLL_S",
+    "sevfork.lifecycle.fork.capture._POLL_S",
+    "sevfork.lifecycle.wait._POLL_S",
+)
+
+
+def shorten_pauses(patched: pytest.MonkeyPatch) -> None:
+    """Between two looks at something: guests in memory answer at once, or never."""
+    for pause_s in _PAUSES:
+        patched.setattr(pause_s, 0.01)
 
 
 class FakeEngine:

@@ -125,6 +125,7 @@ class Certificate:
         return self.build().public_bytes(Encoding.PEM)
 
 
+@cache
 def crl(issuer: str, revoked: tuple[int, ...], start: datetime, end: datetime) -> bytes:
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(key(issuer).public_key())
     builder = (

@@ -20,7 +20,7 @@ from sevfork.lifecycle.ports import PortWish
 from sevfork.lifecycle.up import UpRequest, plan_up, run_up
 from tests.support import genuine, simulators
 from tests.support.certificate_memory import remember_certificates
-from tests.support.fake_guests import STATE, FakeGuest, FakeHouse, measured_for
+from tests.support.fake_guests import STATE, FakeGuest, FakeHouse, measured_for, shorten_pauses
 from tests.support.image_factory import write_image
 from tests.support.jobs import job_on
 
@@ -87,6 +87,7 @@ def house(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     remember_certificates(monkeypatch)
     simulators.remember_key(monkeypatch)
+    shorten_pauses(monkeypatch)
     for module in ("captures", "unsealed"):
         monkeypatch.setattr(f"sevfork.agent.{module}.find_volume", lambda serial: tmp_path / serial)
     return FakeHouse(tmp_path, measured_for(simulators.processor()))

@@ -27,7 +27,7 @@ from sevfork.wire import protocol
 from tests.support import fake_amd
 from tests.support.certificate_memory import remember_certificates
 from tests.support.fake_amd import EXPIRED, VALID, authority, revocation_list
-from tests.support.fake_guests import STATE
+from tests.support.fake_guests import STATE, shorten_pauses
 from tests.support.fake_intel import platform_level
 from tests.support.hardware_house import (
     LASTING,
@@ -73,6 +73,7 @@ def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, _steady_memory: None)
     for module in ("captures", "unsealed"):
         monkeypatch.setattr(f"sevfork.agent.{module}.find_volume", lambda serial: tmp_path / serial)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    shorten_pauses(monkeypatch)
     return tmp_path
 
 

@@ -279,7 +279,7 @@ def test_current_revocation_list_passes() -> None:
     ],
 )
 def test_bad_revocation_list_is_rejected(crl: dict[str, object], check: str) -> None:
-    part = Part(crl=revocation_list(**{"number": 7, **crl}))  # type: ignore[arg-type]
+    part = Part(crl=revocation_list(**{"number": 7, **crl}))
     assert failed(part.judge(crl="required", minimum_crl_number=7)) == [check]
     assert failed(part.judge(crl="optional", minimum_crl_number=7)) == [check]
 
