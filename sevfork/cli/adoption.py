@@ -16,8 +16,10 @@ import click
 from sevfork.cli.judging import (
     allow_simulated,
     certificates_option,
+    completion_from,
     policy_from,
     timeout_of_a_minute,
+    vm_to_ask,
 )
 from sevfork.cli.options import App, as_json, common
 from sevfork.cli.owner_key import owners_key
@@ -25,9 +27,7 @@ from sevfork.cli.owner_key import owners_key
 if TYPE_CHECKING:
     from sevfork.attest.policy import Policy
     from sevfork.attest.verdict import Verdict
-    from sevfork.domain.spec import GuestSpec
     from sevfork.handshake import OwnerCertificate
-    from sevfork.lifecycle.job import Job
     from sevfork.owner.documents import AdoptionRequest
     from sevfork.owner.signer import Signer
     from sevfork.verifier.statement import Statement
@@ -65,13 +65,10 @@ class Demands:
 
         from sevfork.handshake import OwnerCertificate, owner_digest
         from sevfork.owner.adoption import checked
-        from sevfork.verifier.certificate_files import certificate_files
-        from sevfork.verifier.pool import Pool
 
         at = datetime.now(UTC)
-        pool = Pool.read(certificate_files(self.certificates), at)
         verdict = checked(
-            statement.completed(pool.complete),
+            statement.completed(completion_from(self.certificates, at)),
             self.policy(),
             at,
             owner_digest(owner.public),
@@ -151,7 +148,7 @@ def request(app: App, vm: str, output: Path, nonce_text: str | None, timeout: fl
     from sevfork.verifier.attest import statement_of
 
     nonce = read_nonce(nonce_text) if nonce_text else new_nonce()
-    job, spec = _running(app, vm, timeout)
+    job, spec = vm_to_ask(app, vm, "be adopted", timeout)
     AdoptionRequest(vm=spec.name, statement=statement_of(job, spec, nonce)).write(output)
     age = "--nonce NONCE" if nonce_text else "--any-age"
     app.output.note(
@@ -211,7 +208,7 @@ def install(app: App, vm: str, reply: Path, timeout: float) -> None:
     from sevfork.owner.documents import AdoptionReply
 
     certificate = AdoptionReply.read(reply).certificate
-    job, spec = _running(app, vm, timeout)
+    job, spec = vm_to_ask(app, vm, "be adopted", timeout)
     hand_over(job, spec, certificate)
     app.output.note(f"'{spec.name}' is adopted")
 
@@ -223,7 +220,7 @@ def _through_host(
     from sevfork.owner.nonce import new_nonce
     from sevfork.verifier.attest import statement_of
 
-    job, spec = _running(app, vm, timeout_s)
+    job, spec = vm_to_ask(app, vm, "be adopted", timeout_s)
     statement = statement_of(job, spec, new_nonce())
     adopted = demands.adopted(spec.name, statement, owner())
     hand_over(job, spec, adopted.certificate.encode())
@@ -245,16 +242,6 @@ def _request(path: Path, nonce_text: str | None, any_age: bool) -> AdoptionReque
     if nonce_text is not None and read_nonce(nonce_text) != request.statement.nonce:
         raise AttestationFailed("the request was made for another nonce")
     return request
-
-
-def _running(app: App, vm: str, timeout_s: float) -> tuple[Job, GuestSpec]:
-    from sevfork.deadline import Deadline
-    from sevfork.lifecycle.find import running_vm
-    from sevfork.lifecycle.job import Job
-
-    hypervisor = app.hypervisor()
-    _, spec = running_vm(hypervisor, vm, "be adopted")
-    return Job(hypervisor, Deadline.after(timeout_s), gather=app.gather()), spec
 
 
 def _tell(app: App, adopted: Adopted, as_json: bool) -> None:

@@ -11,9 +11,11 @@ from sevfork.cli import lineage
 from sevfork.cli.judging import (
     allow_simulated,
     certificates_option,
+    completion_from,
     policy_from,
     policy_option,
     timeout_of_a_minute,
+    vm_to_ask,
 )
 from sevfork.cli.options import App, as_json, common, owner_key
 
@@ -72,24 +74,18 @@ def attest(
     """
     from datetime import UTC, datetime
 
-    from sevfork.deadline import Deadline
-    from sevfork.lifecycle.find import running_vm
-    from sevfork.lifecycle.job import Job
     from sevfork.verifier import attest
-    from sevfork.verifier.certificate_files import certificate_files
-    from sevfork.verifier.pool import Pool
 
-    hypervisor = app.hypervisor()
-    _, spec = running_vm(hypervisor, vm, "attest")
+    job, spec = vm_to_ask(app, vm, "attest", timeout)
     policy = _pinned(policy_from(policy_file, allow_simulated), image_folder, spec)
-    at, job = datetime.now(UTC), Job(hypervisor, Deadline.after(timeout), gather=app.gather())
+    at = datetime.now(UTC)
     attested = attest.attest(
         job,
         spec,
         policy,
         at,
         allow_simulated=allow_simulated,
-        complete=Pool.read(certificate_files(certificates), at).complete,
+        complete=completion_from(certificates, at),
     )
     if save:
         save.write_bytes(attested.statement.evidence)

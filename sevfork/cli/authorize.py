@@ -11,6 +11,7 @@ import click
 from sevfork.cli.judging import (
     allow_simulated,
     certificates_option,
+    completion_from,
     policy_from,
     policy_option,
     timeout_of_a_minute,
@@ -103,11 +104,9 @@ def authorize(
 
     from sevfork.handshake.token import Allowance
     from sevfork.owner.authorisation import authorise
-    from sevfork.verifier.certificate_files import certificate_files
-    from sevfork.verifier.pool import Pool
 
     at = datetime.now(UTC)
-    complete = Pool.read(certificate_files(certificates), at).complete
+    complete = completion_from(certificates, at)
     saved = lineage_from(app, vm_or_file, timeout, complete)
     policy = policy_from(policy_file, allow_simulated)
     allowed = Allowance(children, standing, _end(at, valid), chips or ())

@@ -1,4 +1,4 @@
-"""Options of the verbs that judge evidence, and the policy that they judge it by."""
+"""What the verbs that judge evidence share: options, the policy, certificates, the VM to ask."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from sevfork.cli.options import duration
+from sevfork.cli.options import App, duration
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sevfork.attest.policy import Policy
+    from sevfork.domain.spec import GuestSpec
+    from sevfork.lifecycle.job import Job
+    from sevfork.verifier.statement import Complete
 
 policy_option = click.option(
     "--policy",
@@ -42,6 +47,28 @@ def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
     if file is not None:
         return decode_policy(file.read())
     return default_policy(simulated_roots() if allow_simulated else ())
+
+
+def completion_from(certificates: tuple[Path, ...], at: datetime) -> Complete:
+    """Adds to evidence what it lacks and these files have, as of then."""
+    from sevfork.verifier.certificate_files import certificate_files
+    from sevfork.verifier.pool import Pool
+
+    return Pool.read(certificate_files(certificates), at).complete
+
+
+def vm_to_ask(app: App, vm: str, to_do: str, timeout_s: float) -> tuple[Job, GuestSpec]:
+    """A running VM, and a job in which it is handed what its evidence is checked by.
+
+    ``to_do`` is what a VM that does not run cannot do. Raises WrongState, HypervisorUnreachable.
+    """
+    from sevfork.deadline import Deadline
+    from sevfork.lifecycle.find import running_vm
+    from sevfork.lifecycle.job import Job
+
+    hypervisor = app.hypervisor()
+    _, spec = running_vm(hypervisor, vm, to_do)
+    return Job(hypervisor, Deadline.after(timeout_s), gather=app.gather()), spec
 
 
 def simulated_roots() -> tuple[str, ...]:

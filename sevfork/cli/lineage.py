@@ -10,9 +10,11 @@ import click
 from sevfork.cli.judging import (
     allow_simulated,
     certificates_option,
+    completion_from,
     policy_from,
     policy_option,
     timeout_of_a_minute,
+    vm_to_ask,
 )
 from sevfork.cli.options import App, as_json, common, owner_key
 
@@ -64,11 +66,9 @@ def lineage(
     from datetime import UTC, datetime
 
     from sevfork.owner.descent import checked
-    from sevfork.verifier.certificate_files import certificate_files
-    from sevfork.verifier.pool import Pool
 
     at = datetime.now(UTC)
-    complete = Pool.read(certificate_files(certificates), at).complete
+    complete = completion_from(certificates, at)
     saved = lineage_from(app, vm_or_file, timeout, complete)
     policy = policy_from(policy_file, allow_simulated)
     descent = checked(saved, owner, policy, at, allow_simulated=allow_simulated)
@@ -87,14 +87,9 @@ def lineage_from(app: App, vm_or_file: str, timeout_s: float, complete: Complete
 
     if Path(vm_or_file).is_file():
         return SavedLineage.read(Path(vm_or_file)).completed(complete)
-    from sevfork.deadline import Deadline
-    from sevfork.lifecycle.find import running_vm
-    from sevfork.lifecycle.job import Job
     from sevfork.owner.asking import lineage_of
 
-    hypervisor = app.hypervisor()
-    _, spec = running_vm(hypervisor, vm_or_file, "tell whom it descends from")
-    job = Job(hypervisor, Deadline.after(timeout_s), gather=app.gather())
+    job, spec = vm_to_ask(app, vm_or_file, "tell whom it descends from", timeout_s)
     return lineage_of(job, spec, app.output.note).completed(complete)
 
 

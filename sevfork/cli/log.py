@@ -13,9 +13,11 @@ from sevfork.cli import lineage as lineage_command
 from sevfork.cli.judging import (
     allow_simulated,
     certificates_option,
+    completion_from,
     policy_from,
     policy_option,
     timeout_of_a_minute,
+    vm_to_ask,
 )
 from sevfork.cli.options import App, as_json, common, owner_key
 
@@ -71,20 +73,13 @@ def log(
 
     That nothing is missing, moved or changed is checked always; whose word it is, with --verify.
     """
-    from sevfork.deadline import Deadline
-    from sevfork.lifecycle.find import running_vm
-    from sevfork.lifecycle.job import Job
     from sevfork.verifier.audit import read_audit
-    from sevfork.verifier.certificate_files import certificate_files
-    from sevfork.verifier.pool import Pool
 
-    hypervisor = app.hypervisor()
-    _, spec = running_vm(hypervisor, vm, "show its audit record")
-    job = Job(hypervisor, Deadline.after(timeout), gather=app.gather())
+    job, spec = vm_to_ask(app, vm, "show its audit record", timeout)
     reading, whose = read_audit(job, spec), None
     if verify or owner:
         policy = policy_from(policy_file, allow_simulated)
-        complete = Pool.read(certificate_files(certificates), datetime.now(UTC)).complete
+        complete = completion_from(certificates, datetime.now(UTC))
         whose = _whose(job, spec, reading, policy, owner, allow_simulated, complete)
     if as_json:
         app.output.json(_document(reading, whose))

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from sevfork.cli.judging import allow_simulated, certificates_option, policy_from, policy_option
+from sevfork.cli.judging import (
+    allow_simulated,
+    certificates_option,
+    completion_from,
+    policy_from,
+    policy_option,
+)
 from sevfork.cli.options import App, as_json, common
 
 if TYPE_CHECKING:
@@ -90,12 +96,10 @@ def _tell(app: App, verdict: Verdict, explain: bool, as_json: bool) -> None:
 def _evidence(
     file: BinaryIO, certificates: tuple[Path, ...], at: datetime, fetch: bool
 ) -> Evidence:
-    from sevfork.verifier.certificate_files import certificate_files
-    from sevfork.verifier.pool import Pool
     from sevfork.verifier.recognise import EVIDENCE_LIMIT_BYTES, recognise
 
     evidence = recognise(file.read(EVIDENCE_LIMIT_BYTES))
-    evidence = Pool.read(certificate_files(certificates), at).complete(evidence)
+    evidence = completion_from(certificates, at)(evidence)
     return _fetched(evidence) if fetch else evidence
 
 

@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from sevfork.errors import UsageError
+from sevfork.owner.read import read_text
 
 NONCE_SIZE = 32
 
@@ -17,7 +18,7 @@ def new_nonce() -> bytes:
 
 def read_nonce(text: str) -> bytes:
     """32 bytes of hexadecimal, or a file that holds them. Raises UsageError."""
-    found = text if _is_nonce(text) else _content(Path(text))
+    found = text if _is_nonce(text) else read_text("the nonce", Path(text)).strip()
     if not _is_nonce(found):
         raise UsageError(
             f"'{text}' is no nonce of {2 * NONCE_SIZE} hexadecimal digits",
@@ -28,11 +29,3 @@ def read_nonce(text: str) -> bytes:
 
 def _is_nonce(text: str) -> bool:
     return re.fullmatch(rf"[0-9a-f]{{{2 * NONCE_SIZE}}}", text) is not None
-
-
-def _content(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(1024).decode("ascii", "replace").strip()
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"the nonce '{path}' cannot be read: {exc}") from exc

@@ -1,4 +1,4 @@
-"""Small text files of keys and passphrases."""
+"""Small text files of keys, passphrases and nonces."""
 
 from __future__ import annotations
 
