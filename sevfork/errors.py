@@ -1,7 +1,8 @@
 """The one error tree: each class is a situation that a user can act on.
 
 A message is lower case, without a full stop, with values quoted; the hint says what to do next. The
-exit codes are a public contract (``docs/exit-codes.md``). No message ever holds a secret.
+exit codes are a public contract (``docs/exit-codes.md``). No message ever holds a secret. What a
+program of the workload printed is never in a message, which reach logs: it is in ``printed``.
 """
 
 
@@ -10,10 +11,11 @@ class SevforkError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, printed: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.printed = printed
 
 
 class UsageError(SevforkError):

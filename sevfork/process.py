@@ -20,6 +20,8 @@ from sevfork.errors import HostCannot, SevforkError, TimedOut
 
 log = logging.getLogger(__name__)
 
+# Started, and never waited for: Python would complain of one that nobody holds.
+_left: list[subprocess.Popen[bytes]] = []
 # What ``wait`` of a running command raises when it goes on running.
 StillRunning = subprocess.TimeoutExpired
 
@@ -114,3 +116,13 @@ def spawn(
                     child.wait(grace_s)
                 except subprocess.TimeoutExpired:
                     child.kill()
+
+
+def leave_running(argv: Sequence[str], *, stdin: int, stdout: int) -> int:
+    """Start a command that outlives this process, and return its process id."""
+    log.debug("+ %s &", shlex.join(argv))
+    started = subprocess.Popen(
+        argv, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    _left.append(started)
+    return started.pid

@@ -14,6 +14,7 @@ from typing import NoReturn
 from sevfork.agent import network, unexpected
 from sevfork.agent.agent import Agent
 from sevfork.agent.container.container import STATE, Container
+from sevfork.agent.container.output import Output
 from sevfork.agent.criu.engine import CriuEngine
 from sevfork.agent.criu.version import require_version
 from sevfork.agent.evidence.provider import EvidenceProvider
@@ -48,7 +49,8 @@ def main() -> None:
     # A host name of this instance's own, so that logs of parent and child can be told apart.
     socket.sethostname(f"sevfork-{key.instance_id.hex()[:8]}")
     network.loopback_up()
-    container = Container(measured.workload)
+    output = None if measured.workload.logs == "none" else Output(STATE)
+    container = Container(measured.workload, output=output)
     with Link(PORT) as link:
         provider = evidence_provider(measured.technology, link)
         engine = CriuEngine(container)

@@ -22,11 +22,15 @@ class Runner(Protocol):
         self, argv: Sequence[str], env: Mapping[str, str] | None = None, *, timeout_s: float
     ) -> Ended: ...
 
+    def printed(self) -> int: ...
+
+    def last_words(self, since: int = 0) -> str: ...
+
 
 def run_hooks(runner: Runner, hooks: Sequence[Hook], generation: Generation) -> None:
     """Run the hooks in order, each within its time. Raise RefusedByGuest at the first that fails.
 
-    What a hook prints is the workload's and is dropped: messages reach the host.
+    What a hook prints is the workload's, and in no message: those reach the serial log.
     """
     environment = {
         "SEVFORK_GENERATION": str(generation.counter),
@@ -39,15 +43,17 @@ def run_hooks(runner: Runner, hooks: Sequence[Hook], generation: Generation) -> 
 
 
 def _run(runner: Runner, hook: Hook, environment: Mapping[str, str]) -> None:
-    name = hook.command[0]
+    name, before = hook.command[0], runner.printed()
     try:
         finished = runner.exec(hook.command, environment, timeout_s=hook.timeout_s)
     except TimedOut as exc:
         raise RefusedByGuest(
-            f"the after-fork hook '{name}' did not finish in {hook.timeout_s:g} s"
+            f"the after-fork hook '{name}' did not finish in {hook.timeout_s:g} s",
+            printed=runner.last_words(before),
         ) from exc
     if finished.returncode:
         raise RefusedByGuest(
             f"the after-fork hook '{name}' {finished}",
             hint="the child was not released; run the command in the parent's workload to see why",
+            printed=runner.last_words(before),
         )

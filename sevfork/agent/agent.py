@@ -12,6 +12,7 @@ from sevfork.agent.audit import AuditLog
 from sevfork.agent.child import Child, ChildRequest
 from sevfork.agent.chronicle import Chronicle, Home
 from sevfork.agent.container.adopt import Ended
+from sevfork.agent.container.output import Piece
 from sevfork.agent.engine import Engine
 from sevfork.agent.evidence.endorsed import EndorsedProvider, Shelf
 from sevfork.agent.evidence.provider import EvidenceProvider
@@ -44,6 +45,8 @@ class RunningWorkload(Home, Protocol):
     def wait_ready(self) -> None: ...
 
     def ended(self) -> Ended: ...
+
+    def read_output(self, offset: int, limit: int) -> Piece: ...
 
 
 class Agent:
@@ -102,6 +105,8 @@ class Agent:
                 return protocol.Done()
             case protocol.ReadAudit(nonce=nonce):
                 return self._audit.read(nonce)
+            case protocol.ReadLogs():
+                return self._logs(request)
             case protocol.Attest(nonce=nonce):
                 return self._attest(nonce)
             case protocol.Capture() | protocol.UpdateSnapshot():
@@ -139,6 +144,8 @@ class Agent:
             workload=self._measured.workload.name,
             state_bytes=state_bytes(),
             launch_config=self._identity.launch.launch_config if self._identity else b"",
+            logs=self._measured.workload.logs or "",
+            printed=state.printed,
         )
 
     def _events(self) -> protocol.Life:
@@ -206,7 +213,8 @@ class Agent:
             uncapturable = self._engine.probe()
         except SevforkError as exc:
             log.warning("the workload did not start: %s", exc)
-            self._state.change(phase=WorkloadPhase.FAILED, detail=exc.message)
+            failed = WorkloadPhase.FAILED
+            self._state.change(phase=failed, detail=exc.message, printed=exc.printed)
         except Exception as exc:
             log.error("the workload did not start: %s", place_of(exc))
             detail = "unexpectedly; see the VM's serial log"
@@ -231,6 +239,13 @@ class Agent:
         self._forks = Forks(me, self._engine, self._chronicle, self._audit)
         self._child, self._life = None, child.life
         self._state.change(phase=WorkloadPhase.READY, generation=generation)
+
+    def _logs(self, request: protocol.ReadLogs) -> protocol.Logs:
+        """Raises RefusedByGuest where the image lets nobody, or its owner only, read them."""
+        if self._measured.workload.logs == "guest":
+            raise RefusedByGuest("what this workload prints is for its owner to read")
+        piece = self._workload.read_output(request.offset, request.limit)
+        return protocol.Logs(piece.start, piece.data, piece.end)
 
     def _attest(self, nonce: bytes) -> protocol.Attested:
         if len(nonce) not in NONCE_SIZES:

@@ -22,8 +22,9 @@ class Measured:
 
 def read_measured() -> Measured:
     """Raise UsageError when the image was built with a file that does not parse."""
+    technology = Technology(TECHNOLOGY)
     return Measured(
-        Technology(TECHNOLOGY),
+        technology,
         GuestPolicy.decode(Path(POLICY_PATH).read_bytes()),
-        Workload.load(Path(GUEST_PATH).read_bytes()),
+        Workload.load(Path(GUEST_PATH).read_bytes()).resolved(technology),
     )

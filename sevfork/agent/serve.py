@@ -29,7 +29,7 @@ class VmMustEnd(SevforkError):
     """What happened cannot be undone, and the VM must not go on: it is switched off after this."""
 
     def __init__(self, cause: SevforkError) -> None:
-        super().__init__(cause.message, hint=cause.hint)
+        super().__init__(cause.message, hint=cause.hint, printed=cause.printed)
         self.exit_code = cause.exit_code
 
 

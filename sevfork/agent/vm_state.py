@@ -10,10 +10,12 @@ from sevfork.wire.protocol import WorkloadPhase
 
 @dataclass(frozen=True)
 class VmState:
-    """``uncapturable`` is what the last trial said, or None."""
+    """``uncapturable`` is what the last trial said, or None; ``printed`` are the last words of a
+    workload that did not start."""
 
     phase: WorkloadPhase = WorkloadPhase.UNCONFIGURED
     detail: str = ""
+    printed: str = ""
     uncapturable: str | None = None
     generation: int = 0
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from sevfork.errors import UsageError
+from sevfork.technology import Technology
 
 GUEST_PATH = "/etc/sevfork/workload.toml"
 # Directories of the guest that no workload may put files into.
@@ -34,6 +35,8 @@ UserName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]*$")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Words = Annotated[tuple[str, ...], Meta(min_length=1)]
+# Who may read what the workload prints: nobody (it is dropped), its owner, or the host as well.
+Logs = Literal["none", "guest", "host"]
 
 
 class Ready(Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +72,12 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     files: dict[str, str] = {}
     ports: tuple[Port, ...] = ()
     io_uring: bool = False
+    logs: Logs | None = None
+
+    def resolved(self, technology: Technology) -> Workload:
+        """With the word that holds where the file has none: of what is measured, nothing else."""
+        default: Logs = "none" if technology.confidential else "host"
+        return msgspec.structs.replace(self, logs=self.logs or default)
 
     @property
     def hooks(self) -> tuple[Hook, ...]:

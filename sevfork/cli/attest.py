@@ -153,4 +153,5 @@ def _claims(attested: Attestation) -> dict[str, object]:
         "instance_key": claims.instance_key.hex(),
         "policy_digest": claims.policy_digest.hex(),
         "fork": claims.fork_policy,
+        "logs": claims.logs,
     }

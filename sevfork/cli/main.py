@@ -32,6 +32,7 @@ VERBS = {
     "attest": ("sevfork.cli.attest:attest", "Fresh evidence from a running VM."),
     "owner": ("sevfork.cli.owner:owner", "An owner's key, and what it signs."),
     "lineage": ("sevfork.cli.lineage:lineage", "Whom a VM descends from, back to its owner."),
+    "logs": ("sevfork.cli.logs:logs", "What a VM's workload prints."),
     "log": ("sevfork.cli.log:log", "What a VM has granted and refused, in its own words."),
     "verify": ("sevfork.cli.verify:verify", "Check evidence, on any machine."),
     "certs": ("sevfork.cli.certs:certs", "Get what evidence is checked by."),

@@ -9,6 +9,7 @@ Progress is drawn only on a terminal. rich honours NO_COLOR and TERM=dumb by its
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import sys
@@ -31,6 +32,7 @@ class Output:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def json(self, document: Mapping[str, object]) -> None:
         """One document on stdout, with the schema's version first (docs/json.md)."""
@@ -46,6 +48,15 @@ class Output:
     def text(self, text: str) -> None:
         """Text of several lines on stdout, which nobody else can have put line breaks into."""
         self.data(*text.rstrip("\n").split("\n"))
+
+    def foreign(self, data: bytes) -> None:
+        """A program's own output: as it is; on a terminal without what would drive that."""
+        if sys.stdout.isatty():
+            sys.stdout.write(harmless(self._decoder.decode(data)))
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+        sys.stdout.flush()
 
     def chain(self, lines: Sequence[str]) -> None:
         """Lines on stdout, each drawn as the only branch of the one before it."""
@@ -77,6 +88,8 @@ class Output:
 
     def error(self, error: SevforkError) -> None:
         self._stderr(f"error: {error.message}")
+        for line in error.printed.splitlines():
+            self._stderr(f"  | {line}")
         if error.hint:
             self._stderr(f"hint: {error.hint}")
 
@@ -138,12 +151,22 @@ def _console(stream: TextIO) -> Console:
 
 def error_document(error: SevforkError) -> dict[str, object]:
     """An error as it stands in JSON output (docs/json.md)."""
-    return {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    return {
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": error.exit_code,
+        "printed": error.printed,
+    }
 
 
 def one_line(text: str) -> str:
     """Without line breaks and without what drives a terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def harmless(text: str) -> str:
+    """With its lines and tabs, and without whatever else drives a terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else " " for char in text)
 
 
 def indented(text: str) -> str:

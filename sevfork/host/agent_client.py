@@ -127,7 +127,10 @@ class AgentClient(Closing):
             if status.phase is protocol.WorkloadPhase.READY:
                 return status
             if status.phase is protocol.WorkloadPhase.FAILED:
-                raise errors.RefusedByGuest(f"the workload failed: {protocol.clean(status.detail)}")
+                raise errors.RefusedByGuest(
+                    f"the workload failed: {protocol.clean(status.detail)}",
+                    printed=protocol.clean_lines(status.printed),
+                )
             self._check(deadline, f"the workload was still '{status.phase}'")
             self._cancelled.wait(min(_READY_POLL_S, deadline.left_s))
 

@@ -146,7 +146,7 @@ def _say_moved(moved: tuple[str, ...], say: Say) -> None:
 def _read(order: Order, say: Say) -> BuildInputs:
     recipe = Recipe.load((order.firmware / "guest.toml").read_bytes())
     toml = order.workload.read_bytes()
-    workload = Workload.load(toml)
+    workload = Workload.load(toml).resolved(order.technology)
     beside = order.workload.resolve().parent
     files = {
         **contents.agent_files(Path(sevfork.__file__).parent, order.technology),
@@ -257,7 +257,7 @@ def _manifest(order: Order, source: BuildInputs, root: verity.Verity, image: Pat
         launch_digests=manifest_json.launch_digests(
             order.technology, files, command_line, kernel.cpu_model
         ),
-        workload=WorkloadSummary(workload.name, workload.ports),
+        workload=WorkloadSummary(workload.name, workload.ports, workload.logs or ""),
         packages={package.name: package.version for package in info.packages},
         moved=info.moved,
         epoch=info.epoch_s,

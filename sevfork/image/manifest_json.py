@@ -37,10 +37,14 @@ class FileDigest(Struct, frozen=True):
 
 
 class WorkloadSummary(Struct, frozen=True):
-    """What the host needs to know of the workload: its name, the TCP ports it may publish."""
+    """What the host needs to know of the workload: its name, the TCP ports it may publish.
+
+    ``logs``: who may read what it prints.
+    """
 
     name: str
     ports: tuple[int, ...]
+    logs: str = ""
 
 
 class ImageManifest(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from sevfork.wire.lines import Frame, Kind
 from sevfork.wire.message import (
     MAX_CHILDREN,
     MAX_EVENTS,
+    MAX_LOGS_BYTES,
     Count,
     Index,
     LifeEvent,
@@ -49,6 +50,7 @@ from sevfork.wire.replies import (
     Joining,
     KnownChild,
     Life,
+    Logs,
     Progress,
     Refreshed,
     Reply,
@@ -76,6 +78,7 @@ from sevfork.wire.requests import (
     ReadAudit,
     ReadChronicle,
     ReadClock,
+    ReadLogs,
     Refresh,
     RelayAnswer,
     RelayCall,
@@ -129,9 +132,11 @@ __all__ = [
     "Life",
     "LifeEvent",
     "ListFamily",
+    "Logs",
     "MAX_CHILDREN",
     "MAX_EVENTS",
     "MAX_FAMILY",
+    "MAX_LOGS_BYTES",
     "MAX_PAGE",
     "Message",
     "Milliseconds",
@@ -140,6 +145,7 @@ __all__ = [
     "ReadAudit",
     "ReadChronicle",
     "ReadClock",
+    "ReadLogs",
     "Refresh",
     "Refreshed",
     "RelayAnswer",
@@ -175,6 +181,7 @@ __all__ = [
 ]
 
 _TEXT_LIMIT = 2000
+_MAX_LINES = 20
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
@@ -233,11 +240,13 @@ def decode_failure(payload: bytes, vm: str = "VM") -> errors.SevforkError:
     """
     failure = _decode(_failure, payload)
     hint = failure.hint and clean(failure.hint).replace("{vm}", vm)
-    return error_for(failure.exit_code, clean(failure.message), hint)
+    error = error_for(failure.exit_code, clean(failure.message), hint)
+    error.printed = clean_lines(failure.printed)
+    return error
 
 
 def failure_frame(request_id: bytes, error: errors.SevforkError) -> Frame:
-    failure = Failure(error.exit_code, error.message, error.hint)
+    failure = Failure(error.exit_code, error.message, error.hint, error.printed)
     return Frame(Kind.FAILURE, request_id, encode(failure))
 
 
@@ -264,3 +273,8 @@ def error_for(exit_code: int, message: str, hint: str | None) -> errors.SevforkE
 def clean(text: str) -> str:
     """Printable text only: what a guest says must not drive the terminal it is shown on."""
     return "".join(char if char.isprintable() else " " for char in text)[:_TEXT_LIMIT]
+
+
+def clean_lines(text: str) -> str:
+    """The same for a text of several lines, of which the last count."""
+    return "\n".join(map(clean, text.splitlines()[-_MAX_LINES:]))

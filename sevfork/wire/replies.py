@@ -9,6 +9,7 @@ from msgspec import Meta
 from sevfork.wire.message import (
     MAX_CHILDREN,
     MAX_EVENTS,
+    MAX_LOGS_BYTES,
     Count,
     Index,
     LifeEvent,
@@ -32,7 +33,8 @@ class Status(Message, frozen=True):
 
     ``uncapturable``: why a trial capture at start-up failed, in words, or None: a hint, because
     what was in its way may be over. A capture tries. ``state_bytes``: about what a capture would
-    have to write now. ``launch_config`` is empty before the host has told it.
+    have to write now. ``launch_config`` is empty before the host has told it. ``logs``: who may
+    read what the workload prints. ``printed``: its last lines, where it did not start.
     """
 
     version: str
@@ -48,6 +50,8 @@ class Status(Message, frozen=True):
     workload: str
     state_bytes: Count = 0
     launch_config: Annotated[bytes, Meta(max_length=_MAX_LAUNCH_CONFIG_BYTES)] = b""
+    logs: str = ""
+    printed: str = ""
 
 
 class Clock(Message, frozen=True):
@@ -204,6 +208,17 @@ class Audited(Message, frozen=True):
     entries: bytes
 
 
+class Logs(Message, frozen=True):
+    """Bytes that a workload has printed; ``start`` were printed before them, ``end`` in all.
+
+    ``start`` is larger than what was asked for where that is not kept any more.
+    """
+
+    start: Count
+    data: Annotated[bytes, Meta(max_length=MAX_LOGS_BYTES)]
+    end: Count
+
+
 class Attested(Message, frozen=True):
     """``claims`` is what the agent says of itself; its hash and the nonce's are in report data."""
 
@@ -234,6 +249,7 @@ Reply = (
     | Chronicle
     | Descent
     | Audited
+    | Logs
     | Attested
     | Done
 )
@@ -248,8 +264,12 @@ class Progress(Message, frozen=True):
 
 
 class Failure(Message, frozen=True):
-    """An error, with the exit code that the command should end with."""
+    """An error, with the exit code that the command should end with.
+
+    ``printed``: the last lines of a program of the workload, where the image lets the host see it.
+    """
 
     exit_code: int
     message: str
     hint: str | None = None
+    printed: str = ""

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from sevfork.wire.message import (
     MAX_CERTIFICATES_BYTES,
+    MAX_LOGS_BYTES,
     Count,
     Index,
     Message,
@@ -215,6 +216,13 @@ class ReadAudit(Message, frozen=True):
     nonce: Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 
+class ReadLogs(Message, frozen=True):
+    """What the workload has printed, from that byte on; below 0, so far from the end. -> Logs"""
+
+    offset: Annotated[int, Meta(gt=-(2**53), lt=2**53)]
+    limit: Annotated[int, Meta(ge=1, le=MAX_LOGS_BYTES)]
+
+
 class Attest(Message, frozen=True):
     """Fresh evidence over the caller's nonce, never over report data of its choice. -> Attested"""
 
@@ -251,5 +259,6 @@ Request = (
     | Adopt
     | GetLineage
     | ReadAudit
+    | ReadLogs
     | Attest
 )

@@ -14,6 +14,7 @@ import pytest
 
 from sevfork.agent.agent import Agent
 from sevfork.agent.container.adopt import Ended
+from sevfork.agent.container.output import Piece, Tail
 from sevfork.agent.engine import CaptureCost, Generation, OnStep, Sink, Source, TrackingLost
 from sevfork.agent.measured import Measured
 from sevfork.agent.serve import VmEnds, VmMustEnd
@@ -125,6 +126,7 @@ class FakeGuest:
         self.is_running = self.network_up = False
         self.returncode: int | None = None
         self.children_file = b""
+        self.output = Tail()
         self.hooks: list[tuple[tuple[str, ...], dict[str, str]]] = []
         self.on_resume: Callable[[], None] = house.on_resume
         self.spec = spec_from_xml(house.xml(uuid))
@@ -166,6 +168,9 @@ class FakeGuest:
 
     def tell_anew(self, lines: bytes) -> None:
         self.children_file = lines
+
+    def read_output(self, offset: int, limit: int) -> Piece:
+        return self.output.read(offset, limit)
 
     def raise_network(self) -> None:
         self.network_up = True

@@ -30,6 +30,10 @@ class Ended:
 
     returncode: int
 
+    @property
+    def succeeded(self) -> bool:
+        return self.returncode == 0
+
     def __str__(self) -> str:
         if self.returncode >= 0:
             return f"exited with {self.returncode}"

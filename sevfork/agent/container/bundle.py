@@ -9,7 +9,6 @@ no file systems but ``/proc``, and no ``/sys``: there lies configfs, where evide
 from __future__ import annotations
 
 import grp
-import os
 import pwd
 from dataclasses import dataclass
 
@@ -109,8 +108,3 @@ def _process(workload: Workload, user: User) -> dict[str, object]:
         "noNewPrivileges": True,
         "oomScoreAdj": OOM_SCORE_ADJ,
     }
-
-
-def descriptors() -> list[str]:
-    """runc's ``descriptors.json``: where the workload's standard streams lead, as runc saw it."""
-    return [os.devnull] * 3

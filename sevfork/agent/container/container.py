@@ -1,8 +1,9 @@
 """The workload's container: an overlay on the guest's own root, run by ``runc``.
 
-Standard streams are the container's own ``/dev/null``: nothing that the workload prints may reach
-the serial console, which the host reads; CRIU can restore it; and no process inside holds anything
-of the agent's, so a command may leave a daemon behind.
+Standard input is the container's own ``/dev/null``, and so are the others where the image says
+``logs = "none"``; else a pipe that the agent reads (``output.py``). Nothing that is printed reaches
+the serial console, which the host reads. A command may leave a daemon behind: nobody waits for the
+end of what it prints.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import logging
 import os
 import secrets
-import shlex
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,22 +20,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sevfork import process
-from sevfork.agent.container import adopt, bundle
+from sevfork.agent.container import adopt, bundle, readiness
 from sevfork.agent.container.adopt import Ended
 from sevfork.agent.container.hosts import name_host
 from sevfork.agent.container.layer import inodes_of, shared_mappings
+from sevfork.agent.container.output import Output, Piece
 from sevfork.agent.container.rootfs import RootFilesystem
 from sevfork.agent.container.tree import (
     append_file,
     make_directory,
     parent_of,
+    remove,
     resolve,
     write_file,
 )
 from sevfork.agent.engine import Generation
 from sevfork.agent.workload import Workload
 from sevfork.deadline import Deadline
-from sevfork.errors import RefusedByGuest, SevforkError, TimedOut, WrongState
+from sevfork.errors import RefusedByGuest, SevforkError, TimedOut
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,9 @@ _CGROUP_DIRECTORY = Path("/sys/fs/cgroup") / _CGROUP.removeprefix("/")
 _START_TIMEOUT_S = 60.0
 _SHORT_TIMEOUT_S = 30.0
 _POLL_S = 0.05
+_SEE_PRINTED = 'the image says so: build one with logs = "host" in the workload file'
+_DROPPED = '(what it printed is dropped: the image was built with logs = "none")'
+_OWNERS = '(what it printed is its owner\'s to read: the image was built with logs = "guest")'
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Container:
     workload: Workload
     state: Path = STATE
     busy: threading.RLock = field(default_factory=threading.RLock)
+    output: Output | None = None  # None: what is printed is dropped
 
     @property
     def filesystem(self) -> RootFilesystem:
@@ -106,7 +112,14 @@ class Container:
         user = bundle.User.find(self.workload.user)
         for path in self.workload.writable:
             make_directory(self.root, resolve(self.root, path), user.uid, user.gid)
+        self._leave_streams_to_runc()
         self.runc_detached("run", "--bundle", self.bundle)
+
+    def _leave_streams_to_runc(self) -> None:
+        """It makes these links, and fails where one is there that leads to a pipe (runc 1.3)."""
+        with parent_of(self.root, "dev/fd", create=True) as (directory, _):
+            for name in ("stdin", "stdout", "stderr"):
+                remove(directory, name)
 
     def prepare(self, device: int | None = None) -> None:
         """Mount the root on what the layer holds, as that device, and write the bundle."""
@@ -138,33 +151,7 @@ class Container:
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
         """Wait until the workload answers. Raise TimedOut, or WrongState when it has ended."""
-        deadline = Deadline.after(timeout_s or self.workload.ready_timeout_s)
-        late = f"the workload '{self.workload.name}' was not ready in time"
-        for _ in deadline.poll(_POLL_S, late):
-            if self._is_ready():
-                return
-            if not self.is_running:
-                raise WrongState(
-                    f"the workload '{self.workload.name}' ended before it was ready: "
-                    f"{self._how_it_ended()}"
-                )
-
-    def _is_ready(self) -> bool:
-        ready = self.workload.ready
-        if ready.tcp is not None:
-            return _accepts(ready.tcp)
-        with suppress(TimedOut):
-            return self.exec(ready.command or (), timeout_s=_SHORT_TIMEOUT_S).returncode == 0
-        return False
-
-    def _how_it_ended(self) -> str:
-        command = shlex.join(self.workload.command)
-        try:
-            ended = self.ended()
-        except SevforkError as exc:
-            return f"{command}: {exc.message}"
-        advice = "" if ended.returncode else ", but has to stay in the foreground"
-        return f"{command} {ended}{advice}"
+        readiness.wait(self, self.workload, timeout_s or self.workload.ready_timeout_s)
 
     def ended(self) -> Ended:
         """How the workload ended, which is how its first process did: the rest dies with that one.
@@ -180,11 +167,17 @@ class Container:
         raise AssertionError("a poll ends with TimedOut")
 
     def exec(
-        self, argv: Sequence[str], env: Mapping[str, str] | None = None, *, timeout_s: float
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float,
+        drop: bool = False,
     ) -> Ended:
         """Run a command inside, as the workload's user, and wait for it alone. Raise TimedOut.
 
-        Whatever it prints is dropped, and what it leaves running goes on.
+        What it prints is with what the workload prints, or dropped, and what it leaves running goes
+        on.
         """
         deadline = Deadline.after(timeout_s)
         assignments = [f"--env={name}={value}" for name, value in (env or {}).items()]
@@ -199,7 +192,8 @@ class Container:
             *argv,
         ]
         with self.busy, self._null() as null, adopt.adopting():
-            returncode = self._runc_with(null, words, timeout_s=timeout_s)
+            printed = null if drop or not self.output else self.output.writing
+            returncode = self._runc_with(null, printed, words, timeout_s=timeout_s)
             if returncode:
                 return Ended(returncode)
             pid = int(pid_file.read_text())
@@ -208,6 +202,39 @@ class Container:
             except TimedOut:
                 adopt.end(pid)
                 raise
+
+    def read_output(self, offset: int, limit: int) -> Piece:
+        """What the workload has printed. Raise RefusedByGuest where it is dropped."""
+        if self.output is None:
+            raise RefusedByGuest("what this workload prints is dropped", hint=_SEE_PRINTED)
+        return self.output.tail.read(offset, limit)
+
+    def last_words(self, since: int = 0) -> str:
+        """The last lines that were printed, for an error that the host reads; or who has them."""
+        if self.output is None:
+            return _DROPPED
+        return self.output.last_lines(since) if self.workload.logs == "host" else _OWNERS
+
+    def printed(self) -> int:
+        """How many bytes, while nothing prints."""
+        return self.output.position() if self.output else 0
+
+    def printed_until(self, position: int) -> bytes:
+        """For a child; empty where nothing is kept."""
+        if self.output is None:
+            return b""
+        self.output.settle(position)
+        return self.output.tail.until(position)
+
+    def has_printed(self, state: bytes) -> None:
+        """In a child: what its parent's workload had printed."""
+        if self.output is not None:
+            self.output.tail.resume(state)
+
+    def descriptors(self) -> list[str]:
+        """runc's ``descriptors.json``: where the standard streams lead, as runc would see it."""
+        printed = self.output.name if self.output else os.devnull
+        return [os.devnull, printed, printed]
 
     def pause(self) -> None:
         self._freeze("1")
@@ -262,16 +289,18 @@ class Container:
     ) -> None:
         """``runc run`` or ``runc restore``; the workload's streams are those of the command."""
         options: list[str | Path] = ["--detach", "--pid-file", self.state / "pid"]
-        with Path(os.devnull).open("r+b") as null, adopt.adopting():
-            returncode = self._runc_with(
-                null.fileno(), [verb, *options, *words, _ID], timeout_s=_START_TIMEOUT_S, env=env
-            )
+        with Path(os.devnull).open("r+b") as file, adopt.adopting():
+            null = file.fileno()
+            printed = self.output.writing if self.output else null
+            argv = [verb, *options, *words, _ID]
+            returncode = self._runc_with(null, printed, argv, timeout_s=_START_TIMEOUT_S, env=env)
         if returncode:
             raise SevforkError(f"runc {verb}: {_last_message(self._log)}")
 
     def _runc_with(
         self,
-        streams: int,
+        stdin: int,
+        printed: int,
         words: Sequence[str | Path],
         *,
         timeout_s: float,
@@ -280,7 +309,7 @@ class Container:
         """Run runc with these standard streams, which what it starts inside inherits."""
         self._log.unlink(missing_ok=True)
         argv = [*self._runc_words(), *words]
-        with process.spawn(argv, stdin=streams, stdout=streams, stderr=streams, env=env) as child:
+        with process.spawn(argv, stdin=stdin, stdout=printed, stderr=printed, env=env) as child:
             try:
                 return child.wait(timeout_s)
             except process.StillRunning as exc:
@@ -322,12 +351,6 @@ class Container:
             yield
         finally:
             self.busy.release()
-
-
-def _accepts(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 def _last_message(failure: Path) -> str:

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sevfork.agent.container import bundle
 from sevfork.agent.container.archive import Packer
 from sevfork.agent.container.container import Container
 from sevfork.agent.criu import beside, rpc, unsupported
@@ -36,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # What lies in the directory of the final copy beside CRIU's images.
 DEVICE = "device"  # the number that files of the container have
+OUTPUT = "output"  # what the workload has printed
 BESIDE = "beside"  # what CRIU does not carry (``beside.py``)
 _LOG = "criu.log"
 # Another copy while the workload runs has a pause too. In as long CRIU dumps about as much as this
@@ -72,6 +72,7 @@ class Attempt:
     _count: int = 0  # of the copies that were begun
     _frozen_at: float = 0.0
     _criu_ms: float = 0.0
+    _printed: int = 0  # how much, when all was frozen
     _last: Outflow = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -171,6 +172,7 @@ class Attempt:
                     if unsupported.datagrams_wait():
                         refusal = unsupported.DATAGRAM
                         raise _TryAgain(refusal.reason, hint=refusal.advice)
+                    self._printed = self.container.printed()
                     self.base.files.copy_frozen(aside, self.container.mapped_inodes)
 
             self._frozen_at = time.monotonic()
@@ -181,7 +183,8 @@ class Attempt:
             finally:
                 self._pauses_ms.append((time.monotonic() - self._frozen_at) * 1000)
         last = self.scratch / self._last_name
-        (last / "descriptors.json").write_text(json.dumps(bundle.descriptors()))
+        (last / "descriptors.json").write_text(json.dumps(self.container.descriptors()))
+        (last / OUTPUT).write_bytes(self.container.printed_until(self._printed))
         (last / BESIDE).write_bytes(noted)
         (last / DEVICE).write_text(str(self.container.filesystem.device))
         return aside.size_bytes

@@ -32,7 +32,14 @@ from sevfork.agent.container.archive import Packer
 from sevfork.agent.container.container import Container
 from sevfork.agent.container.layer import LayerCopy
 from sevfork.agent.criu import beside, rpc, wipe_on_fork
-from sevfork.agent.criu.attempt import BESIDE, COPY_TIMEOUT_S, DEVICE, Attempt, read_log
+from sevfork.agent.criu.attempt import (
+    BESIDE,
+    COPY_TIMEOUT_S,
+    DEVICE,
+    OUTPUT,
+    Attempt,
+    read_log,
+)
 from sevfork.agent.criu.deleted import name_deleted_files
 from sevfork.agent.criu.kept import Base, Kept
 from sevfork.agent.criu.layers import Layers
@@ -166,6 +173,7 @@ class CriuEngine:
             with times.step("mounts"):
                 self.container.prepare(int((last / DEVICE).read_text()))
                 self.container.identify(generation)
+            self.container.has_printed((last / OUTPUT).read_bytes())
             with times.step("wipe"):
                 log.info("%d bytes wiped on fork", wipe_on_fork.wipe(last.parent, last.name))
             with times.step("comb"):

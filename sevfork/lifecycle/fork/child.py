@@ -93,6 +93,7 @@ def _told(error: SevforkError, job: Job, spec: GuestSpec) -> SevforkError:
     return RolledBack(
         f"'{spec.name}' ended before it was ready and was removed: {error.message}",
         hint=error.hint,
+        printed=error.printed,
     )
 
 

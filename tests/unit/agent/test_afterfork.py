@@ -34,6 +34,12 @@ class FakeContainer:
             raise TimedOut("too long")
         return Ended(self.returncodes.get(argv[0], 0))
 
+    def printed(self) -> int:
+        return 100 * len(self.ran)
+
+    def last_words(self, since: int = 0) -> str:
+        return f"words since {since}"
+
 
 def test_hooks_run_in_order_and_know_the_generation() -> None:
     container = FakeContainer()
@@ -47,15 +53,17 @@ def test_hooks_run_in_order_and_know_the_generation() -> None:
 
 def test_a_hook_that_fails_ends_it_and_the_next_does_not_run() -> None:
     container = FakeContainer(returncodes={"/a": 3})
-    with pytest.raises(RefusedByGuest, match="'/a' exited with 3"):
+    with pytest.raises(RefusedByGuest, match="'/a' exited with 3") as caught:
         run_hooks(container, [Hook(command=("/a",)), Hook(command=("/b",))], GENERATION)
     assert container.ran == [("/a",)]
+    assert caught.value.printed == "words since 0"
 
 
 def test_a_hook_that_takes_too_long_fails() -> None:
     container = FakeContainer(takes_s={"/a": 5.0})
-    with pytest.raises(RefusedByGuest, match="did not finish in 2 s"):
+    with pytest.raises(RefusedByGuest, match="did not finish in 2 s") as caught:
         run_hooks(container, [Hook(command=("/a",), timeout_s=2)], GENERATION)
+    assert caught.value.printed == "words since 0"
 
 
 def test_the_generation_file_is_one_page() -> None:

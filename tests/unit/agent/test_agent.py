@@ -14,6 +14,7 @@ import pytest
 
 from sevfork.agent.agent import Agent
 from sevfork.agent.container.adopt import Ended
+from sevfork.agent.container.output import Piece, Tail
 from sevfork.agent.measured import Measured
 from sevfork.agent.workload import Workload
 from sevfork.attest.evidence import Evidence
@@ -39,11 +40,18 @@ class Vm:
 
     technology = Technology.SIMULATED
 
-    def __init__(self, processor: SimulatedProcessor, folder: Path, launched: bytes) -> None:
+    def __init__(
+        self,
+        processor: SimulatedProcessor,
+        folder: Path,
+        launched: bytes,
+        workload: bytes = WORKLOAD,
+    ) -> None:
         self._processor, self._launched = processor, launched
         self.signed: list[bytes] = []
         self.is_running = False
         self.ended_as = Ended(0)
+        self.output = Tail()
         self.uncapturable: str | None = None
         self.failure: SevforkError | None = None
         self.may_become_ready = threading.Event()
@@ -52,7 +60,7 @@ class Vm:
             Technology.SIMULATED, "anyone", [processor.root_fingerprint], BUILT
         )
         policy = GuestPolicy.decode(text.encode())
-        measured = Measured(Technology.SIMULATED, policy, Workload.load(WORKLOAD))
+        measured = Measured(Technology.SIMULATED, policy, Workload.load(workload))
         engine: Any = SimpleNamespace(probe=lambda: self.uncapturable, warm_up=lambda: None)
         self.restoring = folder / "restoring"
         self.agent = Agent(measured, InstanceKey(), self, self, engine, self)
@@ -78,6 +86,9 @@ class Vm:
 
     def ended(self) -> Ended:
         return self.ended_as
+
+    def read_output(self, offset: int, limit: int) -> Piece:
+        return self.output.read(offset, limit)
 
     def exec(self, *_: object, **__: object) -> Ended:
         raise AssertionError("this workload has no hooks")
@@ -244,3 +255,28 @@ def test_a_root_takes_no_state(vm: Vm, request_: protocol.Request) -> None:
     with pytest.raises(RefusedByGuest, match="not a child"):
         vm.ask(request_)
     assert vm.reaches(WorkloadPhase.READY).generation == 0
+
+
+def test_what_is_printed_is_read_where_the_image_lets_the_host(vm: Vm) -> None:
+    vm.output.add(b"words\n")
+    assert vm.ask(protocol.ReadLogs(2, 3)) == protocol.Logs(2, b"rds", 6)
+
+
+def test_what_is_printed_for_the_owner_is_not_the_hosts(
+    processor: SimulatedProcessor, tmp_path: Path
+) -> None:
+    vm = Vm(processor, tmp_path, ROOT, b'logs = "guest"\n' + WORKLOAD)
+    vm.output.add(b"words\n")
+    with pytest.raises(RefusedByGuest, match="for its owner"):
+        vm.ask(protocol.ReadLogs(0, 100))
+    assert vm.ask(protocol.GetStatus()).logs == "guest"
+
+
+def test_the_last_words_of_a_workload_that_does_not_start_are_in_no_log(
+    vm: Vm, caplog: pytest.LogCaptureFixture
+) -> None:
+    vm.failure = WrongState("it ended", printed="the address is taken")
+    vm.configure()
+    status = vm.reaches(WorkloadPhase.FAILED)
+    assert (status.detail, status.printed) == ("it ended", "the address is taken")
+    assert "the address" not in caplog.text

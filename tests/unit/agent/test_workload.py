@@ -8,6 +8,7 @@ import pytest
 
 from sevfork.agent.workload import Hook, Ready, Workload
 from sevfork.errors import UsageError
+from sevfork.technology import Technology
 from tests.support import REPOSITORY
 
 SHIPPED = sorted(REPOSITORY.glob("firmware/workloads/*.toml"))
@@ -72,6 +73,8 @@ def test_all_fields_are_read() -> None:
         ("{ tcp = 80 }", '{ tcp = 80, command = ["/bin/true"] }'),
         ("{ tcp = 80 }", "{ udp = 80 }"),
         ("ports = [80]", "ports = [65536]"),
+        ("ready_timeout_s = 5", 'logs = "all"'),
+        ("ready_timeout_s = 5", "logs = true"),
         ("ready_timeout_s = 5", "ready_timeout_s = 0"),
         ("ready_timeout_s = 5", "ready_timeout_s = 86400"),
         ('["/var/lib/web"]', '["var/lib/web"]'),
@@ -95,6 +98,22 @@ def test_what_is_not_exactly_right_is_rejected(old: str, new: str) -> None:
     assert old in GOOD
     with pytest.raises(UsageError, match="workload file"):
         Workload.load(GOOD.replace(old, new).encode())
+
+
+@pytest.mark.parametrize(
+    ("line", "technology", "logs"),
+    [
+        ("", Technology.SIMULATED, "host"),
+        ("", Technology.SEV_SNP, "none"),
+        ("", Technology.TDX, "none"),
+        ('logs = "guest"', Technology.SIMULATED, "guest"),
+        ('logs = "host"', Technology.TDX, "host"),
+        ('logs = "none"', Technology.SIMULATED, "none"),
+    ],
+)
+def test_who_may_read_what_is_printed(line: str, technology: Technology, logs: str) -> None:
+    workload = Workload.load(f"{line}\n{GOOD}".encode()).resolved(technology)
+    assert workload.logs == logs
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"name = ", b"", b"[name]\n"])

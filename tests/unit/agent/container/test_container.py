@@ -24,7 +24,7 @@ def container(tmp_path: Path) -> Container:
 
 @pytest.fixture(autouse=True)
 def _nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sevfork.agent.container.container._accepts", lambda _: False)
+    monkeypatch.setattr("sevfork.agent.container.readiness._accepts", lambda _: False)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def test_files_come_first_and_what_changed_until_the_freeze_comes_last(
         "images/0-last/descriptors.json",
         "images/0-last/device",
         "images/0-last/inventory.img",
+        "images/0-last/output",
         "images/0-last/parent",
         "images/0-last/stats-dump",
         "removed",
