@@ -46,6 +46,8 @@ class RunningWorkload(Home, Protocol):
 
     def ended(self) -> Ended: ...
 
+    def stop(self, force: bool) -> None: ...
+
     def read_output(self, offset: int, limit: int) -> Piece: ...
 
 
@@ -95,6 +97,8 @@ class Agent:
                 return self._events()
             case protocol.ShutDown():
                 raise VmEnds(self._shut_down())
+            case protocol.StopWorkload(force=force):
+                return self._stop(force)
             case protocol.ReadClock():
                 return protocol.Clock(time.time_ns())
             case protocol.Configure():
@@ -155,6 +159,15 @@ class Agent:
         if runs and not self._workload.is_running:
             self._life.note(LifeEvent.EXITED, self._returncode())
         return protocol.Life(phase, self._life.events)
+
+    def _stop(self, force: bool) -> protocol.Life:
+        """Raises WrongState while there is no workload that could end by itself."""
+        phase = self._state.now.phase
+        if phase not in (WorkloadPhase.READY, WorkloadPhase.STARTING, WorkloadPhase.FAILED):
+            raise WrongState(f"there is no workload to be stopped: it is {phase}")
+        if self._workload.is_running:
+            self._workload.stop(force)
+        return self._events()
 
     def _shut_down(self) -> protocol.Life:
         """What runs, or has run, a workload says so; asked again, it says no more."""

@@ -8,6 +8,7 @@ repaired. The same file is read when an image is built and, from the measured ro
 from __future__ import annotations
 
 import re
+import signal
 import tomllib
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
@@ -35,6 +36,7 @@ UserName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]*$")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Words = Annotated[tuple[str, ...], Meta(min_length=1)]
+SignalName = Annotated[str, Meta(pattern=r"^SIG[A-Z0-9]+$")]
 # Who may read what the workload prints: nobody (it is dropped), its owner, or the host as well.
 Logs = Literal["none", "guest", "host"]
 
@@ -73,6 +75,7 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ports: tuple[Port, ...] = ()
     io_uring: bool = False
     logs: Logs | None = None
+    stop_signal: SignalName = "SIGTERM"
 
     def resolved(self, technology: Technology) -> Workload:
         """With the word that holds where the file has none: of what is measured, nothing else."""
@@ -101,6 +104,8 @@ def _check(workload: Workload) -> None:
     """What the types do not say. Raise UsageError."""
     ready = workload.ready
     _require((ready.tcp is None) != (ready.command is None), "'ready' is either 'tcp' or 'command'")
+    named = workload.stop_signal in signal.Signals.__members__
+    _require(named, f"'{workload.stop_signal}' is no signal")
     commands = [workload.command, *(hook.command for hook in workload.hooks)]
     for command in [*commands, *([ready.command] if ready.command else [])]:
         _check_path(command[0], "a command")

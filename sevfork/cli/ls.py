@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 def ls(app: App, tree: bool, as_json: bool) -> None:
     """List the VMs that sevfork made: state, technology, parent, published ports."""
     from sevfork.lifecycle import inventory
+    from sevfork.lifecycle.endings import with_endings
 
-    listed = inventory.vms(app.hypervisor().domains())
+    hypervisor = app.hypervisor()
+    listed = with_endings(hypervisor, inventory.vms(hypervisor.domains()))
     if as_json:
         app.output.json({"vms": [inventory.document(vm) for vm in listed]})
         return
@@ -49,8 +51,14 @@ def _row(lead: str, vm: Vm) -> list[str]:
 def _state(vm: Vm) -> str:
     """Of a warm child also its age, how far it lags behind, and the memory that it holds."""
     from sevfork.lifecycle.inventory import warmth
+    from sevfork.lifecycle.wait import described
 
     warm = warmth(vm.metadata) if vm.metadata else None
+    ended = vm.metadata.ended if vm.metadata else None
+    if ended is not None:
+        return f"{vm.state}, workload {described(ended)}"
+    if vm.has_ended:
+        return f"{vm.state}, workload ended"
     if warm is None:
         return vm.state
     held_mib = warm["held_bytes"] >> 20

@@ -109,5 +109,7 @@ class Metadata:
     warmth: Warmth | None = None
     # SHA-384 of the owner's public key, 48 bytes, as it stands in the launch configuration.
     owner: bytes | None = None
+    # How its workload ended when it was stopped: an exit status, or less than 0 for a signal.
+    ended: int | None = None
     # None on hardware, which keeps its own.
     processor: ProcessorState | None = None

@@ -94,6 +94,8 @@ def _plain(metadata: Metadata) -> etree._Element:
         _add(root, "warm", serial=warmth.serial, held=warmth.held_bytes, **times)
     if metadata.owner:
         _add(root, "owner", digest=metadata.owner.hex())
+    if metadata.ended is not None:
+        _add(root, "ended", returncode=metadata.ended)
     if metadata.processor:
         _add_processor(root, metadata.processor)
     return root
@@ -154,6 +156,7 @@ def _read(root: etree._Element) -> Metadata:
         snapshot=_read_snapshot(_only(root, "snapshot")),
         warmth=_read_warmth(_only(root, "warm")),
         owner=_read_owner(_only(root, "owner")),
+        ended=_read_ended(_only(root, "ended")),
         processor=_read_processor(_only(root, "processor")),
     )
 
@@ -203,6 +206,10 @@ def _read_owner(owner: dict[str, str]) -> bytes | None:
     if len(digest) != DIGEST_SIZE:
         raise ValueError("an owner's digest has 48 bytes")
     return digest
+
+
+def _read_ended(ended: dict[str, str]) -> int | None:
+    return int(ended["returncode"]) if ended else None
 
 
 def _read_processor(state: dict[str, str]) -> ProcessorState | None:

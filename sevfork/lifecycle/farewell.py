@@ -68,12 +68,13 @@ def _running(hypervisor: Hypervisor, uuid: str) -> GuestSpec | None:
 def _last_words(job: Job, children: Sequence[Domain]) -> Iterator[tuple[Place, protocol.Life]]:
     for domain in children:
         try:
-            yield place_of(domain), _shut_down(job, domain)
+            yield place_of(domain), shut_down(job, domain)
         except SevforkError as exc:
             log.debug("'%s' has no last word: %s", domain.name, exc.message)
 
 
-def _shut_down(job: Job, domain: Domain) -> protocol.Life:
+def shut_down(job: Job, domain: Domain) -> protocol.Life:
+    """Its last word; it goes on to switch itself off."""
     spec = spec_from_xml(job.hypervisor.xml(domain.uuid))
     deadline = job.deadline.within(_LAST_WORD_S)
     with agent_on(job, spec, job.hypervisor.open_channel(domain.uuid)) as agent:

@@ -11,6 +11,7 @@ from sevfork.domain.metadata import Metadata, Phase
 from sevfork.errors import WrongState
 from sevfork.host.hypervisor import Domain
 from sevfork.lifecycle.ports import LOOPBACK
+from sevfork.wire.protocol import status_and_signal
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Vm:
     domain: Domain
     metadata: Metadata | None
     unreadable: str | None = None
+    has_ended: bool = False  # its workload, as its agent says: ``metadata.ended`` is how, if known
 
     @property
     def state(self) -> str:
@@ -118,9 +120,16 @@ def document(vm: Vm) -> dict[str, object]:
         "fork_id": metadata.fork_id,
         "index": metadata.index,
         "warm": warmth(metadata),
+        "ended": _ended(vm, metadata),
         "owner": metadata.owner.hex() if metadata.owner else None,
         "launch_digest": metadata.processor.measurement.hex() if metadata.processor else None,
     }
+
+
+def _ended(vm: Vm, metadata: Metadata) -> dict[str, int | None] | None:
+    if metadata.ended is None and not vm.has_ended:
+        return None
+    return status_and_signal(metadata.ended)
 
 
 def warmth(metadata: Metadata) -> dict[str, int] | None:

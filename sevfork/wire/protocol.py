@@ -91,6 +91,7 @@ from sevfork.wire.requests import (
     Reserve,
     Restore,
     ShutDown,
+    StopWorkload,
     UpdateSnapshot,
 )
 
@@ -166,6 +167,7 @@ __all__ = [
     "SnapshotMade",
     "Status",
     "Step",
+    "StopWorkload",
     "UpdateSnapshot",
     "WorkloadPhase",
     "clean",

@@ -28,6 +28,12 @@ class ShutDown(Message, frozen=True):
     """Switch this VM off; the answer is its last word. -> Life"""
 
 
+class StopWorkload(Message, frozen=True):
+    """Send the workload's first process its stop signal, or end all of it by ``force``. -> Life"""
+
+    force: bool
+
+
 class ReadClock(Message, frozen=True):
     """What the guest's wall clock says. -> Clock"""
 
@@ -233,6 +239,7 @@ Request = (
     GetStatus
     | Events
     | ShutDown
+    | StopWorkload
     | ReadClock
     | Configure
     | Endorse

@@ -127,6 +127,8 @@ class FakeGuest:
         self.returncode: int | None = None
         self.children_file = b""
         self.output = Tail()
+        self.stops: list[bool] = []
+        self.ignores_stop = False
         self.hooks: list[tuple[tuple[str, ...], dict[str, str]]] = []
         self.on_resume: Callable[[], None] = house.on_resume
         self.spec = spec_from_xml(house.xml(uuid))
@@ -168,6 +170,11 @@ class FakeGuest:
 
     def tell_anew(self, lines: bytes) -> None:
         self.children_file = lines
+
+    def stop(self, force: bool) -> None:
+        self.stops.append(force)
+        if force or not self.ignores_stop:
+            self.end(-9 if force else 0)
 
     def read_output(self, offset: int, limit: int) -> Piece:
         return self.output.read(offset, limit)

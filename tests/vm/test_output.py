@@ -83,6 +83,16 @@ def test_a_workload_that_ends_at_once_says_why(lab: Lab) -> None:
     assert "  | the address is taken\n" in failed.stderr
 
 
+def test_a_workload_is_stopped_and_how_it_ended_is_listed(lab: Lab) -> None:
+    vm = lab.up("printer")
+    stopped = lab.run("stop", vm.name, "--timeout", "60s", "--json").data["vm"]
+    assert (stopped["status"], stopped["forced"]) == (0, False)
+    listed = lab.vms()[vm.name]
+    assert listed["state"] == "shut off"
+    assert listed["ended"] == {"status": 0, "signal": None}
+    lab.remove(vm)
+
+
 def test_a_secret_is_nowhere_where_nobody_may_read_what_is_printed(
     lab: Lab, printer: Vm, hypervisor: Hypervisor
 ) -> None:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -253,6 +254,14 @@ class Container:
         for _ in Deadline.after(_SHORT_TIMEOUT_S).poll(0.001, late):
             if f"frozen {wanted}" in (self.cgroup / "cgroup.events").read_text():
                 return
+
+    def stop(self, force: bool) -> None:
+        """Its first process gets the stop signal; with ``force`` all of it is ended."""
+        if force:
+            (self.cgroup / "cgroup.kill").write_text("1")
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.Signals[self.workload.stop_signal])
 
     def kill(self) -> None:
         """End the workload and forget its files; no matter what was there."""

@@ -87,6 +87,9 @@ class Vm:
     def ended(self) -> Ended:
         return self.ended_as
 
+    def stop(self, force: bool) -> None:
+        self.is_running = False
+
     def read_output(self, offset: int, limit: int) -> Piece:
         return self.output.read(offset, limit)
 
@@ -280,3 +283,20 @@ def test_the_last_words_of_a_workload_that_does_not_start_are_in_no_log(
     status = vm.reaches(WorkloadPhase.FAILED)
     assert (status.detail, status.printed) == ("it ended", "the address is taken")
     assert "the address" not in caplog.text
+
+
+def test_a_workload_is_stopped_once_and_its_end_is_told(vm: Vm) -> None:
+    vm.configure()
+    vm.reaches(WorkloadPhase.READY)
+    vm.ended_as = Ended(0)
+    told = vm.ask(protocol.StopWorkload(force=False))
+    assert told.events[-1] == protocol.Happened(protocol.LifeEvent.EXITED, 0)
+    assert vm.ask(protocol.StopWorkload(force=True)) == told
+
+
+def test_a_child_that_waits_has_nothing_to_stop(child: Vm) -> None:
+    with pytest.raises(WrongState, match="unconfigured"):
+        child.ask(protocol.StopWorkload(force=True))
+    child.configure(CHILD)
+    with pytest.raises(WrongState, match="waiting"):
+        child.ask(protocol.StopWorkload(force=True))

@@ -32,6 +32,7 @@ metadatas = st.builds(
     ports=st.lists(st.builds(PublishedPort, ports, ports)).map(tuple),
     volumes=st.lists(names).map(tuple),
     maker=st.none() | st.builds(Maker, words, words, st.integers(1, 2**22), st.integers(0)),
+    ended=st.none() | st.integers(-64, 255),
     owner=st.none() | st.binary(min_size=48, max_size=48),
     processor=st.none()
     | st.builds(
@@ -80,6 +81,7 @@ GOOD = (
         ('name="a.log"', 'name=".."'),
         ("<volume", '<processor measurement="00" hostData="00" reportId="00"/><volume'),
         ("<volume", '<processor measurement="zz" hostData="00" reportId="00"/><volume'),
+        ("<volume", '<ended returncode="x"/><volume'),
         ("<volume", '<maker host="h" boot="b" pid="one" start="1"/><volume'),
     ],
 )

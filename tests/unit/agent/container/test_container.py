@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sevfork.agent.container import adopt
@@ -59,3 +62,17 @@ def test_a_command_in_a_container_that_is_gone_is_refused(container: Container) 
     (container.state / "pid").write_text(str(2**22 - 1))
     with pytest.raises(RefusedByGuest, match="/dev/null"):
         container.exec(["/bin/true"], timeout_s=1)
+
+
+def test_the_first_process_gets_the_stop_signal_and_force_ends_all(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr(Container, "cgroup", container.state)
+    quitter = msgspec.structs.replace(WORKLOAD, stop_signal="SIGQUIT")
+    Container(quitter, state=container.state).stop(False)
+    assert sent == [(4711, signal.SIGQUIT)]
+    container.stop(True)
+    assert (container.state / "cgroup.kill").read_text() == "1"
+    assert len(sent) == 1
