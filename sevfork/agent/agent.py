@@ -27,7 +27,7 @@ from sevfork.agent.serve import OnProgress, VmEnds, VmMustEnd
 from sevfork.agent.unexpected import place_of
 from sevfork.agent.vm_state import CurrentState
 from sevfork.errors import RefusedByGuest, SevforkError, TimedOut, WrongState
-from sevfork.handshake import InstanceKey, Lineage, attest_report_data
+from sevfork.handshake import InstanceKey, Lineage, attest_report_data, owner_session
 from sevfork.handshake.launch import Role
 from sevfork.wire import protocol
 from sevfork.wire.protocol import LifeEvent, WorkloadPhase
@@ -111,6 +111,8 @@ class Agent:
                 return self._audit.read(nonce)
             case protocol.ReadLogs():
                 return self._logs(request)
+            case protocol.OwnerAsks(question=question):
+                return self._tell_owner(question)
             case protocol.Attest(nonce=nonce):
                 return self._attest(nonce)
             case protocol.Capture() | protocol.UpdateSnapshot():
@@ -256,9 +258,26 @@ class Agent:
     def _logs(self, request: protocol.ReadLogs) -> protocol.Logs:
         """Raises RefusedByGuest where the image lets nobody, or its owner only, read them."""
         if self._measured.workload.logs == "guest":
-            raise RefusedByGuest("what this workload prints is for its owner to read")
+            raise RefusedByGuest(
+                "what this workload prints is for its owner to read",
+                hint="to be run by its owner: sevfork logs {vm} --owner-key FILE",
+            )
+        return self._printed(request)
+
+    def _printed(self, request: protocol.ReadLogs) -> protocol.Logs:
         piece = self._workload.read_output(request.offset, request.limit)
         return protocol.Logs(piece.start, piece.data, piece.end)
+
+    def _tell_owner(self, encoded: bytes) -> protocol.OwnerTold:
+        """Raises RefusedByGuest unless its owner asks this very VM, and NotAuthentic."""
+        question = owner_session.Question.decode(encoded)
+        owner = self._identity.config.owner if self._identity else None
+        question.check(owner, self._key.public)
+        request = protocol.decode_request(question.request)
+        if not isinstance(request, protocol.ReadLogs):
+            raise RefusedByGuest("an owner may ask what the workload prints, and nothing else")
+        reply = protocol.encode(self._printed(request))
+        return protocol.OwnerTold(owner_session.answer(encoded, reply, self._key))
 
     def _attest(self, nonce: bytes) -> protocol.Attested:
         if len(nonce) not in NONCE_SIZES:

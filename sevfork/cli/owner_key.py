@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_passphrase_file = click.option(
+passphrase_file_option = click.option(
     "--passphrase-file",
     metavar="FILE",
     type=_FILE,
@@ -38,7 +38,7 @@ def owners_key(command: _Command) -> _Command:
         help="The owner's key, or the public half of one that an ssh-agent has."
         "  [default: ~/.config/sevfork/owner.pem]",
     )
-    @_passphrase_file
+    @passphrase_file_option
     @functools.wraps(command)
     def call(*words: Any, key: Path | None, passphrase_file: Path | None, **options: Any) -> Any:
         def owner() -> Signer:
@@ -59,7 +59,7 @@ def owners_key(command: _Command) -> _Command:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where to write the key.  [default: ~/.config/sevfork/owner.pem]",
 )
-@_passphrase_file
+@passphrase_file_option
 @as_json
 @common
 def init(app: App, output: Path | None, passphrase_file: Path | None, as_json: bool) -> None:

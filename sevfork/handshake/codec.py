@@ -34,6 +34,8 @@ class MessageKind(IntEnum):
     ACTIVATE_CONTENT = 18
     AUDIT_ENTRY = 19
     AUDIT_HEAD = 20
+    OWNER_QUESTION = 21
+    OWNER_ANSWER = 22
 
 
 def head(kind: MessageKind, third: int = 0, fourth: int = 0) -> bytes:

@@ -17,6 +17,7 @@ from sevfork.wire.lp import lp
 
 CERTIFICATE_NAMESPACE = "owner-certificate@sevfork"
 TOKEN_NAMESPACE = "owner-token@sevfork"  # noqa: S105  # no password
+QUESTION_NAMESPACE = "owner-question@sevfork"
 _MAGIC = b"SSHSIG"
 _HASH = b"sha512"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sevfork.domain.spec import GuestSpec
@@ -18,6 +18,14 @@ _LIMIT_BYTES = 16 << 20
 _FOLLOW_S = 1.0
 
 
+AskLogs = Callable[[AgentClient, protocol.ReadLogs, Job], protocol.Logs]
+"""Asks an agent what was printed: as the host, or in the owner's name."""
+
+
+def ask_as_host(agent: AgentClient, request: protocol.ReadLogs, job: Job) -> protocol.Logs:
+    return agent.ask(request, protocol.Logs, deadline=job.deadline)
+
+
 @dataclass
 class Reader:
     """Reads on from ``position``, in bytes since the workload's beginning.
@@ -30,6 +38,7 @@ class Reader:
     position: int = 0
     lost_bytes: int = 0
     over: bool = False  # the workload has ended, and all that it printed was read
+    ask: AskLogs = ask_as_host
 
     def news(self) -> bytes:
         """What was printed since. Raises RefusedByGuest, WrongState, TimedOut, NotAuthentic."""
@@ -56,7 +65,7 @@ class Reader:
 
     def _next(self, agent: AgentClient) -> protocol.Logs:
         request = protocol.ReadLogs(self.position, protocol.MAX_LOGS_BYTES)
-        logs = agent.ask(request, protocol.Logs, deadline=self.job.deadline)
+        logs = self.ask(agent, request, self.job)
         self._require_next(logs)
         self.lost_bytes += logs.start - self.position
         self.position = logs.start + len(logs.data)

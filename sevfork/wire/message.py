@@ -13,6 +13,8 @@ MAX_CHILDREN = 64
 # Beside a report, in evidence as on its way there: a certificate table, or Intel's collateral.
 MAX_CERTIFICATES_BYTES = 64 * 1024
 MAX_LOGS_BYTES = 64 * 1024  # in one reply
+MAX_QUESTION_BYTES = 8 * 1024
+MAX_ANSWER_BYTES = 128 * 1024
 MAX_EVENTS = 16  # of one VM; each costs the host one request to the parent
 _DAY_MS = 24 * 60 * 60 * 1000.0
 

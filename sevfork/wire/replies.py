@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from sevfork.wire.message import (
+    MAX_ANSWER_BYTES,
     MAX_CHILDREN,
     MAX_EVENTS,
     MAX_LOGS_BYTES,
@@ -219,6 +220,12 @@ class Logs(Message, frozen=True):
     end: Count
 
 
+class OwnerTold(Message, frozen=True):
+    """The answer to an owner's question, sealed for who has made that."""
+
+    answer: Annotated[bytes, Meta(max_length=MAX_ANSWER_BYTES)]
+
+
 class Attested(Message, frozen=True):
     """``claims`` is what the agent says of itself; its hash and the nonce's are in report data."""
 
@@ -250,6 +257,7 @@ Reply = (
     | Descent
     | Audited
     | Logs
+    | OwnerTold
     | Attested
     | Done
 )

@@ -9,6 +9,7 @@ from msgspec import Meta
 from sevfork.wire.message import (
     MAX_CERTIFICATES_BYTES,
     MAX_LOGS_BYTES,
+    MAX_QUESTION_BYTES,
     Count,
     Index,
     Message,
@@ -229,6 +230,12 @@ class ReadLogs(Message, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_LOGS_BYTES)]
 
 
+class OwnerAsks(Message, frozen=True):
+    """A question that the VM's owner has signed (docs/owner-questions.md). -> OwnerTold"""
+
+    question: Annotated[bytes, Meta(max_length=MAX_QUESTION_BYTES)]
+
+
 class Attest(Message, frozen=True):
     """Fresh evidence over the caller's nonce, never over report data of its choice. -> Attested"""
 
@@ -267,5 +274,6 @@ Request = (
     | GetLineage
     | ReadAudit
     | ReadLogs
+    | OwnerAsks
     | Attest
 )

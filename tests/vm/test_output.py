@@ -6,11 +6,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
 
 import pytest
 
+from sevfork.deadline import Deadline
+from sevfork.domain.xml import spec_from_xml
+from sevfork.errors import RefusedByGuest
 from sevfork.host.hypervisor import Hypervisor
-from tests.vm.eavesdropping import consoles, logs
+from sevfork.lifecycle.job import Job
+from sevfork.lifecycle.logs import AskLogs, Reader, ask_as_host
+from sevfork.owner.key_file import read_key
+from sevfork.owner.reading import OwnersReading
+from tests.vm.eavesdropping import Listening, consoles, decoded, logs
 from tests.vm.lab import Lab, Vm
 
 KEPT_BYTES = 1 << 20
@@ -72,7 +82,7 @@ def test_a_hook_that_fails_is_told_with_what_it_said(lab: Lab, printer: Vm) -> N
     printer.get("/mend/")
     assert failed.returncode == 23, failed.stderr
     assert "  | the hook speaks\n" in failed.stderr
-    assert "the parent" not in failed.stderr, "that was before the hook"
+    assert "  | the parent" not in failed.stderr, "that was before the hook"
 
 
 def test_a_workload_that_ends_at_once_says_why(lab: Lab) -> None:
@@ -93,18 +103,70 @@ def test_a_workload_is_stopped_and_how_it_ended_is_listed(lab: Lab) -> None:
     lab.remove(vm)
 
 
+@dataclass
+class Words:
+    """A secret that a guest prints, and all of a host's places where it could be found."""
+
+    lab: Lab
+    listening: Listening
+    text: str = field(default_factory=lambda: secrets.token_hex(24))
+
+    def printed_by(self, vm: Vm) -> None:
+        for verb in ("say", "error"):
+            vm.get(f"/{verb}/{self.text}")
+
+    def read(self, vm: Vm, ask: AskLogs) -> bytes:
+        """By a host that listens to its own channel."""
+        job = Job(cast(Hypervisor, self.listening), Deadline.after(60))
+        spec = spec_from_xml(job.hypervisor.xml(vm.uuid))
+        return Reader(job, spec, ask=ask).news()
+
+    def on_the_host(self, *vms: Vm) -> bool:
+        heard = decoded(b"".join(map(bytes, self.listening.traffic)))
+        kept = logs() + consoles(cast(Hypervisor, self.listening), *vms)
+        return self.text.encode() in heard + kept
+
+
+@pytest.fixture
+def words(lab: Lab, hypervisor: Hypervisor, tmp_path: Path) -> Words:
+    return Words(lab, Listening(hypervisor, tmp_path / "dump"))
+
+
 def test_a_secret_is_nowhere_where_nobody_may_read_what_is_printed(
-    lab: Lab, printer: Vm, hypervisor: Hypervisor
+    lab: Lab, printer: Vm, words: Words
 ) -> None:
     """With a positive control: in the image where the host may read, it is found."""
-    secret = secrets.token_hex(24)
     silent = lab.up("silent")
-    for vm in (silent, printer):
-        vm.get(f"/say/{secret}")
-        vm.get(f"/error/{secret}")
-    refused = lab.run("logs", silent.name, check=False)
-    assert refused.returncode == 23, refused.stderr
-    assert secret not in refused.stdout + refused.stderr
-    assert secret in printed(lab, printer)
-    assert secret.encode() not in logs() + consoles(hypervisor, silent, printer)
+    words.printed_by(silent)
+    with pytest.raises(RefusedByGuest):
+        words.read(silent, ask_as_host)
+    assert not words.on_the_host(silent)
     lab.remove(silent)
+    words.printed_by(printer)
+    assert words.text.encode() in words.read(printer, ask_as_host)
+    assert words.on_the_host(printer)
+
+
+def test_an_owner_reads_what_the_host_cannot(lab: Lab, words: Words, tmp_path: Path) -> None:
+    private, passphrase, policy = (tmp_path / name for name in ("owner", "passphrase", "policy"))
+    passphrase.write_text("correct horse\n")
+    with_passphrase = ("--passphrase-file", str(passphrase))
+    line = lab.run("owner", "init", "-o", str(private), *with_passphrase).stdout.strip()
+    policy.write_text(lab.run("policy", "--technology", "simulated").stdout)
+    vm = lab.up("whisper", "--owner", line)
+    by_policy = ("--policy", str(policy), "--image", str(lab.image("whisper")))
+    key = ("--key", str(private), *with_passphrase, "--allow-simulated")
+    lab.run("owner", "adopt", vm.name, *by_policy, *key)
+
+    words.printed_by(vm)
+    assert lab.run("logs", vm.name, check=False).returncode == 23
+    by_owner = ("--owner-key", str(private), *with_passphrase, "--allow-simulated")
+    assert lab.run("logs", vm.name, *by_owner).stdout.splitlines()[-1] == words.text
+
+    claims = lab.run("attest", vm.name, "--allow-simulated", "--json").data["claims"]
+    assert claims["logs"] == "guest"
+    signer = read_key(private, private.read_text(), lambda: b"correct horse")
+    reading = OwnersReading(signer, bytes.fromhex(claims["instance_key"]))
+    assert words.text.encode() in words.read(vm, reading)
+    assert not words.on_the_host(vm)
+    lab.remove(vm)

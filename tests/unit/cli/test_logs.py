@@ -6,15 +6,28 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import pytest
 
+from sevfork.agent.serve import OnProgress
 from sevfork.cli import main as command
 from sevfork.cli.options import App
+from sevfork.errors import RefusedByGuest
+from sevfork.handshake import InstanceKey, owner_session
 from sevfork.host import connection_choice
+from sevfork.image.image import Image
 from sevfork.lifecycle import logs
+from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
+from sevfork.owner import key_file, passphrase
+from sevfork.owner.key_file import PrivateKey
 from sevfork.wire import protocol
 from tests.support.fake_guests import FakeGuest, FakeHouse
+from tests.support.image_factory import write_image
+from tests.support.jobs import job_on
+from tests.support.owners import OWNER, adopted_root
 
 WORDS = b"one\n\x1b[2Jtwo\n\xffthree\n"
 
@@ -116,3 +129,73 @@ def test_a_guest_with_words_without_end_is_not_listened_to_for_ever(
     monkeypatch.setattr(logs, "_LIMIT_BYTES", 1 << 18)
     assert sevfork("web") == 0
     assert len(capfdbinary.readouterr().out) == 1 << 18
+
+
+class Owned:
+    """A family whose words are their owner's, with the owner's and a stranger's key in files."""
+
+    def __init__(self, house: FakeHouse, folder: Path) -> None:
+        workload = msgspec.structs.replace(house.measured.workload, logs="guest")
+        house.measured = replace(house.measured, workload=workload)
+        adopted_root(house, Image.load(write_image(folder / "image")))
+        run_fork(job_on(house), plan_fork(house, ForkRequest("web")))
+        self.guests = {name: house.guests[house.find(name).uuid] for name in ("web", "web-fork")}
+        for name, guest in self.guests.items():
+            guest.output.add(f"words of {name}\n".encode())
+        for name, key in (("owner", OWNER), ("stranger", PrivateKey.generate())):
+            (folder / name).write_bytes(key.encrypted(b"secret"))
+
+
+@pytest.fixture
+def owned(house: FakeHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Owned:
+    monkeypatch.setattr(key_file, "_BCRYPT_ROUNDS", 1)
+    monkeypatch.setenv(passphrase.VARIABLE, "secret")
+    monkeypatch.chdir(tmp_path)
+    return Owned(house, tmp_path)
+
+
+BY_OWNER = ("--allow-simulated", "--owner-key")
+
+
+@pytest.mark.parametrize("name", ["web", "web-fork"])
+def test_the_owner_reads_what_the_host_may_not(
+    owned: Owned, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert sevfork(name) == 23
+    refused = capfd.readouterr()
+    assert f"sevfork logs {name} --owner-key FILE" in refused.err
+    assert sevfork(name, *BY_OWNER, "owner") == 0
+    assert capfd.readouterr().out == f"words of {name}\n"
+
+
+def test_a_stranger_reads_nothing(owned: Owned, capfd: pytest.CaptureFixture[str]) -> None:
+    assert sevfork("web", *BY_OWNER, "stranger") == 22
+    assert capfd.readouterr().out == ""
+
+
+def test_a_guest_of_another_key_that_answers_in_its_place(
+    owned: Owned, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A host relays the question to a VM of its own."""
+    agent, impostor = owned.guests["web"].agent, InstanceKey()
+    handle = agent.handle
+
+    def relay(request: protocol.Request, progress: OnProgress) -> protocol.Reply:
+        if isinstance(request, protocol.OwnerAsks):
+            reply = protocol.encode(protocol.Logs(0, b"lies", 4))
+            return protocol.OwnerTold(owner_session.answer(request.question, reply, impostor))
+        return handle(request, progress)
+
+    monkeypatch.setattr(agent, "handle", relay)
+    assert sevfork("web", *BY_OWNER, "owner") == 22
+    assert capfd.readouterr().out == ""
+
+
+def test_an_owner_asks_for_nothing_else(owned: Owned) -> None:
+    agent = owned.guests["web"].agent
+    status = agent.handle(protocol.GetStatus(), lambda *_: None)
+    assert isinstance(status, protocol.Status)
+    request = protocol.encode(protocol.ShutDown())
+    asked = owner_session.Asked(OWNER, status.instance_key, request)
+    with pytest.raises(RefusedByGuest, match="nothing else"):
+        agent.handle(protocol.OwnerAsks(asked.question), lambda *_: None)
