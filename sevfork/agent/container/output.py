@@ -1,7 +1,7 @@
 """What a workload prints: the pipe that its standard streams are, and the last of what came out.
 
 A pipe, and not a file of the container's: a workload that prints faster than anybody reads waits,
-and so costs 64 KiB and never the guest's memory; and CRIU gives a child the pipe of the child's own
+and so costs a MiB and never the guest's memory; and CRIU gives a child the pipe of the child's own
 agent, as runc has it for any container. The reading end is the agent's. A process that does nothing
 holds it besides, so that a workload whose agent has died can print on, and an agent that was
 started again finds the pipe.
@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 KEPT_BYTES = 1 << 20
 LAST_LINES, LAST_BYTES = 20, 2048
-_READ_BYTES = 1 << 16  # a pipe's capacity
+# The pipe's, instead of 64 KiB: a program that floods it is let run on as often as it is filled.
+_CAPACITY = 1 << 20
 _POSITION = struct.Struct(">Q")
 _SETTLE_S = 0.5
 
@@ -51,7 +52,7 @@ class Tail:
     _data: bytearray = field(default_factory=bytearray, repr=False)
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | memoryview) -> None:
         with self.lock:
             self._data += data
             self.end += len(data)
@@ -122,13 +123,15 @@ class Output:
     def _read(self) -> None:
         poller = select.poll()
         poller.register(self.reading, select.POLLIN)
+        buffer = memoryview(bytearray(_CAPACITY))
         while True:
             poller.poll()
             with self.tail.lock:  # nobody counts what is neither in the pipe nor in the tail
-                self.tail.add(os.read(self.reading, _READ_BYTES))
+                self.tail.add(buffer[: os.readv(self.reading, [buffer])])
 
     def _made(self) -> tuple[int, int]:
         reading, writing = os.pipe2(os.O_CLOEXEC)
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _CAPACITY)
         os.fchmod(writing, 0o666)  # whoever runs inside may open /dev/stdout anew
         keeper = process.leave_running(["sleep", "infinity"], stdin=reading, stdout=writing)
         self._keeper.parent.mkdir(parents=True, exist_ok=True)
