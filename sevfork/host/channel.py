@@ -20,6 +20,7 @@ from typing import Protocol
 
 from sevfork.deadline import Deadline
 from sevfork.errors import SevforkError, TimedOut
+from sevfork.host.aside import Aside
 from sevfork.host.hypervisor import ChannelClosed
 
 # A guest that floods the channel is not listened to while this much waits unread.
@@ -63,7 +64,7 @@ class StreamChannel:
         if self._end:
             raise self._end
         deadline = Deadline.after(timeout_s)
-        sender = _Aside(lambda: self._send_all(data, deadline))
+        sender = Aside(lambda: self._send_all(data, deadline), "channel")
         if not sender.wait(deadline.left_s):
             # Part of it may be on its way: nothing that follows could be understood.
             self._on_end(TimedOut(f"the VM's agent took no data for {timeout_s:g} s"))
@@ -98,7 +99,7 @@ class StreamChannel:
 
     def close(self) -> None:
         self._on_end(ChannelClosed("the channel to the VM's agent is closed"))
-        _Aside(self._stream.abort).wait(_ABORT_TIMEOUT_S)
+        Aside(self._stream.abort, "channel").wait(_ABORT_TIMEOUT_S)
 
     def _on_data(self, data: bytes) -> None:
         with self._changed:
@@ -114,24 +115,3 @@ class StreamChannel:
         with self._changed:
             self._end = self._end or error
             self._changed.notify_all()
-
-
-class _Aside:
-    """A call on a daemon thread, so that waiting for it has a deadline and can be interrupted."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.error: SevforkError | None = None
-        self._call = call
-        self._finished = threading.Event()
-        threading.Thread(target=self._run, name="channel", daemon=True).start()
-
-    def wait(self, timeout_s: float) -> bool:
-        return self._finished.wait(timeout_s)
-
-    def _run(self) -> None:
-        try:
-            self._call()
-        except SevforkError as exc:
-            self.error = exc
-        finally:
-            self._finished.set()

@@ -168,7 +168,7 @@ def test_every_call_leaves_one_line_under_debug(
             hypervisor.open_channel(guest.uuid)
         for transfer in (
             hypervisor.storage.download("x", 1),
-            hypervisor.storage.upload("x", [], 1),
+            hypervisor.storage.upload("x", [b"x"], 1),
         ):
             with pytest.raises(SevforkError):
                 list(transfer)

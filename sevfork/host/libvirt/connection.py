@@ -11,6 +11,7 @@ from typing import Any
 import libvirt
 
 from sevfork.errors import HypervisorUnreachable
+from sevfork.host.aside import Aside
 from sevfork.host.libvirt.errors import first_line
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 # A dead peer is noticed after about a minute: first capability probes keep libvirtd's workers, but
 # not its main loop, busy for longer than that.
 _KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT = 10, 6
+OPEN_TIMEOUT_S = 60.0
 
 
 _event_loop = threading.Lock()
@@ -44,13 +46,26 @@ def _turn_events() -> None:
 def open_connection(uri: str) -> Any:
     _run_event_loop()
     log.debug("connect %s", uri)
-    try:
-        connection = libvirt.open(uri)
-    except libvirt.libvirtError as exc:
-        raise HypervisorUnreachable(f"no libvirt at '{uri}': {first_line(exc)}") from exc
+    connection = _opened(uri)
     with contextlib.suppress(libvirt.libvirtError):  # test:/// and embedded connections have none
         connection.setKeepAlive(_KEEPALIVE_INTERVAL_S, _KEEPALIVE_COUNT)
     return connection
+
+
+def _opened(uri: str) -> Any:
+    """Keep-alive begins only with a connection: until then a libvirtd that hangs is waited for."""
+    opened: list[Any] = []
+    aside = Aside(lambda: opened.append(libvirt.open(uri)), "libvirt-open")
+    if not aside.wait(OPEN_TIMEOUT_S):
+        raise HypervisorUnreachable(
+            f"libvirt at '{uri}' did not answer within {OPEN_TIMEOUT_S:g} s",
+            hint="does libvirtd hang? Look at it, or restart it: guests go on running",
+        )
+    if isinstance(aside.error, libvirt.libvirtError):
+        raise HypervisorUnreachable(f"no libvirt at '{uri}': {first_line(aside.error)}")
+    if aside.error:
+        raise aside.error
+    return opened[0]
 
 
 def close_connection(connection: Any) -> None:

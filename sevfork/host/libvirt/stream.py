@@ -30,7 +30,7 @@ class LibvirtStream:
     def __init__(self, connection: Any, stream: Any) -> None:
         self._connection, self._stream = connection, stream
         self._listening, self._freed = False, False
-        self._receiving = threading.Lock()
+        self._receiving, self._sending = threading.Lock(), threading.Lock()
 
     def listen(
         self, on_data: Callable[[bytes], None], on_end: Callable[[SevforkError], None]
@@ -46,16 +46,19 @@ class LibvirtStream:
 
     def send(self, data: bytes) -> int:
         try:
-            taken = int(self._stream.send(data))
+            with self._sending:
+                taken = 0 if self._freed else int(self._stream.send(data))
         except libvirt.libvirtError as exc:
             raise self._ended(f"the channel broke: {first_line(exc)}") from exc
         return max(taken, 0)  # -2 where it would block
 
     def abort(self) -> None:
+        """By closing the connection: libvirtd 11.3, told to abort a stream (or that its guest has
+        ended) while two pieces wait for a guest that does not read, never returns, or dies."""
         self._stop_listening()
-        if not self._freed:
-            abort(self._stream)
-            self._free()
+        with self._sending:
+            if not self._freed:
+                self._free()
         close_connection(self._connection)
 
     def _free(self) -> None:
@@ -107,8 +110,3 @@ class LibvirtStream:
             ):
                 with contextlib.suppress(libvirt.libvirtError):
                     remove()
-
-
-def abort(stream: Any) -> None:
-    with contextlib.suppress(libvirt.libvirtError):  # a broken stream is as good as aborted
-        stream.abort()
