@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
@@ -116,16 +116,17 @@ def _demands(command: _Command) -> _Command:
 
 @click.command()
 @click.option(
-    "-o", "--output", metavar="F", type=click.File("w"), help="Write it here.  [default: print]"
+    "-o", "--output", metavar="F", type=_NEW_FILE, help="Write it here.  [default: print]"
 )
 @common
-def nonce(app: App, output: TextIO | None) -> None:
+def nonce(app: App, output: Path | None) -> None:
     """A nonce, for whoever is to send an adoption request: it shows how old the evidence is."""
+    from sevfork.image.files import write_whole
     from sevfork.owner.nonce import new_nonce
 
     text = new_nonce().hex()
     if output:
-        output.write(f"{text}\n")
+        write_whole(output, f"{text}\n".encode())
     else:
         app.output.data(text)
 

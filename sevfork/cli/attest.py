@@ -88,7 +88,9 @@ def attest(
         complete=completion_from(certificates, at),
     )
     if save:
-        save.write_bytes(attested.statement.evidence)
+        from sevfork.image.files import write_whole
+
+        write_whole(save, attested.statement.evidence)
     _tell(app, attested, _descent(job, spec, attested, owner), as_json)
 
 

@@ -42,10 +42,10 @@ timeout_of_a_minute = click.option(
 
 
 def policy_from(file: BinaryIO | None, allow_simulated: bool) -> Policy:
-    from sevfork.verifier.policies import decode_policy, default_policy
+    from sevfork.verifier.policies import POLICY_LIMIT_BYTES, decode_policy, default_policy
 
     if file is not None:
-        return decode_policy(file.read())
+        return decode_policy(file.read(POLICY_LIMIT_BYTES))
     return default_policy(simulated_roots() if allow_simulated else ())
 
 

@@ -67,16 +67,17 @@ def init(app: App, output: Path | None, passphrase_file: Path | None, as_json: b
 
     A file that exists is left as it is. What `ssh-keygen -t ed25519` makes is as good.
     """
-    from sevfork.owner.key_file import PrivateKey, write_new
+    from sevfork.image.files import write_private
+    from sevfork.owner.key_file import PrivateKey
     from sevfork.owner.passphrase import new_passphrase
     from sevfork.owner.signer import default_key
 
     path = output or default_key(os.environ)
     # Before anybody thinks of a passphrase: whether there can be a file.
     if path.exists():
-        write_new(path, b"")
+        write_private(path, b"")
     key = PrivateKey.generate()
-    write_new(path, key.encrypted(new_passphrase(path, os.environ, passphrase_file)))
+    write_private(path, key.encrypted(new_passphrase(path, os.environ, passphrase_file)))
     app.output.note(f"'{path}' is your key; without it and its passphrase nothing can be forked")
     _print(app, key, as_json)
 

@@ -32,6 +32,7 @@ from sevfork.image.base import (
     require_root,
 )
 from sevfork.image.contents import File, Files
+from sevfork.image.files import read_limited
 from sevfork.image.guest_root import GuestRoot
 from sevfork.image.install import PYTHON_DIRECTORY, compile_python
 from sevfork.image.lock import Lock
@@ -43,6 +44,7 @@ from sevfork.simulated.processor import SimulatedProcessor
 from sevfork.technology import Technology
 
 _MOVED_SHOWN = 10
+_WORKLOAD_LIMIT_BYTES = 1 << 20
 _LIST_IMPORTS = """
 import sys, sevfork.agent.__main__
 for module in list(sys.modules.values()):
@@ -145,7 +147,7 @@ def _say_moved(moved: tuple[str, ...], say: Say) -> None:
 
 def _read(order: Order, say: Say) -> BuildInputs:
     recipe = Recipe.load((order.firmware / "guest.toml").read_bytes())
-    toml = order.workload.read_bytes()
+    toml = read_limited(order.workload, _WORKLOAD_LIMIT_BYTES)
     workload = Workload.load(toml).resolved(order.technology)
     beside = order.workload.resolve().parent
     files = {

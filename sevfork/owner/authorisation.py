@@ -12,8 +12,9 @@ from datetime import datetime
 from pathlib import Path
 
 from sevfork.attest.policy import Policy
-from sevfork.errors import AttestationFailed, UsageError
+from sevfork.errors import AttestationFailed
 from sevfork.handshake import Allowance, OwnerToken, Signer, owner_digest
+from sevfork.image.files import write_whole
 from sevfork.owner.descent import Descent, checked
 from sevfork.owner.documents import SavedLineage
 
@@ -28,10 +29,7 @@ class Authorised:
 
     def write(self, path: Path) -> None:
         """Raises UsageError where the file cannot be written."""
-        try:
-            path.write_bytes(self.token.encode())
-        except OSError as exc:
-            raise UsageError(f"'{path}' cannot be written: {exc.strerror}") from exc
+        write_whole(path, self.token.encode())
 
 
 def authorise(

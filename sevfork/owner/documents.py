@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from sevfork.errors import UsageError
+from sevfork.image.files import write_whole
 from sevfork.verifier.statement import Complete, Statement
 
 # A lineage of 255 forks, and evidence with a full certificate table for each.
@@ -31,10 +32,7 @@ class Document(
     def write(self, path: Path) -> None:
         """Raises UsageError where the file cannot be written."""
         text = msgspec.json.format(msgspec.json.encode(self), indent=2)
-        try:
-            path.write_bytes(text + b"\n")
-        except OSError as exc:
-            raise UsageError(f"'{path}' cannot be written: {exc.strerror}") from exc
+        write_whole(path, text + b"\n")
 
     @classmethod
     def read(cls, path: Path) -> Self:

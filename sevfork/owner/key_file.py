@@ -6,7 +6,6 @@ OpenSSL writes it, has 2048 rounds of PBKDF2 for that. Either is read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,23 +48,6 @@ class PrivateKey:
         builder = PrivateFormat.OpenSSH.encryption_builder().kdf_rounds(_BCRYPT_ROUNDS)
         encryption = builder.build(passphrase)
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, encryption)
-
-
-def write_new(path: Path, content: bytes) -> None:
-    """A file that only its owner may read. Raises UsageError, for one that exists already too."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError as exc:
-        raise UsageError(
-            f"'{path}' exists already, and is left as it is", hint="give another name with -o FILE"
-        ) from exc
-    except OSError as exc:
-        raise UsageError(f"'{path}' cannot be written: {exc.strerror}") from exc
 
 
 def read_key(path: Path, text: str, passphrase: Callable[[], bytes]) -> PrivateKey:

@@ -11,6 +11,8 @@ from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
 from sevfork.attest.policy import Policy
 from sevfork.technology import Technology
 
+# Of what is read: a policy has some KiB, /dev/zero has no end.
+POLICY_LIMIT_BYTES = 1 << 20
 _EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 from sevfork.attest.evidence import Evidence
+from sevfork.errors import HostCannot
 from sevfork.image.paths import cache_directory
 from sevfork.lifecycle.gathered import Gathered
 from sevfork.technology import Technology
@@ -66,9 +67,12 @@ class Sources:
         return self._kept(gathered) if gathered.missing else gathered
 
     def _kept(self, gathered: Gathered) -> Gathered:
-        """A VM that does not come to be leaves what ``sevfork certs fetch`` needs."""
+        """A VM that does not come to be leaves what ``sevfork certs fetch`` needs, if it can."""
         path = self.cache / _WANTED
-        write(path, gathered.evidence.encode())
+        try:
+            write(path, gathered.evidence.encode())
+        except HostCannot as exc:
+            return replace(gathered, missing=(*gathered.missing, exc))
         return replace(gathered, kept_at=str(path))
 
     def complete(self, evidence: Evidence) -> Evidence:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sevfork.handshake.owner_signature import TOKEN_NAMESPACE, check_owner_signature
-from sevfork.owner.key_file import PrivateKey, write_new
+from sevfork.image.files import write_private
+from sevfork.owner.key_file import PrivateKey
 from sevfork.owner.public_key import openssh_line
 from sevfork.owner.signer import open_key
 from sevfork.process import CommandFailed, run
@@ -81,7 +82,7 @@ def test_a_key_that_sevfork_made_signs_from_within_an_agent(
     folder: Path, agent: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = PrivateKey.generate()
-    write_new(folder / "owner.pem", key.encrypted(PASSPHRASE.encode()))
+    write_private(folder / "owner.pem", key.encrypted(PASSPHRASE.encode()))
     ask = folder / "ask"
     ask.write_text(f"#!/bin/sh\necho '{PASSPHRASE}'\n")
     ask.chmod(0o700)

@@ -53,8 +53,8 @@ class LibvirtStream:
         return max(taken, 0)  # -2 where it would block
 
     def abort(self) -> None:
-        """By closing the connection: libvirtd 11.3, told to abort a stream (or that its guest has
-        ended) while two pieces wait for a guest that does not read, never returns, or dies."""
+        """By closing the connection, which drops what waits for a guest that does not read it: as
+        soon as that guest ends, libvirtd 11.3 would die of it, or loop for ever."""
         self._stop_listening()
         with self._sending:
             if not self._freed:

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sevfork.errors import HostCannot, NotAuthentic, TimedOut, UsageError
 from sevfork.handshake.owner_signature import TOKEN_NAMESPACE, check_owner_signature
+from sevfork.image.files import write_private
 from sevfork.owner import key_file, passphrase
-from sevfork.owner.key_file import PrivateKey, write_new
+from sevfork.owner.key_file import PrivateKey
 from sevfork.owner.passphrase import new_passphrase
 from sevfork.owner.public_key import openssh_line
 from sevfork.owner.signer import default_key, open_key
@@ -66,13 +67,13 @@ def test_a_key_that_people_have_signs(content: bytes, tmp_path: Path) -> None:
 
 def test_a_key_that_was_made_is_encrypted_and_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "sevfork" / "owner.pem"
-    write_new(path, KEY.encrypted(PASSPHRASE.encode()))
+    write_private(path, KEY.encrypted(PASSPHRASE.encode()))
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert SEED not in path.read_bytes()
     assert open_key(path).public == KEY.public
     with pytest.raises(UsageError, match="exists already"):
-        write_new(path, b"another")
+        write_private(path, b"another")
     assert open_key(path).public == KEY.public
 
 
