@@ -71,7 +71,8 @@ def ask(path: Path, message: bytes, deadline: Deadline) -> bytes:
     except TimeoutError as exc:
         raise TimedOut("the ssh-agent does not answer") from exc
     except OSError as exc:
-        raise HostCannot(f"no ssh-agent answers at '{path}': {exc.strerror}") from exc
+        reason = exc.strerror or str(exc)  # of a path that is too long Python has no number
+        raise HostCannot(f"no ssh-agent answers at '{path}': {reason}") from exc
 
 
 def _receive(connection: socket.socket, size: int, deadline: Deadline) -> bytes:
@@ -90,6 +91,6 @@ def _signature(answer: bytes) -> bytes:
     """The 64 bytes in LP(LP("ssh-ed25519") || LP(signature)); raise NotAuthentic otherwise."""
     head = lp(_ED25519)
     whole = lp(head + lp(bytes(64)))
-    if len(answer) != len(whole) or answer[:-64] != whole[:-64]:
+    if answer[:-64] != whole[:-64]:
         raise NotAuthentic("the ssh-agent's signature is none of an Ed25519 key")
     return answer[-64:]

@@ -167,6 +167,11 @@ def test_token_for_another_chip_is_refused_where_children_run_on_the_parents() -
     gate.check(token().encode(), 1, NOW)
 
 
+def test_token_for_a_chip_is_admitted_where_children_may_run_on_any(gate: TokenGate) -> None:
+    """Which one it is shows in the child's evidence."""
+    gate.check(token(chips=(OTHER_CHIP,)).encode(), 1, NOW)
+
+
 @pytest.mark.parametrize("chips", [(), (CHIP,)], ids=["anywhere", "one chip"])
 def test_token_with_any_bit_flipped_is_refused(gate: TokenGate, chips: Any) -> None:
     encoded = token(chips=chips).encode()

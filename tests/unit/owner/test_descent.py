@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,21 +14,23 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sevfork.attest.policy import Policy
 from sevfork.attest.verdict import EvidenceRejected
-from sevfork.errors import InsecureRefused, NotAuthentic, UsageError
-from sevfork.handshake import InstanceKey, Lineage, owner_digest
+from sevfork.errors import AttestationFailed, InsecureRefused, NotAuthentic, UsageError
+from sevfork.handshake import Allowance, InstanceKey, Lineage, owner_digest
 from sevfork.image.image import Image
 from sevfork.lifecycle.find import running_vm
 from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
 from sevfork.owner.asking import lineage_of
-from sevfork.owner.descent import Descent, checked
+from sevfork.owner.authorisation import authorise
+from sevfork.owner.descent import Descent, checked, of_attested
 from sevfork.owner.documents import AdoptionReply, NamedStatement, SavedLineage
+from sevfork.verifier.attest import Attestation
 from sevfork.verifier.policies import default_policy
 from sevfork.wire import protocol
 from tests.support import simulators
 from tests.support.fake_guests import FakeHouse
 from tests.support.image_factory import write_image
 from tests.support.jobs import job_on
-from tests.support.owners import OWNER_DIGEST, OWNER_KEY, adopted_root, lineage_file
+from tests.support.owners import OWNER, OWNER_DIGEST, OWNER_KEY, adopted_root, lineage_file
 
 AT = datetime(2026, 6, 1, tzinfo=UTC)
 NAMES = ("web", "web-fork", "web-fork-fork")
@@ -119,6 +122,23 @@ def test_lineage_of_a_sibling_family_is_refused_for_this_vm(
 def test_lineage_of_a_parent_is_refused_for_its_child(grandchild: SavedLineage) -> None:
     with pytest.raises(NotAuthentic, match="that of another VM"):
         check(msgspec.structs.replace(grandchild, statements=grandchild.statements[1:]))
+
+
+def test_lineage_of_another_member_is_refused_for_a_vm_that_was_judged(
+    grandchild: SavedLineage,
+) -> None:
+    (mine, parent, _) = grandchild.statements
+    for each, refused in ((mine, False), (parent, True)):
+        verdict = each.statement.judged(policy(), AT, allow_simulated=True)
+        attested = Attestation(each.vm, each.statement, verdict)
+        with pytest.raises(NotAuthentic, match="another VM") if refused else nullcontext():
+            of_attested(attested, grandchild.lineage, OWNER_DIGEST)
+
+
+def test_nothing_is_signed_for_a_lineage_without_evidence(grandchild: SavedLineage) -> None:
+    silent = msgspec.structs.replace(grandchild, statements=())
+    with pytest.raises(AttestationFailed, match="no evidence of the VM itself"):
+        authorise(silent, OWNER, policy(), AT, Allowance(1), allow_simulated=True)
 
 
 def claiming(saved: SavedLineage, place: int, **claims: Any) -> SavedLineage:

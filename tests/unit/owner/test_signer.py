@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,14 +269,31 @@ def test_an_agent_that_is_silent_or_gone_is_said_to_be(
     for failure, error in (
         (TimeoutError(), TimedOut),
         (FileNotFoundError(2, "No such file"), HostCannot),
+        (OSError("AF_UNIX path too long"), HostCannot),  # without a number, so without strerror
     ):
 
         def connect(_path: str, failure: OSError = failure) -> None:
             raise failure
 
         monkeypatch.setattr(agent, "connect", connect)
-        with pytest.raises(error, match="agent"):
+        with pytest.raises(error, match="agent") as caught:
             signer.sign(TOKEN_NAMESPACE, MESSAGE)
+        assert "None" not in str(caught.value)
+
+
+def test_an_agent_that_answers_byte_by_byte_is_not_waited_for_longer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    agent = Agent()
+
+    def recv(_size: int) -> bytes:
+        time.sleep(0.02)
+        return b"\0"
+
+    monkeypatch.setattr(agent, "recv", recv)
+    signer = replace(agent_key(monkeypatch, agent, tmp_path), timeout_s=0.03)
+    with pytest.raises(TimedOut, match="does not answer"):
+        signer.sign(TOKEN_NAMESPACE, MESSAGE)
 
 
 def test_a_public_key_without_an_agent_is_refused() -> None:
