@@ -12,6 +12,7 @@ from sevfork.cli.output import error_document
 from sevfork.wire.protocol import MAX_CHILDREN
 
 if TYPE_CHECKING:
+    from sevfork.domain.child import PlannedDevice
     from sevfork.host.hypervisor import Hypervisor
     from sevfork.lifecycle.fork import ForkedChild, ForkOutcome, ForkPlan
 
@@ -104,15 +105,19 @@ def _run(app: App, hypervisor: Hypervisor, plan: ForkPlan, timeout: float, as_js
 
 
 def _print_xml(app: App, plan: ForkPlan) -> None:
-    from sevfork.domain.xml import domain_xml
+    from sevfork.domain.child import child_xml, without_passwords
     from sevfork.lifecycle.fork import sketch_child
 
     for name in plan.names:
-        app.output.text(domain_xml(sketch_child(plan, name, str(uuids.uuid4()))))
+        sketch = sketch_child(plan, name, str(uuids.uuid4()))
+        app.output.text(without_passwords(child_xml(plan.xml, sketch)))
 
 
 def _print_plan(app: App, plan: ForkPlan, as_json: bool) -> None:
+    from sevfork.domain.child import planned_devices
+
     replaced = [domain.name for domain in plan.replaced]
+    devices = planned_devices(plan.xml)
     if as_json:
         app.output.json(
             {
@@ -122,6 +127,7 @@ def _print_plan(app: App, plan: ForkPlan, as_json: bool) -> None:
                 "memory_mib": plan.spec.memory_mib,
                 "vcpus": plan.spec.vcpus,
                 "replaces": replaced,
+                "devices": [_device_document(each) for each in devices],
             }
         )
         return
@@ -132,6 +138,15 @@ def _print_plan(app: App, plan: ForkPlan, as_json: bool) -> None:
             f"would fork '{plan.domain.name}' into '{name}': {plan.spec.memory_mib} MiB, "
             f"{plan.spec.vcpus} vCPUs, {plan.spec.metadata.technology.label}"
         )
+    app.output.table(
+        ("DEVICE", "NAME", "PLAN", "WHY"),
+        [[each.kind, each.name or "-", each.plan.value, each.reason] for each in devices],
+    )
+
+
+def _device_document(device: PlannedDevice) -> dict[str, str]:
+    names = {"device": device.kind, "name": device.name}
+    return names | {"plan": device.plan.value, "reason": device.reason}
 
 
 def _print_outcome(app: App, hypervisor: Hypervisor, outcome: ForkOutcome, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from lxml import etree
@@ -37,6 +38,14 @@ E = _Elements()
 
 def to_text(element: etree._Element, *, indent: bool = False) -> str:
     return etree.tostring(element, encoding="unicode", pretty_print=indent)
+
+
+def unset(elements: Iterable[etree._Element], *names: str) -> None:
+    """Take attributes away, where they are."""
+    for each in elements:
+        for name in names:
+            if name in each.attrib:
+                del each.attrib[name]
 
 
 def parse(text: str) -> etree._Element:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from lxml import etree
 
 from sevfork.domain.elements import E, parse
-from sevfork.domain.spec import SNP_CPU_MODEL
+from sevfork.domain.spec import SNP_CPU_MODEL, HardwareLaunch
 from sevfork.errors import HostCannot, WrongState
 from sevfork.technology import Technology
 
@@ -117,6 +117,21 @@ class TdxLaunch(_FirmwareAsRom):
             policy=int(element.findtext("policy") or "", 0),
             quote_service=_QUOTE_SERVICE if service is None else service.get("path", ""),
         )
+
+
+def write_config_hash(domain: etree._Element, launch: HardwareLaunch) -> None:
+    """Set the hash of a launch configuration in a domain, and nothing else of its launch.
+
+    What sevfork knows nothing of (an ID block, say) is something parent and child have in common.
+    """
+    found = domain.find("launchSecurity")
+    if found is None:
+        raise WrongState("the VM's domain XML has no 'launchSecurity'")
+    wanted = launch.launch_security()
+    for name in ("hostData", "mrConfigId"):
+        theirs, ours = found.find(name), wanted.find(name)
+        if theirs is not None and ours is not None:
+            theirs.text = ours.text
 
 
 _LAUNCHES: Mapping[str | None, type[SnpLaunch] | type[TdxLaunch]] = {

@@ -64,7 +64,11 @@ def read(text: str) -> Metadata:
 
 def from_domain(text: str) -> Metadata | None:
     """The metadata in a whole domain's XML, None where sevfork did not make the domain."""
-    domain = parse(text)
+    return in_domain(parse(text))
+
+
+def in_domain(domain: etree._Element) -> Metadata | None:
+    """The same, of a domain that is read already."""
     for namespace in (NAMESPACE, FORMER_NAMESPACE):
         found = domain.find(f"metadata/{{{namespace}}}vm")
         if found is not None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from lxml import etree
 
 from sevfork.domain import launch_security, metadata_xml
 from sevfork.domain.disks import disk
 from sevfork.domain.elements import E, parse, to_text
+from sevfork.domain.metadata import Metadata
 from sevfork.domain.spec import Accelerator, Boot, GuestSpec
 from sevfork.errors import WrongState
 
@@ -122,9 +124,7 @@ def spec_from_xml(text: str) -> GuestSpec:
     Raises WrongState where the domain is not one of sevfork's, or was edited beyond recognition.
     """
     domain = parse(text)
-    metadata = metadata_xml.from_domain(text)
-    if metadata is None:
-        raise WrongState(f"'{_text(domain, 'name')}' was not made by sevfork")
+    metadata = metadata_of(domain)
     return GuestSpec(
         name=_text(domain, "name"),
         uuid=_text(domain, "uuid"),
@@ -133,22 +133,51 @@ def spec_from_xml(text: str) -> GuestSpec:
         accelerator=_accelerator(domain),
         boot=_read_boot(domain),
         mac=_attribute(domain, "devices/interface/mac", "address"),
-        console_log=_attribute(domain, "devices/serial/source", "path"),
+        console_log=_console_log(domain, metadata),
         metadata=metadata,
         link_up=domain.find("devices/interface/link[@state='down']") is None,
         hardware=launch_security.read(domain),
     )
 
 
-def link_xml(domain_text: str, *, link_up: bool) -> str:
-    """The domain's interface with its link set, for a live update.
+def metadata_of(domain: etree._Element) -> Metadata:
+    """What sevfork knows of a domain; raises WrongState where it did not make it."""
+    metadata = metadata_xml.in_domain(domain)
+    if metadata is None:
+        raise WrongState(f"'{_text(domain, 'name')}' was not made by sevfork")
+    return metadata
+
+
+def write_boot(domain: etree._Element, spec: GuestSpec) -> None:
+    """Set in a domain what the spec boots, with how much memory and how many processors."""
+    if _memory_mib(domain) != spec.memory_mib:
+        for current in domain.findall("currentMemory"):
+            domain.remove(current)
+        _set_text(domain, "memory", str(spec.memory_mib)).set("unit", "MiB")
+    _set_text(domain, "vcpu", str(spec.vcpus))
+    for name in ("kernel", "initrd", "cmdline"):
+        _set_text(domain, f"os/{name}", getattr(spec.boot, name))
+    root_source(domain).set("file", spec.boot.root)
+
+
+def _set_text(domain: etree._Element, path: str, text: str) -> etree._Element:
+    found = domain.find(path)
+    if found is None:
+        raise WrongState(f"the VM's domain XML has no '{path}'")
+    found.text = text
+    return found
+
+
+def link_xml(domain_text: str, mac: str, *, link_up: bool) -> str:
+    """The domain's interface with this MAC address and its link set, for a live update.
 
     libvirt accepts an update only when everything else (address, alias) stands as it was.
     """
     domain = parse(domain_text)
-    found = domain.find("devices/interface")
+    addresses = domain.findall("devices/interface/mac")
+    found = next((each.getparent() for each in addresses if each.get("address") == mac), None)
     if found is None:
-        raise WrongState("the VM has no network interface")
+        raise WrongState(f"the VM has no network interface '{mac}'")
     for link in found.findall("link"):
         found.remove(link)
     found.append(E.link(state="up" if link_up else "down"))
@@ -156,22 +185,30 @@ def link_xml(domain_text: str, *, link_up: bool) -> str:
 
 
 def _read_boot(domain: etree._Element) -> Boot:
-    root = next(
-        (
-            disk.find("source")
-            for disk in domain.findall("devices/disk")
-            if disk.findtext("serial") == ROOT_SERIAL
-        ),
-        None,
-    )
-    if root is None or not root.get("file"):
-        raise WrongState("the VM has no root disk of sevfork's")
     return Boot(
         _text(domain, "os/kernel"),
         _text(domain, "os/initrd"),
-        root.get("file", ""),
+        root_source(domain).get("file", ""),
         _text(domain, "os/cmdline"),
     )
+
+
+def root_source(domain: etree._Element) -> etree._Element:
+    """The file behind the guest's root disk."""
+    for each in domain.findall("devices/disk"):
+        source = each.find("source")
+        if each.findtext("serial") == ROOT_SERIAL and source is not None and source.get("file"):
+            return source
+    raise WrongState("the VM has no root disk of sevfork's")
+
+
+def _console_log(domain: etree._Element, metadata: Metadata) -> str:
+    """The path of sevfork's log; an admin may have given the VM further serial ports."""
+    sources = domain.findall("devices/serial[@type='file']/source")
+    paths = [path for each in sources if (path := each.get("path"))]
+    if not paths:
+        raise WrongState("the VM's domain XML has no serial port that writes a log")
+    return next((path for path in paths if PurePosixPath(path).name in metadata.volumes), paths[0])
 
 
 _MEMORY_UNITS: Mapping[str, int] = {

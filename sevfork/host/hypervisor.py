@@ -173,8 +173,8 @@ class Hypervisor(Protocol):
     def detach_disk(self, uuid: str, xml: str, target: str, timeout_s: float) -> None:
         """Unplug a disk and wait until the guest has let it go; raises TimedOut."""
 
-    def set_link(self, uuid: str, *, up: bool) -> None:
-        """Plug or unplug the network cable of a running guest."""
+    def set_link(self, uuid: str, mac: str, *, up: bool) -> None:
+        """Plug or unplug the cable of a running guest's interface with this MAC address."""
 
     def publish(self, uuid: str, host_port: int, guest_port: int) -> None:
         """Make a guest's TCP port reachable on the libvirt host's loopback, until the guest ends;

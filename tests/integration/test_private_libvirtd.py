@@ -268,7 +268,7 @@ def test_a_disk_is_plugged_in_and_the_link_pulled(hypervisor: Hypervisor) -> Non
     )
     assert has_target(hypervisor.xml(spec.uuid), "vdb")
     for up in (False, True):
-        hypervisor.set_link(spec.uuid, up=up)
+        hypervisor.set_link(spec.uuid, spec.mac, up=up)
         assert spec_from_xml(hypervisor.xml(spec.uuid)).link_up is up
 
 

@@ -176,7 +176,7 @@ class FakeHypervisor:
         domain.find("devices").remove(disk)  # type: ignore[union-attr,arg-type]
         self.defined[uuid] = (to_text(domain), self.defined[uuid][1])
 
-    def set_link(self, uuid: str, *, up: bool) -> None:
+    def set_link(self, uuid: str, mac: str, *, up: bool) -> None:
         self._require(uuid)
 
     def publish(self, uuid: str, host_port: int, guest_port: int) -> None:

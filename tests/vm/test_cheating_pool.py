@@ -213,7 +213,7 @@ def test_a_child_is_activated_once_and_has_what_it_missed(scene: Scene) -> None:
         parent.ask(confirm, protocol.Done)
 
     hypervisor, uuid = scene.host.hypervisor, child.spec.uuid
-    hypervisor.set_link(uuid, up=True)
+    hypervisor.set_link(uuid, child.spec.mac, up=True)
     port = publish(hypervisor, uuid, PortWish(None, 6379)).host
     theirs = redis.Redis("127.0.0.1", port, socket_timeout=60)
     assert (theirs.get("written"), theirs.get("since")) == (b"at the fork", None)

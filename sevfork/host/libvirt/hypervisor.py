@@ -149,9 +149,9 @@ class LibvirtHypervisor(Closing):
                 return
 
     @asks
-    def set_link(self, uuid: str, *, up: bool) -> None:
+    def set_link(self, uuid: str, mac: str, *, up: bool) -> None:
         domain = self._domain(uuid)
-        interface = domain_xml.link_xml(domain.XMLDesc(0), link_up=up)
+        interface = domain_xml.link_xml(domain.XMLDesc(0), mac, link_up=up)
         domain.updateDeviceFlags(interface, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     @asks

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from sevfork.domain import metadata_xml
+from sevfork.domain.child import links_to_plug
 from sevfork.domain.metadata import Phase, PublishedPort
 from sevfork.domain.spec import GuestSpec
 from sevfork.errors import RolledBack, SevforkError, WrongState
@@ -143,7 +144,8 @@ def tell_parent(parent: Parent, fork_id: bytes, index: int, restored: protocol.R
 
 def release(job: Job, plan: ForkPlan, spec: GuestSpec) -> tuple[PublishedPort, ...]:
     """Plug the network cable in and publish the ports; the guest has raised its own end."""
-    job.hypervisor.set_link(spec.uuid, up=True)
+    for mac in links_to_plug(plan.xml, job.hypervisor.xml(spec.uuid)):
+        job.hypervisor.set_link(spec.uuid, mac, up=True)
     return tuple(publish(job.hypervisor, spec.uuid, wish) for wish in plan.publish)
 
 

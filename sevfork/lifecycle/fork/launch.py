@@ -6,8 +6,8 @@ import uuid as uuids
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from sevfork.domain.child import child_xml
 from sevfork.domain.spec import GuestSpec
-from sevfork.domain.xml import domain_xml
 from sevfork.handshake.launch import LaunchConfig
 from sevfork.host.agent_client import AgentClient
 from sevfork.lifecycle.agents import open_agent
@@ -53,7 +53,7 @@ def launch_child(
             remove_domain(job.hypervisor, domain)
     spec = child_domain(job, plan, place, choices)
     undo.on_failure(remove_made, job.hypervisor, spec)
-    job.hypervisor.define(domain_xml(spec))
+    job.hypervisor.define(child_xml(plan.xml, spec))
     job.hypervisor.start(spec.uuid)
     return spec
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sevfork.domain.child import require_forkable
 from sevfork.domain.metadata import Metadata, Phase
 from sevfork.domain.spec import GuestSpec, child_spec, console_log_name, random_mac
 from sevfork.errors import HostCannot, InsecureRefused, UsageError, WrongState
@@ -47,6 +48,8 @@ class ForkPlan:
     request: ForkRequest
     domain: Domain
     spec: GuestSpec
+    # The parent's domain as it runs, of which its children's are made.
+    xml: str = field(repr=False)
     names: tuple[str, ...]
     replaced: tuple[Domain, ...]
     serial: str
@@ -58,10 +61,13 @@ class ForkPlan:
 def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
     """Look, decide and refuse; nothing is changed.
 
-    Raises WrongState, NameTaken, UsageError, HostCannot (memory, technology), PortTaken.
+    Raises WrongState (also for a device that cannot be forked), NameTaken, UsageError, HostCannot
+    (memory, technology), PortTaken.
     """
     domain, spec = running_vm(hypervisor, request.parent, "be forked")
-    _require_forkable(spec)
+    _require_made(spec)
+    xml = hypervisor.xml(domain.uuid)
+    require_forkable(xml)
     others = {each.name: each for each in hypervisor.domains()}
     names = child_names(
         domain.name, request.name, request.count, others.keys(), replace=request.replace
@@ -75,6 +81,7 @@ def plan_fork(hypervisor: Hypervisor, request: ForkRequest) -> ForkPlan:
         request=request,
         domain=domain,
         spec=spec,
+        xml=xml,
         names=tuple(names),
         replaced=replaced,
         serial=serial,
@@ -109,7 +116,7 @@ def _replaceable(domain: Domain) -> Domain:
     return domain
 
 
-def _require_forkable(spec: GuestSpec) -> None:
+def _require_made(spec: GuestSpec) -> None:
     if spec.metadata.phase is not Phase.READY:
         raise WrongState(f"'{spec.name}' is still being made")
 

@@ -99,7 +99,7 @@ def test_a_domain_that_lacks_something_is_refused_and_not_guessed(missing: str) 
 
 def test_the_link_is_changed_and_nothing_else() -> None:
     live = domain_xml(CHILD).replace("<model type=", "<alias name='net0'/><model type=", 1)
-    interface = parse(link_xml(live, link_up=True))
+    interface = parse(link_xml(live, CHILD.mac, link_up=True))
     assert [each.get("state") for each in interface.findall("link")] == ["up"]
     assert interface.find("mac").get("address") == CHILD.mac  # type: ignore[union-attr]
 

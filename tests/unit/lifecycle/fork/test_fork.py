@@ -66,6 +66,27 @@ def test_children_hold_the_state_and_are_ready(house: FakeHouse, parent: FakeGue
     assert not [name for name in house.storage.files if name.endswith(".sealed")]
 
 
+def test_a_parent_with_a_device_that_cannot_be_forked_is_refused_before_it_is_asked(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    heard = len(house.heard)
+    house.attach_device(house.find("web").uuid, "<shmem name='pool'/>")
+    with pytest.raises(errors.WrongState, match="shmem 'pool'"):
+        forked(house)
+    assert len(house.heard) == heard
+    assert names(house) == ["web"]
+
+
+def test_what_an_admin_added_to_the_parent_is_in_its_children_and_theirs(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    house.attach_device(house.find("web").uuid, "<watchdog model='i6300esb' action='none'/>")
+    forked(house)
+    forked(house, parent="web-fork")
+    for name in ("web-fork", "web-fork-fork"):
+        assert "<watchdog" in house.xml(house.find(name).uuid)
+
+
 def test_a_child_can_be_forked(house: FakeHouse, parent: FakeGuest) -> None:
     forked(house)
     outcome = forked(house, parent="web-fork")
