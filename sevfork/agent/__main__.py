@@ -50,7 +50,7 @@ def main() -> None:
     socket.sethostname(f"sevfork-{key.instance_id.hex()[:8]}")
     network.loopback_up()
     output = None if measured.workload.logs == "none" else Output(STATE)
-    container = Container(measured.workload, output=output)
+    container = Container(measured.workload, lower=measured.container_root, output=output)
     with Link(PORT) as link:
         provider = evidence_provider(measured.technology, link)
         engine = CriuEngine(container)

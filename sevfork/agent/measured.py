@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sevfork.agent.image_technology import TECHNOLOGY
-from sevfork.agent.workload import GUEST_PATH, Workload
+from sevfork.agent.workload import CONTAINER_ROOT, GUEST_PATH, Workload
 from sevfork.attest.guest_policy import POLICY_PATH, GuestPolicy
 from sevfork.technology import Technology
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Technology, policy and workload; none of them can be chosen at run time."""
+    """Technology, policy and workload; none of them can be chosen at run time.
+
+    ``container_root``: what the workload's container is made of. The guest's own root, where the
+    workload is Debian packages in it; a directory of its own, where it is a container image.
+    """
 
     technology: Technology
     policy: GuestPolicy
     workload: Workload
+    container_root: Path = Path("/")
 
 
 def read_measured() -> Measured:
@@ -27,4 +32,11 @@ def read_measured() -> Measured:
         technology,
         GuestPolicy.decode(Path(POLICY_PATH).read_bytes()),
         Workload.load(Path(GUEST_PATH).read_bytes()).resolved(technology),
+        _container_root(),
     )
+
+
+def _container_root() -> Path:
+    """By what is in the measured root file system, which does not change."""
+    directory = Path(CONTAINER_ROOT)
+    return directory if directory.is_dir() else Path("/")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import signal
 import tomllib
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -20,6 +21,8 @@ from sevfork.errors import UsageError
 from sevfork.technology import Technology
 
 GUEST_PATH = "/etc/sevfork/workload.toml"
+# The root of a container image: nothing of the guest's root outside it is in the container.
+CONTAINER_ROOT = "/usr/lib/sevfork/container"
 # Directories of the guest that no workload may put files into.
 RESERVED = (
     *("/etc/sevfork", "/etc/criu", "/etc/ld.so.preload"),
@@ -28,11 +31,15 @@ RESERVED = (
 # Mounted by the guest itself, so that a file of the image would be hidden there.
 MOUNTED_OVER = ("/dev", "/proc", "/run", "/sys", "/tmp")  # noqa: S108
 
-_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # images have "." and "-" as well
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 PackageName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
-UserName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_-]*$")]
+# A name or a number, with a group or without.
+UserName = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$", max_length=100),
+]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Words = Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -90,14 +97,25 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @classmethod
     def load(cls, data: bytes) -> Workload:
         """Raise UsageError unless data is a well-formed workload file."""
+        return cls.of(parse(data))
+
+    @classmethod
+    def of(cls, table: Mapping[str, object]) -> Workload:
+        """The same of what was parsed already."""
         try:
-            workload = msgspec.convert(tomllib.loads(data.decode()), cls)
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-            raise UsageError(f"workload file: not TOML: {exc}") from exc
+            workload = msgspec.convert(table, cls)
         except msgspec.ValidationError as exc:
             raise UsageError(f"workload file: {exc}") from exc
         _check(workload)
         return workload
+
+
+def parse(data: bytes) -> dict[str, object]:
+    """A workload file as the table that it is. Raise UsageError unless it is TOML."""
+    try:
+        return tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise UsageError(f"workload file: not TOML: {exc}") from exc
 
 
 def _check(workload: Workload) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sevfork.attest.policy import Revocation
     from sevfork.attest.vendor_facts import TcbLevel
     from sevfork.image.build import Order
+    from sevfork.image.oci.reference import Reference
     from sevfork.technology import Technology
 
 TECHNOLOGIES = ("simulated", "sev-snp", "tdx")
@@ -32,9 +34,19 @@ def guest() -> None:
 @click.option(
     "--workload",
     metavar="FILE",
-    required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The workload file (TOML).",
+    help="The workload file (TOML); with --oci it completes the image's configuration.",
+)
+@click.option(
+    "--oci",
+    metavar="IMAGE",
+    help="A container image, as skopeo names it: oci:DIR:TAG, docker-archive:FILE, docker://NAME...",
+)
+@click.option(
+    "--authfile",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What to log in to a registry with, as podman and skopeo have it.",
 )
 @click.option(
     "--technology", type=click.Choice(TECHNOLOGIES), default="simulated", show_default=True
@@ -76,7 +88,9 @@ def guest() -> None:
 def build(
     app: App,
     output: Path,
-    workload: Path,
+    workload: Path | None,
+    oci: str | None,
+    authfile: Path | None,
     technology: str,
     fork: str | None,
     floors: tuple[Path, ...],
@@ -90,15 +104,31 @@ def build(
     as_json: bool,
 ) -> None:
     """Build the image that a workload's guests boot into DIR; nothing to do when it is there."""
+    _at_most_one(locked=locked, update_lock=update_lock)
+    _require_workload(workload, oci, authfile)
+    order = replace(
+        _order(output, workload, technology, fork, mirror),
+        locked=locked,
+        update_lock=update_lock,
+        refresh=refresh,
+        container=_container(oci),
+        authfile=authfile,
+    )
+    floored = _floors(order.technology, floors, crl, alias_check, tcb)
+    _build(app, replace(order, floors=floored), as_json)
+
+
+def _order(
+    output: Path, workload: Path | None, technology: str, fork: str | None, mirror: str | None
+) -> Order:
     from sevfork.image import build as building
     from sevfork.image import paths
     from sevfork.image.recipe import recipe_directory
     from sevfork.simulated.paths import simulator_directory
     from sevfork.technology import Technology
 
-    _at_most_one(locked=locked, update_lock=update_lock)
     chosen = Technology(technology)
-    order = building.Order(
+    return building.Order(
         output=output,
         workload=workload,
         technology=chosen,
@@ -107,12 +137,13 @@ def build(
         cache=paths.cache_directory(os.environ),
         mirror=mirror or paths.mirror(os.environ),
         simulator=simulator_directory(os.environ),
-        floors=_floors(chosen, floors, crl, alias_check, tcb),
-        locked=locked,
-        update_lock=update_lock,
-        refresh=refresh,
     )
-    _build(app, order, as_json)
+
+
+def _container(oci: str | None) -> Reference | None:
+    from sevfork.image.oci.reference import Reference
+
+    return None if oci is None else Reference.parse(oci)
 
 
 def _at_most_one(*, locked: bool, update_lock: bool) -> None:
@@ -120,6 +151,15 @@ def _at_most_one(*, locked: bool, update_lock: bool) -> None:
 
     if locked and update_lock:
         raise UsageError("'--locked' and '--update-lock' exclude each other")
+
+
+def _require_workload(workload: Path | None, oci: str | None, authfile: Path | None) -> None:
+    from sevfork.errors import UsageError
+
+    if workload is None and oci is None:
+        raise UsageError("say what the guest runs: '--workload FILE', '--oci IMAGE' or both")
+    if authfile is not None and oci is None:
+        raise UsageError("'--authfile' is for '--oci'")
 
 
 def _floors(

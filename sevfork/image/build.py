@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sevfork
-from sevfork.agent.workload import Workload
+from sevfork.agent.workload import CONTAINER_ROOT, GUEST_PATH, Workload, parse
 from sevfork.attest.defaults import HARDWARE_ROOTS, Floors
 from sevfork.attest.guest_policy import POLICY_PATH, Fork, guest_policy_toml
 from sevfork.errors import UsageError
@@ -38,6 +38,9 @@ from sevfork.image.install import PYTHON_DIRECTORY, compile_python
 from sevfork.image.lock import Lock
 from sevfork.image.manifest_json import ImageManifest, WorkloadSummary
 from sevfork.image.modules import KernelModules
+from sevfork.image.oci import container_image
+from sevfork.image.oci.container_image import ContainerImage
+from sevfork.image.oci.reference import Reference
 from sevfork.image.recipe import Recipe
 from sevfork.process import run
 from sevfork.simulated.processor import SimulatedProcessor
@@ -58,11 +61,12 @@ for module in list(sys.modules.values()):
 class Order:
     """What is to be built, and from where. ``simulator``: the simulated processor's directory.
 
-    ``floors``: None stands for the technology's usual ones.
+    ``floors``: None stands for the technology's usual ones. ``container``: the container image
+    that the workload is, which a workload file then completes, or needs not.
     """
 
     output: Path
-    workload: Path
+    workload: Path | None
     technology: Technology
     fork: Fork
     firmware: Path
@@ -73,6 +77,8 @@ class Order:
     locked: bool = False
     update_lock: bool = False
     refresh: bool = False
+    container: Reference | None = None
+    authfile: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,18 @@ class BuildInputs:
     recipe: Recipe
     workload: Workload
     files: Files
+    workload_files: Files
     init: bytes
     policy: bytes
     base: Base
+    container: ContainerImage | None
 
     def inputs(self, order: Order) -> str:
         """A digest of all that the image depends on."""
-        files = {n: [f.mode, hashlib.sha384(f.data).hexdigest()] for n, f in self.files.items()}
+        files, added = (
+            {n: [f.mode, hashlib.sha384(f.data).hexdigest()] for n, f in files.items()}
+            for files in (self.files, self.workload_files)
+        )
         packages = [[p.name, p.sha256] for p in self.base.info.packages]
         whole = [
             *(
@@ -105,6 +116,7 @@ class BuildInputs:
                 self.recipe.kernel.command_line,
             ),
             self.recipe.kernel.cpu_model,
+            *(added, self.container.source.digest if self.container else None),
         ]
         return hashlib.sha384(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
@@ -124,7 +136,25 @@ def build(order: Order, say: Say) -> bool:
     """
     _require_ours(order.output)
     os.umask(0o022)  # modes in the image must not depend on who builds it
-    source = _read(order, say)
+    if order.container is None:
+        return _build(order, None, say)
+    require_root()
+    order.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".sevfork-oci-", dir=order.output.parent) as work:
+        return _build(order, _take(order, order.container, Path(work), say), say)
+
+
+def _take(order: Order, reference: Reference, directory: Path, say: Say) -> ContainerImage:
+    say(f"fetching and unpacking '{reference.text}'")
+    file = parse(_workload_file(order)) if order.workload else {}
+    image = container_image.take(reference, file, directory, order.authfile)
+    for line in image.summary(file):
+        say(line)
+    return image
+
+
+def _build(order: Order, container: ContainerImage | None, say: Say) -> bool:
+    source = _read(order, container, say)
     _say_moved(source.base.info.moved, say)
     if manifest_json.is_current(order.output, source.inputs(order)):
         return False
@@ -145,21 +175,28 @@ def _say_moved(moved: tuple[str, ...], say: Say) -> None:
         say(f"... and {len(moved) - _MOVED_SHOWN} more (all of them are in manifest.json)")
 
 
-def _read(order: Order, say: Say) -> BuildInputs:
+def _read(order: Order, container: ContainerImage | None, say: Say) -> BuildInputs:
     recipe = Recipe.load((order.firmware / "guest.toml").read_bytes())
-    toml = read_limited(order.workload, _WORKLOAD_LIMIT_BYTES)
+    toml = container.workload_file if container else _workload_file(order)
     workload = Workload.load(toml).resolved(order.technology)
-    beside = order.workload.resolve().parent
+    beside = order.workload.resolve().parent if order.workload else Path()
+    added = contents.workload_files(workload, beside)
     files = {
         **contents.agent_files(Path(sevfork.__file__).parent, order.technology),
         **contents.firmware_files(order.firmware),
-        **contents.workload_files(workload, toml, beside),
+        GUEST_PATH.lstrip("/"): File(toml),
     }
     base = _base(order, recipe, workload, say)
     policy = _policy(order, base.info.epoch_s)
     files[POLICY_PATH.lstrip("/")] = File(policy)
     init = (order.firmware / "initramfs-init").read_bytes()
-    return BuildInputs(recipe, workload, files, init, policy, base)
+    return BuildInputs(recipe, workload, files, added, init, policy, base, container)
+
+
+def _workload_file(order: Order) -> bytes:
+    if order.workload is None:
+        raise UsageError("neither a workload file nor a container image: '--workload' or '--oci'")
+    return read_limited(order.workload, _WORKLOAD_LIMIT_BYTES)
 
 
 def _base(order: Order, recipe: Recipe, workload: Workload, say: Say) -> Base:
@@ -203,10 +240,11 @@ def _make(order: Order, source: BuildInputs, root: GuestRoot, image: Path, say: 
     """Fill ``image`` with the four files."""
     base, modules = source.base, KernelModules(source.base.kernel)
     say("filling the root file system")
-    _fill(root, source, modules, order.technology)
+    _fill(root, source, modules, order.technology, say)
     say("writing the root file system and its hash tree")
     epoch_s = base.info.epoch_s
-    hashed = verity.make_root(root.directory, image / manifest_json.ROOT, epoch_s)
+    target, attributes = image / manifest_json.ROOT, source.container is not None
+    hashed = verity.make_root(root.directory, target, epoch_s, attributes=attributes)
     early = modules.ordered(source.recipe.modules["initramfs"])
     entries = initramfs.entries(initramfs.programs(base.initramfs), early, source.init)
     (image / manifest_json.INITRD).write_bytes(cpio.archive(entries, epoch_s))
@@ -216,21 +254,34 @@ def _make(order: Order, source: BuildInputs, root: GuestRoot, image: Path, say: 
 
 
 def _fill(
-    root: GuestRoot, source: BuildInputs, modules: KernelModules, technology: Technology
+    root: GuestRoot, source: BuildInputs, modules: KernelModules, technology: Technology, say: Say
 ) -> None:
     root.directory.mkdir()
     archive = source.base.root_archive
     run(["tar", "--numeric-owner", "-C", root.directory, "-xpf", archive], timeout_s=300)
-    contents.require_own_places(root, source.workload)
+    container = _container_root(root, source, say)
+    contents.require_own_places(container, source.workload)
     wanted = source.recipe.modules
     early = modules.ordered(wanted["initramfs"])
     late = modules.ordered([*wanted["root"], *wanted[technology.value]])
     contents.write(root, source.files)
     contents.write(root, contents.module_files({n: m for n, m in late.items() if n not in early}))
-    contents.make_writable(root, source.workload)
-    contents.require_programs(root, source.workload)
+    contents.write(container, source.workload_files)
+    contents.make_writable(container, source.workload)
+    contents.require_programs(container, source.workload)
     compile_python(root, [f"/{contents.PACKAGE}"])
     contents.write(root, contents.preload_file(agent_imports(root)))
+
+
+def _container_root(root: GuestRoot, source: BuildInputs, say: Say) -> GuestRoot:
+    """Where the workload's files are: in the guest's root, or in a directory of its own there."""
+    if source.container is None:
+        return root
+    container = GuestRoot(root.directory / CONTAINER_ROOT.lstrip("/"))
+    source.container.root.directory.rename(container.directory)
+    if not fork_id.share(root, container):
+        say("its C library is not glibc, or older: OpenSSL in it does not notice a fork by itself")
+    return container
 
 
 def agent_imports(root: GuestRoot) -> list[str]:
@@ -262,6 +313,7 @@ def _manifest(order: Order, source: BuildInputs, root: verity.Verity, image: Pat
         workload=WorkloadSummary(workload.name, workload.ports, workload.logs or ""),
         packages={package.name: package.version for package in info.packages},
         moved=info.moved,
+        oci=source.container.source if source.container else None,
         epoch=info.epoch_s,
         inputs=source.inputs(order),
     )

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sevfork.agent.workload import GUEST_PATH, MOUNTED_OVER, RESERVED, Workload
+from sevfork.agent.container import users
+from sevfork.agent.workload import MOUNTED_OVER, RESERVED, Workload
 from sevfork.errors import UsageError
 from sevfork.image.guest_root import GuestRoot
 from sevfork.image.install import PYTHON_DIRECTORY
@@ -58,10 +59,9 @@ def firmware_files(directory: Path) -> Files:
     }
 
 
-def workload_files(workload: Workload, toml: bytes, beside: Path) -> Files:
-    """The workload file and the files that it names, which are ``beside`` it."""
-    files = {target.lstrip("/"): _source(beside / name) for target, name in workload.files.items()}
-    return {**files, GUEST_PATH.lstrip("/"): File(toml)}
+def workload_files(workload: Workload, beside: Path) -> Files:
+    """The files that the workload file names, which are ``beside`` it."""
+    return {target.lstrip("/"): _source(beside / name) for target, name in workload.files.items()}
 
 
 def _source(path: Path) -> File:
@@ -109,18 +109,10 @@ def _require_outside(place: str, named: str, reserved: Iterable[str]) -> None:
 
 def make_writable(root: GuestRoot, workload: Workload) -> None:
     """Make the workload's directories, its user's. Raise UsageError when there is no such user."""
-    user, group = _owner(root.real("etc/passwd").read_text(), workload.user)
+    user = users.find(root.directory, workload.user)
     for directory in workload.writable:
         if not root.exists(directory):
-            root.make_directory(directory, user, group)
-
-
-def _owner(passwd: str, user: str) -> tuple[int, int]:
-    for line in passwd.splitlines():
-        fields = line.split(":")
-        if fields[0] == user:
-            return int(fields[2]), int(fields[3])
-    raise UsageError(f"workload file: the image has no user '{user}'; which package makes it?")
+            root.make_directory(directory, user.uid, user.gid)
 
 
 def require_programs(root: GuestRoot, workload: Workload) -> None:

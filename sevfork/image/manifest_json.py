@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from sevfork.image.oci.container_image import ContainerSource
 from sevfork.simulated.launch_digest import simulated_launch_digest
 from sevfork.technology import Technology
 
@@ -70,6 +71,8 @@ class ImageManifest(Struct, frozen=True, kw_only=True):
     # Name to version of every Debian package, and a line for each that is not as locked.
     packages: dict[str, str]
     moved: tuple[str, ...]
+    # The container image that the workload is, if it is one: name, and two digests.
+    oci: ContainerSource | None = None
     # The time that every file in the image carries, in Unix seconds.
     epoch: int
     # A digest of all that went in: the same inputs make the same image.

@@ -32,10 +32,20 @@ class Verity:
         return f"sevfork.root={self.data_blocks},{self.salt},{self.root_hash}"
 
 
-def make_root(tree: Path, image: Path, epoch_s: int) -> Verity:
-    """Write ``image`` from the files of ``tree``. Extended attributes are left out."""
+def make_root(tree: Path, image: Path, epoch_s: int, *, attributes: bool = False) -> Verity:
+    """Write ``image`` from the files of ``tree``. ``attributes``: extended ones, which a build
+    host may have given as well, are kept.
+    """
     run(
-        ["mkfs.erofs", "--quiet", "-x-1", f"-T{epoch_s}", f"-U{_UUID}", image, tree],
+        [
+            "mkfs.erofs",
+            "--quiet",
+            "-x2" if attributes else "-x-1",
+            f"-T{epoch_s}",
+            f"-U{_UUID}",
+            image,
+            tree,
+        ],
         timeout_s=600,
     )
     size = image.stat().st_size

@@ -31,6 +31,7 @@ _BUILD_PROGRAMS = {
     "mkfs.erofs": "erofs-utils",
     "veritysetup": "cryptsetup-bin",
 }
+_CONTAINER_PROGRAMS = {"skopeo": "skopeo", "umoci": "umoci"}
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,18 @@ def examine(connect: Callable[[], Hypervisor]) -> Report:
 
 
 def _programs() -> Iterator[Finding]:
-    for program, package in _BUILD_PROGRAMS.items():
+    wanted = [(f"{program} (guest build)", program, _BUILD_PROGRAMS) for program in _BUILD_PROGRAMS]
+    wanted += [
+        (f"{program} (guest build --oci, optional)", program, _CONTAINER_PROGRAMS)
+        for program in _CONTAINER_PROGRAMS
+    ]
+    for title, program, packages in wanted:
         path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
         if path:
-            yield Finding(f"{program} (guest build)", Standing.OK, path)
+            yield Finding(title, Standing.OK, path)
         else:
-            remedy = f"apt install {package}"
-            yield Finding(f"{program} (guest build)", Standing.LIMITED, "not installed", remedy)
+            remedy = f"apt install {packages[program]}"
+            yield Finding(title, Standing.LIMITED, "not installed", remedy)
 
 
 def _host(hypervisor: Hypervisor, facts: HostFacts) -> Iterator[Finding]:

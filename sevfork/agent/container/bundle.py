@@ -8,13 +8,9 @@ no file systems but ``/proc``, and no ``/sys``: there lies configfs, where evide
 
 from __future__ import annotations
 
-import grp
-import pwd
-from dataclasses import dataclass
-
 from sevfork.agent.container import seccomp
+from sevfork.agent.container.users import User
 from sevfork.agent.workload import Workload
-from sevfork.errors import UsageError
 
 # What remains for a program that starts as root. Left out of what is usual for containers:
 # MKNOD and SYS_ADMIN (devices: evidence, the control channel, sealed volumes), NET_RAW and
@@ -39,26 +35,6 @@ OOM_SCORE_ADJ = 100
 OPEN_FILES = 65536
 _PTS_OPTIONS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-@dataclass(frozen=True)
-class User:
-    """Who the workload runs as."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-    home: str
-
-    @classmethod
-    def find(cls, name: str) -> User:
-        """Look it up in the guest's own measured files. Raise UsageError if it is not there."""
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError as exc:
-            raise UsageError(f"the workload's user '{name}' is not in the image") from exc
-        groups = tuple(sorted({group.gr_gid for group in grp.getgrall() if name in group.gr_mem}))
-        return cls(entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
 
 
 def config(workload: Workload, user: User, root: str, cgroup: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The workload's container: an overlay on the guest's own root, run by ``runc``.
+"""The workload's container: an overlay on a part of the measured root, run by ``runc``.
 
 Standard input is the container's own ``/dev/null``, and so are the others where the image says
 ``logs = "none"``; else a pipe that the agent reads (``output.py``). Nothing that is printed reaches
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sevfork import process
-from sevfork.agent.container import adopt, bundle, readiness
+from sevfork.agent.container import adopt, bundle, readiness, users
 from sevfork.agent.container.adopt import Ended
 from sevfork.agent.container.hosts import name_host
 from sevfork.agent.container.layer import inodes_of, shared_mappings
@@ -58,16 +58,20 @@ _OWNERS = '(what it printed is its owner\'s to read: the image was built with lo
 
 @dataclass(frozen=True)
 class Container:
-    """One workload and its files. ``busy`` is held by whoever must have it undisturbed."""
+    """One workload and its files. ``busy`` is held by whoever must have it undisturbed.
+
+    ``lower``: what of the measured root the workload sees as its own (``measured.py``).
+    """
 
     workload: Workload
     state: Path = STATE
     busy: threading.RLock = field(default_factory=threading.RLock)
     output: Output | None = None  # None: what is printed is dropped
+    lower: Path = Path("/")
 
     @property
     def filesystem(self) -> RootFilesystem:
-        return RootFilesystem(self.state / "layer", self.state / "root")
+        return RootFilesystem(self.state / "layer", self.state / "root", self.lower)
 
     @property
     def upper(self) -> Path:
@@ -76,7 +80,7 @@ class Container:
 
     @property
     def root(self) -> Path:
-        """The workload's root directory: the upper layer on the guest's root."""
+        """The workload's root directory: the upper layer on the lower one."""
         return self.filesystem.root
 
     @property
@@ -110,9 +114,11 @@ class Container:
         self.prepare()
         self.identify(generation or Generation(0, secrets.token_bytes(16)))
         self.tell_anew()
-        user = bundle.User.find(self.workload.user)
+        user = users.find(self.lower, self.workload.user)
         for path in self.workload.writable:
-            make_directory(self.root, resolve(self.root, path), user.uid, user.gid)
+            place = resolve(self.root, path)
+            if not (self.root / place).is_dir():
+                make_directory(self.root, place, user.uid, user.gid)
         self._leave_streams_to_runc()
         self.runc_detached("run", "--bundle", self.bundle)
 
@@ -125,7 +131,7 @@ class Container:
     def prepare(self, device: int | None = None) -> None:
         """Mount the root on what the layer holds, as that device, and write the bundle."""
         self.bundle.mkdir(parents=True, exist_ok=True)
-        user = bundle.User.find(self.workload.user)
+        user = users.find(self.lower, self.workload.user)
         content = bundle.config(self.workload, user, str(self.root), _CGROUP)
         (self.bundle / "config.json").write_text(json.dumps(content))
         self.filesystem.mount(device)

@@ -1,9 +1,9 @@
-"""The file system of the workload's container: a layer on tmpfs over the guest's own root.
+"""The file system of the workload's container: a layer on tmpfs over the measured root.
 
 A file has the same device and inode number in a child as in its parent. What is made of the
 numbers stands in ``inodes.py``; the rest is the overlay's:
 
-- ``xino=on``: files of the guest's root keep their numbers when the workload changes them, and
+- ``xino=on``: files of the lower layer keep their numbers when the workload changes them, and
   directories have any that lasts. It takes the topmost bit: such numbers are larger than 2**63;
 - the device is the lowest number that no other mount has (``get_anon_bdev``), so mounts that are in
   the way, or missing, are made up for.

@@ -112,15 +112,14 @@ def test_workload_files_keep_being_executable_or_not(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_bytes(b"1")
     (tmp_path / "run").write_bytes(b"2")
     (tmp_path / "run").chmod(0o755)
-    files = contents.workload_files(Workload.load(WORKLOAD.encode()), b"toml", tmp_path)
+    files = contents.workload_files(Workload.load(WORKLOAD.encode()), tmp_path)
     assert files["opt/app.py"] == contents.File(b"1", 0o644)
     assert files["opt/run"] == contents.File(b"2", 0o755)
-    assert files["etc/sevfork/workload.toml"].data == b"toml"
 
 
 def test_a_missing_workload_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"app\.py"):
-        contents.workload_files(Workload.load(WORKLOAD.encode()), b"", tmp_path)
+        contents.workload_files(Workload.load(WORKLOAD.encode()), tmp_path)
 
 
 def test_files_replace_what_the_packages_brought(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from sevfork.agent.container.bundle import User, config
+from sevfork.agent.container.bundle import config
 from sevfork.agent.container.seccomp import profile
+from sevfork.agent.container.users import User
 from sevfork.agent.workload import Ready, Workload
-from sevfork.errors import UsageError
 
 WORKLOAD = Workload(
     name="app",
@@ -94,12 +94,3 @@ def test_the_process_is_what_the_workload_file_says() -> None:
     assert set(process["env"]) == {"PATH=/opt/bin", "HOME=/home/app", "MODE=test"}
     assert process["noNewPrivileges"] is True
     assert process["terminal"] is False
-
-
-def test_a_user_that_the_image_does_not_have_is_an_error() -> None:
-    with pytest.raises(UsageError, match="'nobody-here'"):
-        User.find("nobody-here")
-
-
-def test_root_is_found() -> None:
-    assert User.find("root").uid == 0

@@ -1,0 +1,1 @@
+"""Container images: named, fetched, unpacked, and their configuration as a workload."""
