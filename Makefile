@@ -37,7 +37,7 @@ setup:  ## Debian packages, virtual environment, and what this machine can do
 venv:  ## the virtual environment alone: no apt, no root
 	@scripts/venv
 
-unit: venv  ## unit tests, in parallel (T=... for one): half a minute on two cores
+unit: venv  ## unit tests, in parallel (T=... for one): under a minute on two cores
 	$(PYTEST) -q $(if $(T),$(T),$(PARALLEL) tests/unit)
 
 test-fast: venv  ## unit tests, and those against the machine's own tools that boot no guest

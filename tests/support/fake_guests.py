@@ -32,7 +32,8 @@ from sevfork.wire import protocol
 from sevfork.wire.lines import Frame, Kind, LineDecoder
 from tests.support.fake_hypervisor import FakeHypervisor
 
-STATE = os.urandom(3 * 2**20)
+# More than one chunk of a sealed image, and little more: each fork writes it past the page cache.
+STATE = os.urandom(2**20 + 2**19)
 WORKLOAD = b'name = "w"\ncommand = ["/bin/w"]\nports = [6379]\nready = { tcp = 6379 }\n'
 
 

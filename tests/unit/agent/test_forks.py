@@ -54,7 +54,7 @@ POLICY = GuestPolicy.decode(
 class FakeEngine:
     """A workload of some MiB that stands still while it is captured, as the true engine's does."""
 
-    def __init__(self, size: int = 8 * MIB) -> None:
+    def __init__(self, size: int = 4 * MIB) -> None:
         self.size, self.frozen = size, False
         self.kept: list[weakref.ref[Sink]] = []
 

@@ -54,7 +54,7 @@ def test_a_parent_shows_what_it_gave_to_whom(
     lines = [" ".join(line.split()[2:]) for line in printed.out.splitlines()[1:]]
     assert lines[0] == "generation 0, a root - -"
     assert lines[1] == "generation 0, a root, adopted by its owner - -"
-    assert lines[2].startswith("captured 3.0 MiB ")
+    assert lines[2].startswith("captured 1.5 MiB ")
     assert lines[3].startswith("granted ")
     assert lines[4].startswith("refused Restore (23): this VM is not a child")
     assert "--verify checks whose that is" in printed.err
