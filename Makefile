@@ -7,7 +7,9 @@ PYTEST := $(BIN)/python -m pytest
 # A worker that has done its part takes over some of the other's: the slow tests stand together.
 PARALLEL := -n auto --dist worksteal
 # Guests run in streams side by side, a libvirtd each; those of one file share a parent, and stay together.
-STREAMS := -v -n auto --maxprocesses=4 --dist loadfile
+# Files in the order given, guests first: xdist would begin with the files that have the most tests, and end
+# with those that have few tests and many guests, one stream waiting for the other.
+STREAMS := -v -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 # Where bytecode may not be written, each of pytest's processes would compile all tests anew: 2 s each.
 unexport PYTHONDONTWRITEBYTECODE
 # One test instead of all: make unit T=tests/unit/seal/test_device.py::test_name
@@ -28,7 +30,7 @@ ifdef T
 	$(AS_ROOT) $(PYTEST) $(T)
 else
 	$(PYTEST) -q $(PARALLEL) tests/unit
-	$(AS_ROOT) $(PYTEST) $(STREAMS) tests/integration tests/vm
+	$(AS_ROOT) $(PYTEST) $(STREAMS) tests/vm tests/integration
 endif
 
 setup:  ## Debian packages, virtual environment, and what this machine can do

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,14 +14,17 @@ from tests.vm.lab import Lab, Vm
 
 
 @pytest.fixture(scope="module")
-def parent(lab: Lab) -> Vm:
-    return lab.up("family")
+def parent(lab: Lab) -> Iterator[Vm]:
+    parent = lab.up("family")
+    yield parent
+    lab.remove(parent)
 
 
 @pytest.fixture(scope="module")
-def child(lab: Lab, parent: Vm) -> Vm:
+def child(lab: Lab, parent: Vm) -> Iterator[Vm]:
     _, [child] = lab.fork(parent)
-    return child
+    yield child
+    lab.remove(child)
 
 
 def tell_to_end(vm: Vm, path: str) -> None:

@@ -30,7 +30,7 @@ def test_ctrl_c_leaves_nothing(lab: Lab, redis_parent: Vm, phase: str) -> None:
 
 
 # It goes SIGINT's way but for the exit code: once in the capture, once with a child there.
-@pytest.mark.parametrize("phase", ["phase: flush", "phase: restore"])
+@pytest.mark.parametrize("phase", ["phase: flush", "phase: boot"])
 def test_sigterm_leaves_nothing(lab: Lab, redis_parent: Vm, phase: str) -> None:
     with lab.running("fork", redis_parent.name, "--debug") as fork:
         fork.wait_for(phase)
