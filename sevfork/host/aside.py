@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TypeVar
+
+_Answer = TypeVar("_Answer")
 
 
 class Aside:
@@ -26,3 +29,14 @@ class Aside:
             self.error = exc
         finally:
             self._finished.set()
+
+
+def within(timeout_s: float, call: Callable[[], _Answer], name: str) -> _Answer:
+    """What the call gives or raises; TimeoutError where it goes on for longer."""
+    given: list[_Answer] = []
+    aside = Aside(lambda: given.append(call()), name)
+    if not aside.wait(timeout_s):
+        raise TimeoutError
+    if aside.error:
+        raise aside.error
+    return given[0]

@@ -6,6 +6,7 @@ import errno
 import itertools
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from sevfork.errors import HostCannot, HypervisorUnreachable, NameTaken, Sevfork
 from sevfork.handshake.launch import Role
 from sevfork.host.hypervisor import DomainState, VolumeExists
 from sevfork.host.libvirt import hypervisor as adapter
+from sevfork.host.libvirt import storage
 from sevfork.host.libvirt.connection import is_local
 from sevfork.lifecycle import inventory
 from sevfork.lifecycle.remove import remove_domain
@@ -273,3 +275,25 @@ def test_what_a_driver_cannot_do_is_told(hypervisor: adapter.LibvirtHypervisor) 
 )
 def test_whether_a_connection_is_to_this_machine(uri: str, local: bool) -> None:
     assert is_local(uri) is local
+
+
+def test_a_pool_whose_server_has_vanished_is_told_and_left_alone(
+    hypervisor: adapter.LibvirtHypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back, asked = threading.Event(), []
+
+    def refresh(_pool: object, _flags: int) -> None:
+        asked.append(1)
+        assert back.wait(30)
+
+    path = hypervisor.storage.path_of("").rstrip("/")
+    monkeypatch.setattr(storage, "ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(libvirt.virStoragePool, "refresh", refresh)
+    for act in (hypervisor.storage.free_bytes, hypervisor.storage.volumes):
+        with pytest.raises(HostCannot, match=f"the storage pool at '{path}' does not answer"):
+            act()
+    assert len(asked) == 1
+    back.set()
+    monkeypatch.setattr(hypervisor.storage, "_left_alone_until", 0.0)
+    monkeypatch.setattr(storage, "ANSWER_TIMEOUT_S", 20.0)
+    assert hypervisor.storage.free_bytes() > 0

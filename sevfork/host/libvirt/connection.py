@@ -11,7 +11,7 @@ from typing import Any
 import libvirt
 
 from sevfork.errors import HypervisorUnreachable
-from sevfork.host.aside import Aside
+from sevfork.host.aside import within
 from sevfork.host.libvirt.errors import first_line
 
 log = logging.getLogger(__name__)
@@ -54,18 +54,15 @@ def open_connection(uri: str) -> Any:
 
 def _opened(uri: str) -> Any:
     """Keep-alive begins only with a connection: until then a libvirtd that hangs is waited for."""
-    opened: list[Any] = []
-    aside = Aside(lambda: opened.append(libvirt.open(uri)), "libvirt-open")
-    if not aside.wait(OPEN_TIMEOUT_S):
+    try:
+        return within(OPEN_TIMEOUT_S, lambda: libvirt.open(uri), "libvirt-open")
+    except TimeoutError as exc:
         raise HypervisorUnreachable(
             f"libvirt at '{uri}' did not answer within {OPEN_TIMEOUT_S:g} s",
             hint="does libvirtd hang? Look at it, or restart it: guests go on running",
-        )
-    if isinstance(aside.error, libvirt.libvirtError):
-        raise HypervisorUnreachable(f"no libvirt at '{uri}': {first_line(aside.error)}")
-    if aside.error:
-        raise aside.error
-    return opened[0]
+        ) from exc
+    except libvirt.libvirtError as exc:
+        raise HypervisorUnreachable(f"no libvirt at '{uri}': {first_line(exc)}") from exc
 
 
 def close_connection(connection: Any) -> None:

@@ -19,6 +19,7 @@ from sevfork.domain.elements import parse
 from sevfork.domain.spec import Accelerator
 from sevfork.errors import HostCannot, HypervisorUnreachable, NameTaken, SevforkError, WrongState
 from sevfork.host import hypervisor as hv
+from sevfork.host.aside import within
 from sevfork.host.channel import StreamChannel
 from sevfork.host.libvirt.connection import close_connection, is_local, open_connection
 from sevfork.host.libvirt.domains import lookups, set_metadata, snapshot
@@ -28,6 +29,7 @@ from sevfork.host.libvirt.stream import LibvirtStream
 
 log = logging.getLogger(__name__)
 
+DESTROY_TIMEOUT_S = 30.0
 _DETACH_POLL_S = 0.1
 
 
@@ -123,8 +125,16 @@ class LibvirtHypervisor(Closing):
 
     @asks
     def destroy(self, uuid: str) -> None:
-        with ignoring(libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-            self._domain(uuid).destroy()
+        """Raises HostCannot where it does not end: not even SIGKILL ends a QEMU, or the daemon that
+        writes its log, while they wait for storage that has gone."""
+        try:
+            with ignoring(libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                within(DESTROY_TIMEOUT_S, self._domain(uuid).destroy, "destroy")
+        except TimeoutError as exc:
+            raise HostCannot(
+                f"the VM does not end; {self.storage.named()} may not answer",
+                hint="look at its server; the next command removes what is left",
+            ) from exc
 
     @asks
     def undefine(self, uuid: str) -> None:

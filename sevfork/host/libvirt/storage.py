@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import libvirt
 
@@ -13,6 +15,7 @@ from sevfork.deadline import Deadline
 from sevfork.domain.elements import E, parse, to_text
 from sevfork.errors import HostCannot
 from sevfork.host import hypervisor as hv
+from sevfork.host.aside import within
 from sevfork.host.libvirt.errors import (
     asking,
     asks,
@@ -23,11 +26,29 @@ from sevfork.host.libvirt.errors import (
 )
 
 POOL = "sevfork"
-_REFRESH_TIMEOUT_S = 30
+# A pool whose server has vanished holds libvirtd's worker for as long as it is gone (an NFS that is
+# mounted hard, a FUSE), while libvirtd's main loop keeps the connection alive.
+ANSWER_TIMEOUT_S = 20.0
+# It is not asked again at once: what takes a fork back would wait as long each time.
+_LEFT_ALONE_S = 60.0
+_REFRESH_TIMEOUT_S = 15
 _REFRESH_POLL_S = 0.05
 _STREAM_PIECE = 256 * 1024
 # libvirt's RPC takes up to 32 MiB; each costs a stream of its own, some milliseconds.
 _UPLOAD_MESSAGE = 4 * 1024 * 1024
+
+_Answer = TypeVar("_Answer")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def answers(method: _Method) -> _Method:
+    """Raise HostCannot where the pool does not answer in time."""
+
+    @functools.wraps(method)
+    def call(self: LibvirtStorage, *args: Any, **kwargs: Any) -> Any:
+        return self.within(lambda: method(self, *args, **kwargs))
+
+    return call  # type: ignore[return-value]  # the same signature, by construction
 
 
 class LibvirtStorage:
@@ -39,8 +60,31 @@ class LibvirtStorage:
     def __init__(self, connection: Any, pool_path: str | None) -> None:
         self._connection = connection
         self._pool_path = pool_path
+        self._left_alone_until = 0.0
+        self._seen_at: str | None = None
+
+    def within(self, call: Callable[[], _Answer]) -> _Answer:
+        """What the call gives; HostCannot where the pool does not answer in time."""
+        if time.monotonic() < self._left_alone_until:
+            raise self._silent()
+        try:
+            return within(ANSWER_TIMEOUT_S, call, "storage-pool")
+        except TimeoutError as exc:
+            self._left_alone_until = time.monotonic() + _LEFT_ALONE_S
+            raise self._silent() from exc
+
+    def named(self) -> str:
+        """Its place as it was seen last: asking may not end."""
+        return f"the storage pool at '{self._seen_at}'" if self._seen_at else f"the pool '{POOL}'"
+
+    def _silent(self) -> HostCannot:
+        return HostCannot(
+            f"{self.named()} does not answer",
+            hint="look at its server, and try again: the VM runs on",
+        )
 
     @asks
+    @answers
     def volumes(self) -> tuple[hv.Volume, ...]:
         pool = self._existing_pool()
         if pool is None:
@@ -50,10 +94,12 @@ class LibvirtStorage:
         return tuple(each for each in found if each is not None)
 
     @asks
+    @answers
     def find(self, name: str) -> hv.Volume | None:
         return next((each for each in self.volumes() if each.name == name), None)
 
     @asks
+    @answers
     def create(self, name: str, size_bytes: int) -> hv.Volume:
         xml = E.volume(
             E.name(name),
@@ -77,10 +123,8 @@ class LibvirtStorage:
         written = 0
         with asking("upload", name, size_bytes):
             for message in _joined(pieces, _UPLOAD_MESSAGE):
-                with self._stream(name, "upload", written, len(message)) as stream:
-                    stream.send(message)
+                self.within(functools.partial(self._write, name, written, message))
                 written += len(message)
-                self._require_size(name, written)
                 yield written
 
     def download(self, name: str, size_bytes: int) -> Iterator[bytes]:
@@ -88,10 +132,11 @@ class LibvirtStorage:
             asking("download", name, size_bytes),
             self._stream(name, "download", 0, size_bytes) as stream,
         ):
-            while piece := _received(stream):
+            while piece := self.within(functools.partial(_received, stream)):
                 yield piece
 
     @asks
+    @answers
     def delete(self, name: str) -> None:
         # A file that QEMU made (a serial log) is a volume only after a refresh.
         if self.find(name) is not None:
@@ -99,13 +144,17 @@ class LibvirtStorage:
                 self._pool().storageVolLookupByName(name).delete(0)
 
     @asks
+    @answers
     def path_of(self, name: str) -> str:
         pool = self._existing_pool()
         if pool is None:  # a dry run makes no pool
-            return f"{self._required_path()}/{name}"
-        return f"{parse(pool.XMLDesc(0)).findtext('target/path')}/{name}"
+            self._seen_at = self._required_path()
+        else:
+            self._seen_at = str(parse(pool.XMLDesc(0)).findtext("target/path"))
+        return f"{self._seen_at}/{name}"
 
     @asks
+    @answers
     def free_bytes(self) -> int:
         pool = self._pool()
         _refresh(pool)
@@ -125,7 +174,10 @@ class LibvirtStorage:
                     stream.abort()
                 raise
 
-    def _require_size(self, name: str, size_bytes: int) -> None:
+    def _write(self, name: str, offset: int, message: bytes) -> None:
+        with self._stream(name, "upload", offset, len(message)) as stream:
+            stream.send(message)
+        size_bytes = offset + len(message)
         found = self._pool().storageVolLookupByName(name).info()[1]
         if found < size_bytes:
             raise self._full_or_broken(f"it took {found} bytes of '{name}', not {size_bytes}")
