@@ -283,6 +283,8 @@ def test_the_largest_record_fits_into_a_frame() -> None:
     audited = log.read(NONCE)
     record = verified(audited.head, audited.entries, NONCE)
     assert len(record.entries) == len(ChainKind) * MAX_KEPT
+    for kind in ChainKind:
+        assert {entry.kind for entry in record.of(kind)} == {kind}
     assert len(protocol.encode(audited)) < MAX_FRAME_SIZE - 100
     assert max(map(len, audit_reader.split(audited.entries))) <= ENTRY_LIMIT_BYTES
 

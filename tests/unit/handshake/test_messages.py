@@ -208,6 +208,7 @@ def test_largest_token_is_within_its_limit_and_no_larger_one_is_read() -> None:
 
     assert len(token(0)) == 200
     assert len(token(MAX_CHIPS)) <= MAX_SIZE
+    assert OwnerToken.decode(token(MAX_CHIPS)).encode() == token(MAX_CHIPS)
     with pytest.raises(NotAuthentic, match="too many chips"):
         OwnerToken.decode(token(MAX_CHIPS + 1))
     for size in (0, 15, 17, 65):
