@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from sevfork import __version__
@@ -13,6 +14,7 @@ from sevfork.agent.child import Child, ChildRequest
 from sevfork.agent.chronicle import Chronicle, Home
 from sevfork.agent.container.adopt import Ended
 from sevfork.agent.container.output import Piece
+from sevfork.agent.container.session import Sessions
 from sevfork.agent.engine import Engine
 from sevfork.agent.evidence.endorsed import EndorsedProvider, Shelf
 from sevfork.agent.evidence.provider import EvidenceProvider
@@ -37,6 +39,10 @@ log = logging.getLogger(__name__)
 NONCE_SIZES = range(16, 65)
 
 
+Inside = protocol.ExecStart | protocol.ExecExchange | protocol.ExecEnd
+OfWorkload = Inside | protocol.ReadLogs | protocol.OwnerAsks | protocol.StopWorkload
+
+
 class RunningWorkload(Home, Protocol):
     """What the agent asks of the container that its workload runs in."""
 
@@ -47,6 +53,8 @@ class RunningWorkload(Home, Protocol):
     def ended(self) -> Ended: ...
 
     def stop(self, force: bool) -> None: ...
+
+    def begin(self, argv: Sequence[str], streams: tuple[int, int, int]) -> int: ...
 
     def read_output(self, offset: int, limit: int) -> Piece: ...
 
@@ -75,6 +83,7 @@ class Agent:
         self._life = Life()
         self._chronicle = Chronicle(workload, measured.workload.on_child_event)
         self._audit = AuditLog(key)
+        self._sessions = Sessions(workload.begin)
 
     def handle(self, request: protocol.Request, progress: OnProgress) -> protocol.Reply:
         """The reply; raises a SevforkError for what cannot or must not be done, and records it."""
@@ -97,8 +106,6 @@ class Agent:
                 return self._events()
             case protocol.ShutDown():
                 raise VmEnds(self._shut_down())
-            case protocol.StopWorkload(force=force):
-                return self._stop(force)
             case protocol.ReadClock():
                 return protocol.Clock(time.time_ns())
             case protocol.Configure():
@@ -109,14 +116,16 @@ class Agent:
                 return protocol.Done()
             case protocol.ReadAudit(nonce=nonce):
                 return self._audit.read(nonce)
-            case protocol.ReadLogs():
-                return self._logs(request)
-            case protocol.OwnerAsks(question=question):
-                return self._tell_owner(question)
+            case _ if isinstance(request, OfWorkload):
+                return self._of_workload(request)
             case protocol.Attest(nonce=nonce):
                 return self._attest(nonce)
             case protocol.Capture() | protocol.UpdateSnapshot():
+                self._require_nobody_inside()
                 return self._capture(request, progress)
+            case protocol.Reserve():
+                self._require_nobody_inside()
+                return self._parent().handle(request)
             case (
                 protocol.RelayOffer()
                 | protocol.Hold()
@@ -130,7 +139,11 @@ class Agent:
                 return self._parent().handle(request)
 
     def forget_expired(self) -> None:
-        """Erase the keys of OFFERs whose time is over, whether or not anybody asks for anything."""
+        """Erase the keys of OFFERs whose time is over, whether or not anybody asks for anything.
+
+        And end a command inside that whoever ran it has left.
+        """
+        self._sessions.forget()
         if self._forks is not None:
             self._forks.forget_expired()
 
@@ -151,6 +164,7 @@ class Agent:
             state_bytes=state_bytes(),
             launch_config=self._identity.launch.launch_config if self._identity else b"",
             logs=self._measured.workload.logs or "",
+            exec_policy=self._measured.workload.exec or "",
             printed=state.printed,
         )
 
@@ -170,6 +184,42 @@ class Agent:
         if self._workload.is_running:
             self._workload.stop(force)
         return self._events()
+
+    def _of_workload(self, request: OfWorkload) -> protocol.Reply:
+        match request:
+            case protocol.ReadLogs():
+                return self._logs(request)
+            case protocol.OwnerAsks(question=question):
+                return self._tell_owner(question)
+            case protocol.StopWorkload(force=force):
+                return self._stop(force)
+            case _:
+                return self._inside(request)
+
+    def _inside(self, request: Inside) -> protocol.Reply:
+        """Raises RefusedByGuest where the image lets nobody run commands, and WrongState."""
+        if self._measured.workload.exec != "host":
+            raise RefusedByGuest(
+                "this VM's image lets nobody run commands inside",
+                hint='build one with exec = "host" in the workload file',
+            )
+        match request:
+            case protocol.ExecStart(argv=argv):
+                self._require_ready()
+                self._sessions.start(argv)
+            case protocol.ExecExchange(data=data, close=close):
+                heard = self._sessions.exchange(data, close)
+                return protocol.ExecHeard(heard.taken, heard.stdout, heard.stderr, heard.returncode)
+            case protocol.ExecEnd():
+                self._sessions.end()
+        return protocol.Done()
+
+    def _require_nobody_inside(self) -> None:
+        """CRIU could not place a process that runc has put beside the workload's."""
+        if command := self._sessions.command:
+            raise WrongState(
+                f"a command runs inside this VM: {command}", hint="fork when it has ended"
+            )
 
     def _shut_down(self) -> protocol.Life:
         """What runs, or has run, a workload says so; asked again, it says no more."""

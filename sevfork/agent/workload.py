@@ -44,6 +44,8 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Words = Annotated[tuple[str, ...], Meta(min_length=1)]
 SignalName = Annotated[str, Meta(pattern=r"^SIG[A-Z0-9]+$")]
+# Who may run commands inside.
+Exec = Literal["host", "never"]
 # Who may read what the workload prints: nobody (it is dropped), its owner, or the host as well.
 Logs = Literal["none", "guest", "host"]
 
@@ -82,12 +84,14 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ports: tuple[Port, ...] = ()
     io_uring: bool = False
     logs: Logs | None = None
+    exec: Exec | None = None
     stop_signal: SignalName = "SIGTERM"
 
     def resolved(self, technology: Technology) -> Workload:
         """With the word that holds where the file has none: of what is measured, nothing else."""
-        default: Logs = "none" if technology.confidential else "host"
-        return msgspec.structs.replace(self, logs=self.logs or default)
+        logs: Logs = self.logs or ("none" if technology.confidential else "host")
+        inside: Exec = self.exec or ("never" if technology.confidential else "host")
+        return msgspec.structs.replace(self, logs=logs, exec=inside)
 
     @property
     def hooks(self) -> tuple[Hook, ...]:

@@ -156,4 +156,5 @@ def _claims(attested: Attestation) -> dict[str, object]:
         "policy_digest": claims.policy_digest.hex(),
         "fork": claims.fork_policy,
         "logs": claims.logs,
+        "exec": claims.exec_policy,
     }

@@ -38,6 +38,7 @@ VERBS = {
     "certs": ("sevfork.cli.certs:certs", "Get what evidence is checked by."),
     "policy": ("sevfork.cli.policy:policy", "A commented policy to begin with."),
     "measure": ("sevfork.cli.measure:measure", "The expected launch digest of an image."),
+    "exec": ("sevfork.cli.exec:exec", "Run a command inside a VM."),
     "stop": ("sevfork.cli.stop:stop", "End a workload in good order, and its VM."),
     "rm": ("sevfork.cli.rm:rm", "Remove VMs and everything made for them."),
 }

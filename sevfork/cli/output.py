@@ -32,7 +32,9 @@ class Output:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder, self._error_decoder = (
+            codecs.getincrementaldecoder("utf-8")("replace") for _ in range(2)
+        )
 
     def json(self, document: Mapping[str, object]) -> None:
         """One document on stdout, with the schema's version first (docs/json.md)."""
@@ -51,12 +53,11 @@ class Output:
 
     def foreign(self, data: bytes) -> None:
         """A program's own output: as it is; on a terminal without what would drive that."""
-        if sys.stdout.isatty():
-            sys.stdout.write(harmless(self._decoder.decode(data)))
-        else:
-            sys.stdout.flush()
-            sys.stdout.buffer.write(data)
-        sys.stdout.flush()
+        _pass_on(sys.stdout, data, self._decoder)
+
+    def foreign_error(self, data: bytes) -> None:
+        """The same for what it says on standard error."""
+        _pass_on(sys.stderr, data, self._error_decoder)
 
     def chain(self, lines: Sequence[str]) -> None:
         """Lines on stdout, each drawn as the only branch of the one before it."""
@@ -147,6 +148,15 @@ def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
     return Console(file=stream, highlight=False)
+
+
+def _pass_on(stream: TextIO, data: bytes, decoder: codecs.IncrementalDecoder) -> None:
+    if stream.isatty():
+        stream.write(harmless(decoder.decode(data)))
+    else:
+        stream.flush()
+        stream.buffer.write(data)
+    stream.flush()
 
 
 def error_document(error: SevforkError) -> dict[str, object]:

@@ -310,13 +310,17 @@ def _manifest(order: Order, source: BuildInputs, root: verity.Verity, image: Pat
         launch_digests=manifest_json.launch_digests(
             order.technology, files, command_line, kernel.cpu_model
         ),
-        workload=WorkloadSummary(workload.name, workload.ports, workload.logs or ""),
+        workload=_summary(workload),
         packages={package.name: package.version for package in info.packages},
         moved=info.moved,
         oci=source.container.source if source.container else None,
         epoch=info.epoch_s,
         inputs=source.inputs(order),
     )
+
+
+def _summary(workload: Workload) -> WorkloadSummary:
+    return WorkloadSummary(workload.name, workload.ports, workload.logs or "", workload.exec or "")
 
 
 def _require_ours(output: Path) -> None:

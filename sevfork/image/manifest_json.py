@@ -40,12 +40,13 @@ class FileDigest(Struct, frozen=True):
 class WorkloadSummary(Struct, frozen=True):
     """What the host needs to know of the workload: its name, the TCP ports it may publish.
 
-    ``logs``: who may read what it prints.
+    ``logs``: who may read what it prints; ``exec``: who may run commands beside it.
     """
 
     name: str
     ports: tuple[int, ...]
     logs: str = ""
+    exec: str = ""
 
 
 class ImageManifest(Struct, frozen=True, kw_only=True):

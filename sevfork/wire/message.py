@@ -13,6 +13,9 @@ MAX_CHILDREN = 64
 # Beside a report, in evidence as on its way there: a certificate table, or Intel's collateral.
 MAX_CERTIFICATES_BYTES = 64 * 1024
 MAX_LOGS_BYTES = 64 * 1024  # in one reply
+MAX_PIECE_BYTES = 32 * 1024  # of one stream of a command inside, in one message
+MAX_WORDS = 256  # of a command line
+MAX_WORD_BYTES = 16 * 1024
 MAX_QUESTION_BYTES = 8 * 1024
 MAX_ANSWER_BYTES = 128 * 1024
 MAX_EVENTS = 16  # of one VM; each costs the host one request to the parent

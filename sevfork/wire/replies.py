@@ -11,6 +11,7 @@ from sevfork.wire.message import (
     MAX_CHILDREN,
     MAX_EVENTS,
     MAX_LOGS_BYTES,
+    MAX_PIECE_BYTES,
     Count,
     Index,
     LifeEvent,
@@ -35,7 +36,8 @@ class Status(Message, frozen=True):
     ``uncapturable``: why a trial capture at start-up failed, in words, or None: a hint, because
     what was in its way may be over. A capture tries. ``state_bytes``: about what a capture would
     have to write now. ``launch_config`` is empty before the host has told it. ``logs``: who may
-    read what the workload prints. ``printed``: its last lines, where it did not start.
+    read what the workload prints. ``exec_policy``: who may run commands inside. ``printed``: its
+    last lines, where it did not start.
     """
 
     version: str
@@ -52,7 +54,20 @@ class Status(Message, frozen=True):
     state_bytes: Count = 0
     launch_config: Annotated[bytes, Meta(max_length=_MAX_LAUNCH_CONFIG_BYTES)] = b""
     logs: str = ""
+    exec_policy: str = ""
     printed: str = ""
+
+
+class ExecHeard(Message, frozen=True):
+    """What a command inside has printed since, how much of its input it took, and how it ended.
+
+    ``returncode`` is None while it runs, or has more to say.
+    """
+
+    taken: Count
+    stdout: Annotated[bytes, Meta(max_length=MAX_PIECE_BYTES)]
+    stderr: Annotated[bytes, Meta(max_length=MAX_PIECE_BYTES)]
+    returncode: ReturnCode | None = None
 
 
 class Clock(Message, frozen=True):
@@ -239,6 +254,7 @@ class Done(Message, frozen=True):
 
 Reply = (
     Status
+    | ExecHeard
     | Clock
     | Captured
     | SnapshotMade

@@ -9,12 +9,17 @@ from msgspec import Meta
 from sevfork.wire.message import (
     MAX_CERTIFICATES_BYTES,
     MAX_LOGS_BYTES,
+    MAX_PIECE_BYTES,
     MAX_QUESTION_BYTES,
+    MAX_WORD_BYTES,
+    MAX_WORDS,
     Count,
     Index,
     Message,
     Nanoseconds,
 )
+
+Word = Annotated[str, Meta(max_length=MAX_WORD_BYTES)]
 
 
 class GetStatus(Message, frozen=True):
@@ -33,6 +38,23 @@ class StopWorkload(Message, frozen=True):
     """Send the workload's first process its stop signal, or end all of it by ``force``. -> Life"""
 
     force: bool
+
+
+class ExecStart(Message, frozen=True):
+    """Run a command inside, as the workload's user. It ends when nobody asks for it. -> Done"""
+
+    argv: Annotated[list[Word], Meta(min_length=1, max_length=MAX_WORDS)]
+
+
+class ExecExchange(Message, frozen=True):
+    """Input for the command inside, the last of it where ``close`` says so. -> ExecHeard"""
+
+    data: Annotated[bytes, Meta(max_length=MAX_PIECE_BYTES)]
+    close: bool
+
+
+class ExecEnd(Message, frozen=True):
+    """End the command inside, if there is one. -> Done"""
 
 
 class ReadClock(Message, frozen=True):
@@ -247,6 +269,9 @@ Request = (
     | Events
     | ShutDown
     | StopWorkload
+    | ExecStart
+    | ExecExchange
+    | ExecEnd
     | ReadClock
     | Configure
     | Endorse

@@ -116,6 +116,10 @@ class FakeEngine:
         pass
 
 
+def no_commands(argv: Sequence[str], _streams: object) -> int:
+    raise RefusedByGuest(f"'{argv[0]}' cannot be run")
+
+
 class FakeGuest:
     """One VM: its agent, its state, and whether its network is up."""
 
@@ -129,6 +133,7 @@ class FakeGuest:
         self.children_file = b""
         self.output = Tail()
         self.stops: list[bool] = []
+        self.on_begin: Callable[[Sequence[str], tuple[int, int, int]], int] = no_commands
         self.ignores_stop = False
         self.hooks: list[tuple[tuple[str, ...], dict[str, str]]] = []
         self.on_resume: Callable[[], None] = house.on_resume
@@ -176,6 +181,9 @@ class FakeGuest:
         self.stops.append(force)
         if force or not self.ignores_stop:
             self.end(-9 if force else 0)
+
+    def begin(self, argv: Sequence[str], streams: tuple[int, int, int]) -> int:
+        return self.on_begin(argv, streams)
 
     def read_output(self, offset: int, limit: int) -> Piece:
         return self.output.read(offset, limit)

@@ -4,7 +4,10 @@ to be.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
+import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +24,7 @@ from sevfork.lifecycle.logs import AskLogs, Reader, ask_as_host
 from sevfork.owner.key_file import read_key
 from sevfork.owner.reading import OwnersReading
 from tests.vm.eavesdropping import Listening, consoles, decoded, logs
-from tests.vm.lab import Lab, Vm
+from tests.vm.lab import SEVFORK, Lab, Vm
 
 KEPT_BYTES = 1 << 20
 MUCH_BYTES = 50_000_000
@@ -85,6 +88,36 @@ def test_a_hook_that_fails_is_told_with_what_it_said(lab: Lab, printer: Vm) -> N
     assert "  | the parent" not in failed.stderr, "that was before the hook"
 
 
+def test_a_command_runs_inside_as_the_workloads_user(lab: Lab, printer: Vm) -> None:
+    script = "echo out; echo err >&2; id -un; exit 5"
+    done = lab.run("exec", printer.name, "--", "/bin/sh", "-c", script, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "out\nnobody\n", "err\n")
+    done = lab.run("exec", printer.name, "--", "/bin/nonsuch", check=False)
+    assert done.returncode == 23, done.stderr
+    content = secrets.token_bytes(200_000)
+    summed = subprocess.run(
+        [SEVFORK, "exec", printer.name, "-i", "--", "sha256sum"],
+        input=content,
+        capture_output=True,
+        check=True,
+        timeout=200,
+    )
+    assert summed.stdout.split()[0].decode() == hashlib.sha256(content).hexdigest()
+
+
+def test_no_fork_while_a_command_runs_inside_and_one_after_it(lab: Lab, printer: Vm) -> None:
+    words = ("exec", printer.name, "--", "/bin/sh", "-c", "echo begun >&2; exec sleep 1000")
+    with lab.running(*words) as running:
+        running.wait_for("begun")
+        refused = lab.run("fork", printer.name, "--name", lab.name(), check=False)
+        assert refused.returncode == 11, refused.stderr
+        assert "exec sleep 1000" in refused.stderr
+        assert running.signal(signal.SIGINT) == 130
+    _, [child] = lab.fork(printer)
+    assert lab.run("exec", child.name, "--", "id", "-un").stdout == "nobody\n"
+    lab.remove(child)
+
+
 def test_a_workload_that_ends_at_once_says_why(lab: Lab) -> None:
     image = lab.image("no-start")
     failed = lab.run("up", lab.name(), "--image", str(image), check=False)
@@ -140,6 +173,8 @@ def test_a_secret_is_nowhere_where_nobody_may_read_what_is_printed(
     words.printed_by(silent)
     with pytest.raises(RefusedByGuest):
         words.read(silent, ask_as_host)
+    refused = lab.run("exec", silent.name, "--", "id", check=False)
+    assert refused.returncode == 23, refused.stderr
     assert not words.on_the_host(silent)
     lab.remove(silent)
     words.printed_by(printer)

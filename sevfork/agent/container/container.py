@@ -200,7 +200,7 @@ class Container:
         ]
         with self.busy, self._null() as null, adopt.adopting():
             printed = null if drop or not self.output else self.output.writing
-            returncode = self._runc_with(null, printed, words, timeout_s=timeout_s)
+            returncode = self._runc_with(null, printed, printed, words, timeout_s=timeout_s)
             if returncode:
                 return Ended(returncode)
             pid = int(pid_file.read_text())
@@ -242,6 +242,15 @@ class Container:
         """runc's ``descriptors.json``: where the standard streams lead, as runc would see it."""
         printed = self.output.name if self.output else os.devnull
         return [os.devnull, printed, printed]
+
+    def begin(self, argv: Sequence[str], streams: tuple[int, int, int]) -> int:
+        """Start a command inside, as the workload's user; its process id, which ``adopt`` knows."""
+        pid_file = self.state / "session.pid"
+        words: list[str | Path] = ["exec", "--detach", "--pid-file", pid_file, _ID, *argv]
+        with self.busy, adopt.adopting():
+            if self._runc_with(*streams, words, timeout_s=_SHORT_TIMEOUT_S):
+                raise RefusedByGuest(f"'{argv[0]}' cannot be run: {_last_message(self._log)}")
+        return int(pid_file.read_text())
 
     def pause(self) -> None:
         self._freeze("1")
@@ -308,14 +317,17 @@ class Container:
             null = file.fileno()
             printed = self.output.writing if self.output else null
             argv = [verb, *options, *words, _ID]
-            returncode = self._runc_with(null, printed, argv, timeout_s=_START_TIMEOUT_S, env=env)
+            returncode = self._runc_with(
+                null, printed, printed, argv, timeout_s=_START_TIMEOUT_S, env=env
+            )
         if returncode:
             raise SevforkError(f"runc {verb}: {_last_message(self._log)}")
 
     def _runc_with(
         self,
         stdin: int,
-        printed: int,
+        stdout: int,
+        stderr: int,
         words: Sequence[str | Path],
         *,
         timeout_s: float,
@@ -324,7 +336,7 @@ class Container:
         """Run runc with these standard streams, which what it starts inside inherits."""
         self._log.unlink(missing_ok=True)
         argv = [*self._runc_words(), *words]
-        with process.spawn(argv, stdin=stdin, stdout=printed, stderr=printed, env=env) as child:
+        with process.spawn(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env) as child:
             try:
                 return child.wait(timeout_s)
             except process.StillRunning as exc:

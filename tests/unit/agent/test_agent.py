@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,6 +90,9 @@ class Vm:
 
     def stop(self, force: bool) -> None:
         self.is_running = False
+
+    def begin(self, argv: Sequence[str], streams: tuple[int, int, int]) -> int:
+        raise AssertionError("nothing is run inside")
 
     def read_output(self, offset: int, limit: int) -> Piece:
         return self.output.read(offset, limit)

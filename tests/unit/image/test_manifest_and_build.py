@@ -31,7 +31,7 @@ def manifest(directory: Path, technology: Technology = Technology.SIMULATED) -> 
         root_hash=ROOT.root_hash,
         policy_digest="aa",
         launch_digests=manifest_json.launch_digests(technology, files, command_line, "maximum"),
-        workload=manifest_json.WorkloadSummary("web", (80,), "host"),
+        workload=manifest_json.WorkloadSummary("web", (80,), "host", "never"),
         packages={"criu": "4.2.1-1"},
         moved=(),
         epoch=1700000000,
@@ -59,7 +59,7 @@ def test_the_manifest_says_what_the_image_is(image: Path) -> None:
         "sha384": hashlib.sha384(b"vmlinuz").hexdigest(),
         "size": 7,
     }
-    assert found["workload"] == {"name": "web", "ports": [80], "logs": "host"}
+    assert found["workload"] == {"name": "web", "ports": [80], "logs": "host", "exec": "never"}
     assert found["packages"] == {"criu": "4.2.1-1"}
     assert found["root_hash"] in found["kernel_cmdline"]
 
