@@ -25,6 +25,7 @@ from sevfork.agent.link import HostGone
 from sevfork.agent.machine import Machine
 from sevfork.agent.measured import Measured
 from sevfork.agent.memory_use import state_bytes
+from sevfork.agent.restarts import Restarts
 from sevfork.agent.serve import OnProgress, VmEnds, VmMustEnd
 from sevfork.agent.unexpected import place_of
 from sevfork.agent.vm_state import CurrentState
@@ -53,6 +54,8 @@ class RunningWorkload(Home, Protocol):
     def ended(self) -> Ended: ...
 
     def stop(self, force: bool) -> None: ...
+
+    def restart(self) -> None: ...
 
     def begin(self, argv: Sequence[str], streams: tuple[int, int, int]) -> int: ...
 
@@ -84,6 +87,7 @@ class Agent:
         self._chronicle = Chronicle(workload, measured.workload.on_child_event)
         self._audit = AuditLog(key)
         self._sessions = Sessions(workload.begin)
+        self._restarts = Restarts(workload, self._restarting)
 
     def handle(self, request: protocol.Request, progress: OnProgress) -> protocol.Reply:
         """The reply; raises a SevforkError for what cannot or must not be done, and records it."""
@@ -172,7 +176,8 @@ class Agent:
         """The workload's end is noticed when somebody asks: its first process waits for that."""
         phase = self._state.now.phase
         runs = phase is WorkloadPhase.READY and not self._life.has(LifeEvent.EXITED)
-        if runs and not self._workload.is_running:
+        if runs and not self._workload.is_running and not self._restarts.follows:
+            self._restarts.refrain()
             self._life.note(LifeEvent.EXITED, self._returncode())
         return protocol.Life(phase, self._life.events)
 
@@ -181,9 +186,19 @@ class Agent:
         phase = self._state.now.phase
         if phase not in (WorkloadPhase.READY, WorkloadPhase.STARTING, WorkloadPhase.FAILED):
             raise WrongState(f"there is no workload to be stopped: it is {phase}")
+        self._restarts.refrain()
         if self._workload.is_running:
             self._workload.stop(force)
         return self._events()
+
+    def _restarting(self, begins: bool) -> None:
+        """Nobody forks a workload that does not answer yet."""
+        phase = WorkloadPhase.STARTING if begins else WorkloadPhase.READY
+        self._state.change(phase=phase)
+
+    def _watch_over_it(self) -> None:
+        if self._measured.workload.restart == "on-failure":
+            self._restarts.watch()
 
     def _of_workload(self, request: OfWorkload) -> protocol.Reply:
         match request:
@@ -287,6 +302,7 @@ class Agent:
         else:
             self._life.note(LifeEvent.READY)
             self._state.change(phase=WorkloadPhase.READY, detail="", uncapturable=uncapturable)
+            self._watch_over_it()
 
     def _as_child(self, request: ChildRequest, progress: OnProgress) -> protocol.Reply:
         child = self._joining()
@@ -304,6 +320,7 @@ class Agent:
         self._forks = Forks(me, self._engine, self._chronicle, self._audit)
         self._child, self._life = None, child.life
         self._state.change(phase=WorkloadPhase.READY, generation=generation)
+        self._watch_over_it()
 
     def _logs(self, request: protocol.ReadLogs) -> protocol.Logs:
         """Raises RefusedByGuest where the image lets nobody, or its owner only, read them."""

@@ -85,6 +85,7 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     io_uring: bool = False
     logs: Logs | None = None
     exec: Exec | None = None
+    restart: Literal["never", "on-failure"] = "never"
     stop_signal: SignalName = "SIGTERM"
 
     def resolved(self, technology: Technology) -> Workload:

@@ -135,6 +135,7 @@ class FakeGuest:
         self.stops: list[bool] = []
         self.on_begin: Callable[[Sequence[str], tuple[int, int, int]], int] = no_commands
         self.ignores_stop = False
+        self.restarts = 0
         self.hooks: list[tuple[tuple[str, ...], dict[str, str]]] = []
         self.on_resume: Callable[[], None] = house.on_resume
         self.spec = spec_from_xml(house.xml(uuid))
@@ -176,6 +177,10 @@ class FakeGuest:
 
     def tell_anew(self, lines: bytes) -> None:
         self.children_file = lines
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.start()
 
     def stop(self, force: bool) -> None:
         self.stops.append(force)

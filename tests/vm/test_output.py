@@ -8,8 +8,11 @@ import hashlib
 import secrets
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import cast
 
@@ -124,6 +127,29 @@ def test_a_workload_that_ends_at_once_says_why(lab: Lab) -> None:
     assert failed.returncode == 23, failed.stderr
     assert "exited with 7" in failed.stderr
     assert "  | the address is taken\n" in failed.stderr
+
+
+def test_a_workload_that_fails_is_started_again_in_parent_and_child(lab: Lab, printer: Vm) -> None:
+    _, [child] = lab.fork(printer)
+    for vm in (printer, child):
+        with suppress(OSError, HTTPException):
+            vm.get("/exit/3")
+        comes_back(vm)
+        assert printed(lab, vm, "--tail", "2") == "leaving\nready to print\n"
+        assert lab.vms()[vm.name]["ended"] is None
+    _, [grandchild] = lab.fork(child)
+    assert grandchild.get("/streams")[0] == 200
+    lab.remove(child, grandchild)
+
+
+def comes_back(vm: Vm) -> None:
+    until = time.monotonic() + 120
+    while True:
+        time.sleep(1)
+        with suppress(OSError, HTTPException):
+            if vm.get("/streams")[0] == 200:
+                return
+        assert time.monotonic() < until
 
 
 def test_a_workload_is_stopped_and_how_it_ended_is_listed(lab: Lab) -> None:

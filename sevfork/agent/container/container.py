@@ -128,6 +128,14 @@ class Container:
             for name in ("stdin", "stdout", "stderr"):
                 remove(directory, name)
 
+    def restart(self) -> None:
+        """Run the workload's command again, in the root as it is; not while a capture is made."""
+        with self.busy:
+            adopt.end(self.pid)
+            self._runc("delete", "--force", _ID, timeout_s=_SHORT_TIMEOUT_S)
+            self._leave_streams_to_runc()
+            self.runc_detached("run", "--bundle", self.bundle)
+
     def prepare(self, device: int | None = None) -> None:
         """Mount the root on what the layer holds, as that device, and write the bundle."""
         self.bundle.mkdir(parents=True, exist_ok=True)

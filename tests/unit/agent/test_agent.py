@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sevfork.agent import restarts
 from sevfork.agent.agent import Agent
 from sevfork.agent.container.adopt import Ended
 from sevfork.agent.container.output import Piece, Tail
@@ -53,6 +54,7 @@ class Vm:
         self.is_running = False
         self.ended_as = Ended(0)
         self.output = Tail()
+        self.restarts = 0
         self.uncapturable: str | None = None
         self.failure: SevforkError | None = None
         self.may_become_ready = threading.Event()
@@ -87,6 +89,10 @@ class Vm:
 
     def ended(self) -> Ended:
         return self.ended_as
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.is_running = True
 
     def stop(self, force: bool) -> None:
         self.is_running = False
@@ -304,3 +310,25 @@ def test_a_child_that_waits_has_nothing_to_stop(child: Vm) -> None:
     child.configure(CHILD)
     with pytest.raises(WrongState, match="waiting"):
         child.ask(protocol.StopWorkload(force=True))
+
+
+@pytest.mark.usefixtures("_steady_memory")
+def test_a_workload_that_fails_is_started_again_and_has_not_exited(
+    processor: SimulatedProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarts, "_FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(restarts, "_LOOK_S", 0.01)
+    vm = Vm(processor, tmp_path, ROOT, b'restart = "on-failure"\n' + WORKLOAD)
+    vm.configure()
+    vm.reaches(WorkloadPhase.READY)
+    vm.ended_as, vm.is_running = Ended(1), False
+    assert [each.event for each in vm.ask(protocol.Events()).events] == [protocol.LifeEvent.READY]
+    until = time.monotonic() + 5
+    while not vm.restarts:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    vm.reaches(WorkloadPhase.READY)
+    vm.ended_as = Ended(0)
+    told = vm.ask(protocol.StopWorkload(force=False))
+    assert told.events[-1] == protocol.Happened(protocol.LifeEvent.EXITED, 0)
+    assert vm.restarts == 1
