@@ -71,7 +71,7 @@ class Session:
         if close and taken == len(data):
             self._close_input()
         # There may be more to give: then nobody waits for what it prints.
-        self._wait(0.0 if taken else _WAIT_S)
+        self._wait(0.0 if taken else _WAIT_S, wants_room=taken < len(data))
         # Looked at before its output: so what it printed before its end is read.
         ended = adopt.look(self._pid)
         stdout, stderr = self._read(self._out), self._read(self._err)
@@ -84,12 +84,17 @@ class Session:
             adopt.end(self._pid)
         self._close()
 
-    def _wait(self, timeout_s: float) -> None:
-        """Until it has printed something, or ended; one that has closed its streams sleeps on."""
+    def _wait(self, timeout_s: float, *, wants_room: bool) -> None:
+        """Until it has printed something, takes input, or has let go of its streams.
+
+        One that has closed them may sleep on.
+        """
         if not self._open:
             time.sleep(timeout_s)
             return
         poller = select.poll()
+        if wants_room:
+            poller.register(self._in, select.POLLOUT)
         for stream in self._open:
             poller.register(stream, select.POLLIN)
         poller.poll(int(timeout_s * 1000))
