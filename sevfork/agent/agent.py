@@ -87,7 +87,7 @@ class Agent:
         self._chronicle = Chronicle(workload, measured.workload.on_child_event)
         self._audit = AuditLog(key)
         self._sessions = Sessions(workload.begin)
-        self._restarts = Restarts(workload, self._restarting)
+        self._restarts = Restarts(workload, self._restarting, self._sessions.tend)
 
     def handle(self, request: protocol.Request, progress: OnProgress) -> protocol.Reply:
         """The reply; raises a SevforkError for what cannot or must not be done, and records it."""
@@ -245,6 +245,7 @@ class Agent:
 
     def _returncode(self) -> int | None:
         try:
+            self._sessions.tend()
             return self._workload.ended().returncode
         except TimedOut:
             raise

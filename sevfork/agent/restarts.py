@@ -38,8 +38,14 @@ class Restartable(Protocol):
 class Restarts:
     """Of one workload. ``around`` is entered as one begins, and left when it answers again."""
 
-    def __init__(self, workload: Restartable, around: Callable[[bool], None]) -> None:
-        self._workload, self._around = workload, around
+    def __init__(
+        self,
+        workload: Restartable,
+        around: Callable[[bool], None],
+        tend: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``tend`` reaps what ran beside the workload: before that, nobody knows how it ended."""
+        self._workload, self._around, self._tend = workload, around, tend
         self._proven = Deadline.after(0)
         self._wanted = False
         self._count = 0
@@ -59,6 +65,7 @@ class Restarts:
         if not self._wanted or (self._count >= MOST and not self._proven.passed):
             return False
         try:
+            self._tend()
             return bool(self._workload.ended().returncode)
         except SevforkError:
             return False  # nobody knows how it ended

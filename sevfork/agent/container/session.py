@@ -10,6 +10,7 @@ import fcntl
 import os
 import select
 import shlex
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -58,6 +59,8 @@ class Session:
         for mine in (self._in, self._out, self._err):
             fcntl.fcntl(mine, fcntl.F_SETFL, os.O_NONBLOCK)
         self._open = {self._out, self._err}
+        self._ended: adopt.Ended | None = None
+        self._lock = threading.Lock()
         self._until = Deadline.after(_UNASKED_S)
 
     @property
@@ -73,15 +76,24 @@ class Session:
         # There may be more to give: then nobody waits for what it prints.
         self._wait(0.0 if taken else _WAIT_S, wants_room=taken < len(data))
         # Looked at before its output: so what it printed before its end is read.
-        ended = adopt.look(self._pid)
+        self.tend()
+        ended = self._ended
         stdout, stderr = self._read(self._out), self._read(self._err)
         over = ended is not None and not stdout and not stderr
         return Heard(taken, stdout, stderr, ended.returncode if ended and over else None)
 
+    def tend(self) -> None:
+        """Reap it when it has ended: till then a first process that ends is not let go either."""
+        with self._lock:
+            if self._ended is None and (found := adopt.look(self._pid)):
+                self._ended = found
+                adopt.end(self._pid)
+
     def end(self) -> None:
         """End it, if it has not ended, and let go of its streams."""
-        with suppress(SevforkError):
-            adopt.end(self._pid)
+        with self._lock, suppress(SevforkError):
+            if self._ended is None:
+                adopt.end(self._pid)
         self._close()
 
     def _wait(self, timeout_s: float, *, wants_room: bool) -> None:
@@ -162,7 +174,13 @@ class Sessions:
             self._session.end()
             self._session = None
 
+    def tend(self) -> None:
+        """Reap a command that has ended; from any thread."""
+        if session := self._session:
+            session.tend()
+
     def forget(self) -> None:
         """End a command that whoever ran it has left."""
+        self.tend()
         if self._session is not None and self._session.is_forgotten:
             self.end()

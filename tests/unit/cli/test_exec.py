@@ -21,7 +21,7 @@ from sevfork.agent.container.adopt import Ended
 from sevfork.agent.measured import Measured
 from sevfork.cli import main as command
 from sevfork.cli.options import App
-from sevfork.errors import RefusedByGuest, WrongState
+from sevfork.errors import RefusedByGuest, TimedOut, WrongState
 from sevfork.handshake import InstanceKey
 from sevfork.host import connection_choice
 from sevfork.lifecycle import inside
@@ -39,6 +39,7 @@ class Commands:
     program: Program
     ended: Ended | None = None
     killed: bool = False
+    reaped: bool = False
     threads: list[threading.Thread] = field(default_factory=list)
 
     def begin(self, argv: Sequence[str], streams: tuple[int, int, int]) -> int:
@@ -59,7 +60,7 @@ class Commands:
 
     def end(self, pid: int) -> None:
         assert pid == PID
-        self.killed = self.ended is None
+        self.killed, self.reaped = self.ended is None, True
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +201,27 @@ def test_a_command_that_nobody_asks_for_is_ended(
     assert endless.killed
     with pytest.raises(RefusedByGuest, match="was ended"):
         ask(parent, protocol.ExecExchange(b"", close=False))
+
+
+def test_a_workloads_end_is_known_though_a_command_ran_beside_it(
+    run: Run, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel lets a first process go when all others of its container are reaped."""
+    commands = run(lambda *_: -9)
+    ask(parent, START)
+    commands.threads[0].join()
+    ended = parent.ended
+
+    def known() -> Ended:
+        if not commands.reaped:
+            raise TimedOut("its first process has not ended")
+        return ended()
+
+    monkeypatch.setattr(parent, "ended", known)
+    parent.end(3)
+    life = ask(parent, protocol.Events())
+    assert isinstance(life, protocol.Life)
+    assert life.events[-1] == protocol.Happened(protocol.LifeEvent.EXITED, 3)
 
 
 def test_an_image_that_lets_nobody_in(house: FakeHouse, parent: FakeGuest) -> None:
