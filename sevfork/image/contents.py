@@ -77,12 +77,6 @@ def module_files(modules: Mapping[str, bytes]) -> Files:
     return {**files, "usr/lib/modules/load": File("".join(f"{m}\n" for m in modules).encode())}
 
 
-def preload_file(imports: Iterable[str]) -> Files:
-    """What init reads ahead while the kernel loads modules: the agent's Python, its modules."""
-    paths = ["/usr/bin/python3", *sorted(set(imports))]
-    return {"usr/lib/sevfork/preload": File("".join(f".{path}\n" for path in paths).encode())}
-
-
 def write(root: GuestRoot, files: Mapping[str, File]) -> None:
     for name, file in files.items():
         root.write(name, file.data, file.mode)
