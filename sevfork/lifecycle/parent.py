@@ -54,10 +54,11 @@ class Parent:
 
     def require_ready(self) -> protocol.Status:
         """Its status, when its workload is ready to be captured. Raises WrongState."""
-        status = self.ask(protocol.GetStatus(), protocol.Status)
+        return self.agent.wait_until_ready(self.job.deadline, self._require_configured)
+
+    def _require_configured(self, status: protocol.Status) -> None:
         if status.role is None:
             raise WrongState(f"'{self.name}' was never configured by 'sevfork up'")
-        return self.agent.wait_until_ready(self.job.deadline)
 
 
 @contextlib.contextmanager
