@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sevfork.errors import TimedOut
 
 
-@dataclass(frozen=True, order=True)
-class Deadline:
+class Deadline(Struct, frozen=True, order=True):
     """``at``: seconds of ``time.monotonic()``, which no change of the wall clock moves."""
 
     at: float

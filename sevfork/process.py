@@ -12,9 +12,10 @@ import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct
 
 from sevfork.errors import HostCannot, SevforkError, TimedOut
 
@@ -36,8 +37,7 @@ class CommandFailed(SevforkError):
         self.output = output
 
 
-@dataclass(frozen=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """What a command printed, and its exit code."""
 
     stdout: str

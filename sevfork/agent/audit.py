@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from sevfork.errors import SevforkError
 from sevfork.handshake import Actions, InstanceKey, Manifest, Send, manifest_digest
@@ -25,8 +27,7 @@ from sevfork.wire import protocol
 from sevfork.wire.lp import lp
 
 
-@dataclass
-class _Chain:
+class _Chain(Struct):
     span: Span
     kept: deque[bytes] = field(default_factory=deque)
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from sevfork.agent.engine import CaptureCost, Engine, OnStep, Sink, TrackingLost
 from sevfork.agent.serve import OnProgress
 from sevfork.agent.volume import find_volume
 from sevfork.handshake import Layer, Manifest
 from sevfork.seal import NO_BASE, BlockDevice, SealedImage, SealWriter, Window
+from sevfork.unshown import Unshown
 from sevfork.wire import protocol
 from sevfork.wire.protocol import Step
 
@@ -32,8 +34,7 @@ _REPORT_EVERY_BYTES = 4 * 2**20
 _Capture = Callable[[Sink, OnStep], CaptureCost]
 
 
-@dataclass(frozen=True)
-class Captured:
+class Captured(Struct, frozen=True):
     """One capture, sealed; ``state_bytes`` is its plaintext. ``begun_anew`` says why it is a base
     where an update was asked for, and is empty otherwise."""
 
@@ -47,10 +48,9 @@ class Captured:
         return self.manifest.layers[-1].chunk_count * 2**20
 
 
-@dataclass(frozen=True)
-class _Chain:
+class _Chain(Unshown, Struct, frozen=True):
     serial: str
-    layers: tuple[Layer, ...] = field(repr=False)
+    layers: tuple[Layer, ...]
 
     @property
     def end(self) -> int:

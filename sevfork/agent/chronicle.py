@@ -14,8 +14,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from sevfork.agent.container.adopt import Ended
 from sevfork.agent.unexpected import place_of
@@ -49,8 +50,7 @@ class Home(Protocol):
     ) -> Ended: ...
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(Struct, frozen=True):
     """One thing that happened to one child, which is named by its place and its unique id."""
 
     child: bytes

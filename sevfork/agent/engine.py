@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from sevfork.errors import NotAuthentic, WrongState
 from sevfork.wire.protocol import Step
@@ -31,8 +32,7 @@ class Source(Protocol):
     def readinto(self, buffer: memoryview, /) -> int: ...
 
 
-@dataclass(frozen=True)
-class Generation:
+class Generation(Struct, frozen=True):
     """How many forks lie above this VM, and 16 bytes that no other VM of the family has."""
 
     counter: int
@@ -48,8 +48,7 @@ class Generation:
         return head.ljust(GENERATION_FILE_SIZE, b"\0")
 
 
-@dataclass(frozen=True)
-class CaptureCost:
+class CaptureCost(Struct, frozen=True):
     """What one capture cost. Times in milliseconds of CLOCK_MONOTONIC, sizes in bytes.
 
     ``pause_ms`` is the last and consistent freeze; ``earlier_pauses_ms`` are the short ones of the

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from sevfork.agent.audit import AuditLog
 from sevfork.agent.captures import Captures
@@ -36,6 +38,7 @@ from sevfork.handshake import (
 )
 from sevfork.handshake.audit_entries import PlaceTaken
 from sevfork.handshake.messages import FORK_ID_SIZE
+from sevfork.unshown import Unshown
 from sevfork.wire import protocol
 from sevfork.wire.protocol import MAX_CHILDREN, MAX_FAMILY
 
@@ -50,8 +53,7 @@ _SNAPSHOT = bytes(FORK_ID_SIZE)  # in place of a fork id
 _VM_ID_SIZE = 16
 
 
-@dataclass(frozen=True)
-class Party:
+class Party(Struct, frozen=True):
     """What a VM brings into a handshake as a parent."""
 
     identity: Identity
@@ -61,8 +63,7 @@ class Party:
     provider: EvidenceProvider
 
 
-@dataclass
-class _Fork:
+class _Fork(Unshown, Struct):
     """One reservation: its OFFERs' children in index order.
 
     ``warm``: they are to hold the snapshot. The others wait for one capture, with the ``token``
@@ -73,9 +74,9 @@ class _Fork:
 
     kin: tuple[Kin, ...]
     warm: bool
-    token: OwnerToken | None = field(default=None, repr=False)
+    token: OwnerToken | None = None
     was_captured: bool = False
-    manifest: Manifest | None = field(default=None, repr=False)
+    manifest: Manifest | None = None
     callable_until: float = 0.0
     called: list[Kin] = field(default_factory=list)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from msgspec import Struct
 
 from sevfork.agent.evidence.endorsed import Shelf
 from sevfork.agent.evidence.provider import EvidenceProvider
@@ -35,8 +36,7 @@ def host_clock() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True)
-class PolicyVerifier:
+class PolicyVerifier(Struct, frozen=True):
     """Checks evidence, a peer's or this VM's own, under the measured policy.
 
     It has to pass with what it came with, where that is enough, and with what the host has handed
@@ -67,8 +67,7 @@ def _lacks_what_is_published(verdict: Verdict) -> bool:
     return any(check.name.startswith(_PUBLISHED) for check in verdict.failures)
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """A launch configuration that the hardware has signed, and the launch it belongs to."""
 
     config: LaunchConfig

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sevfork.agent.chronicle import Told
 from sevfork.agent.engine import UNIQUE_ID_SIZE
@@ -21,8 +22,7 @@ _EVENTS = {
 }
 
 
-@dataclass
-class Kin:
+class Kin(Struct):
     """``fork_id`` and ``index`` are the OFFER's until a warm child is called to another place.
 
     Whatever the host says of whom an event is: it is told as that of the child whose key opens it.

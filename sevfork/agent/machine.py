@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from sevfork.agent import network
 from sevfork.errors import RefusedByGuest
@@ -22,8 +23,7 @@ class Machine(Protocol):
     def step_clock(self, nanoseconds: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class Guest:
+class Guest(Struct, frozen=True):
     """The guest that this agent runs in."""
 
     restoring: Path

@@ -11,7 +11,8 @@ import fcntl
 import ipaddress
 import socket
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sevfork.errors import SevforkError
 
@@ -21,8 +22,7 @@ _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8916, 0x891C
 _IFF_UP, _RTF_UP, _RTF_GATEWAY, _EEXIST = 0x1, 0x1, 0x2, 17
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(Struct, frozen=True):
     """QEMU's user network gives a guest these; they are the same in every guest."""
 
     interface: ipaddress.IPv4Interface = ipaddress.IPv4Interface("10.0.2.15/24")

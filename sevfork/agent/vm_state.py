@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sevfork.wire.protocol import WorkloadPhase
 
 
-@dataclass(frozen=True)
-class VmState:
+class VmState(Struct, frozen=True):
     """``uncapturable`` is what the last trial said, or None; ``printed`` are the last words of a
     workload that did not start."""
 
@@ -34,4 +35,4 @@ class CurrentState:
 
     def change(self, **fields: object) -> None:
         with self._lock:
-            self._state = replace(self._state, **fields)  # type: ignore[arg-type]  # checked by replace
+            self._state = replace(self._state, **fields)

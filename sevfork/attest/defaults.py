@@ -6,9 +6,11 @@ Every field is spelled out, because a policy that leaves one out is not valid.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from sevfork.attest.policy import Revocation
 from sevfork.attest.snp.certificates import AMD_ROOTS
@@ -40,8 +42,7 @@ HARDWARE_ROOTS = {
 _INTEL_MODULE = "00" * 48
 
 
-@dataclass(frozen=True)
-class Floors:
+class Floors(Struct, frozen=True):
     """Floors in time, against a host that keeps what was true once: lists, collateral, firmware.
 
     ``crl``: whether AMD's list has to be there and current. ``crl_numbers``: by product, what no
@@ -199,7 +200,7 @@ def _tdx_section(section: str, collateral: str, for_peers: bool, floors: Floors)
 def _minimum(
     section: str, product: Product, tcb: Tcb, microcode_by_stepping: Mapping[str, int]
 ) -> str:
-    numbers = [f"{name} = {value}" for name, value in vars(tcb).items() if value is not None]
+    numbers = [f"{name} = {value}" for name, value in asdict(tcb).items() if value is not None]
     if microcode_by_stepping:
         steppings = [f'"{name}" = {value}' for name, value in microcode_by_stepping.items()]
         numbers.append(f"microcode_by_stepping = {{ {', '.join(steppings)} }}")

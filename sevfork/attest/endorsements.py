@@ -12,9 +12,11 @@ the evidence came with. Two places are meant:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol, Self, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.snp.certificates import CertificateTable
@@ -59,8 +61,7 @@ def readable(decode: Callable[[_Content], _T], content: _Content) -> _T | None:
         return None
 
 
-@dataclass(frozen=True)
-class SnpEndorsements:
+class SnpEndorsements(Struct, frozen=True):
     """AMD's certificates and revocation list; any of them may be absent."""
 
     table: CertificateTable
@@ -101,7 +102,8 @@ def _start(crl: bytes) -> datetime:
 
 
 def _filled(table: CertificateTable, other: CertificateTable) -> CertificateTable:
-    return CertificateTable(**{name: own or vars(other)[name] for name, own in vars(table).items()})
+    ours, theirs = asdict(table), asdict(other)
+    return CertificateTable(**{name: own or theirs[name] for name, own in ours.items()})
 
 
 def _with_table(evidence: Evidence, before: CertificateTable, table: CertificateTable) -> Evidence:
@@ -109,8 +111,7 @@ def _with_table(evidence: Evidence, before: CertificateTable, table: Certificate
     return evidence if table == before else replace(evidence, certificates=table.encode())
 
 
-@dataclass(frozen=True)
-class TdxEndorsements:
+class TdxEndorsements(Struct, frozen=True):
     """Intel's collateral, all of it, with what each part is of and when it was issued."""
 
     collateral: Collateral
@@ -159,8 +160,7 @@ class TdxEndorsements:
         )
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """Read before anything is verified, and only to choose by: the verdict is on what it is."""
 
     subject: object

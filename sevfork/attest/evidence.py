@@ -7,7 +7,7 @@ before ``verify``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from sevfork.errors import AttestationFailed
 from sevfork.technology import Technology
@@ -21,8 +21,7 @@ _HEAD_SIZE = 4
 _BY_WIRE = {technology.wire: technology for technology in Technology}
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(Struct, frozen=True):
     """An unchecked report with the certificates that were handed over beside it."""
 
     technology: Technology

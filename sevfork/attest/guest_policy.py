@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Struct
 
 from sevfork.attest.defaults import (
     HARDWARE_FLOORS,
@@ -49,8 +49,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attest: Policy
 
 
-@dataclass(frozen=True)
-class GuestPolicy:
+class GuestPolicy(Struct, frozen=True):
     """What this image allows. ``digest`` is SHA-384 over the file's exact bytes.
 
     ``fork``: who may ask for a fork, the holder of an owner's token or anyone. ``launch``: a peer

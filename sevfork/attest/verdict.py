@@ -10,9 +10,11 @@ VerifiedReport.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar, final
+from typing import NoReturn, TypeVar, final
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from sevfork.attest.x509 import Validity, time_text
 from sevfork.errors import AttestationFailed
@@ -21,8 +23,7 @@ from sevfork.technology import Technology
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(Struct, frozen=True):
     """One check: what was wanted, what was found, and whether that is good enough."""
 
     name: str
@@ -31,8 +32,7 @@ class Check:
     passed: bool
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The whole outcome; ``facts`` are what the evidence says, for a reader, judged or not.
 
     ``warnings`` are those of ``not_checked`` that must not be overlooked.
@@ -61,18 +61,17 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-@dataclass
-class Findings:
+class Findings(Struct):
     """Collects checks while evidence is examined.
 
     It is the one place that text of evidence goes through on its way to a reader, be it printed,
     written as JSON or part of an error: none of it leaves here with a character that is not shown.
     """
 
-    checks: list[Check] = field(default_factory=list)
-    not_checked: list[str] = field(default_factory=list)
-    facts: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    checks: list[Check] = []
+    not_checked: list[str] = []
+    facts: list[tuple[str, str]] = []
+    warnings: list[str] = []
 
     def check(self, name: str, wanted: str, got: str, passed: bool) -> bool:
         """Note one check; the result is handed back so that later checks can depend on it."""
@@ -141,8 +140,7 @@ class Findings:
         )
 
 
-@dataclass(frozen=True)
-class LaunchIdentity:
+class LaunchIdentity(Struct, frozen=True):
     """What "the same launch" compares: named measured values, equal only if all of them are.
 
     SNP: measurement, policy, id and author key digests. TDX: MRTD, RTMR0-2, attributes, XFAM,
@@ -160,8 +158,7 @@ class LaunchIdentity:
         return tuple(name for name in mine | theirs if mine.get(name) != theirs.get(name))
 
 
-@dataclass(frozen=True)
-class Claims:
+class Claims(Struct, frozen=True):
     """What a report says, before anybody has decided to believe it.
 
     ``report_data`` has 64 bytes; ``launch_config_hash`` is HOST_DATA (32) or MRCONFIGID (48);
@@ -188,7 +185,6 @@ class EvidenceRejected(AttestationFailed):
 
 
 @final
-@dataclass(frozen=True, init=False)
 class VerifiedReport:
     """Claims that passed every check. Only ``sevfork.attest.verify.verify`` makes one.
 
@@ -207,12 +203,15 @@ class VerifiedReport:
     def __init__(self) -> None:
         raise TypeError("only verify() makes a VerifiedReport")
 
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a VerifiedReport is not changed")
+
 
 def _verified(claims: Claims | None, verdict: Verdict) -> VerifiedReport:
     """For ``verify()`` alone. Raise EvidenceRejected unless there are claims and all passed."""
     if claims is None or not verdict.passed or claims.technology is not verdict.technology:
         raise EvidenceRejected(verdict)
     report = object.__new__(VerifiedReport)
-    for name, value in (*vars(claims).items(), ("verdict", verdict)):
+    for name, value in (*asdict(claims).items(), ("verdict", verdict)):
         object.__setattr__(report, name, value)
     return report

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from msgspec import Struct
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.policy import Policy
@@ -30,8 +31,7 @@ _EXAMINERS: dict[Technology, Examiner] = {
 }
 
 
-@dataclass(frozen=True)
-class Expected:
+class Expected(Struct, frozen=True):
     """What the verifier itself knows that the report must say.
 
     ``report_data`` (64 bytes) is what makes a report fresh and bound, so there is always one.

@@ -11,7 +11,6 @@ import hashlib
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import TypeGuard
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
+from msgspec import Struct
 
 from sevfork.errors import AttestationFailed
 
@@ -100,8 +100,7 @@ def ecdsa_verifies(
     return True
 
 
-@dataclass(frozen=True)
-class Validity:
+class Validity(Struct, frozen=True):
     """A span of time, both ends included; one without an end covers nothing."""
 
     start: datetime
@@ -114,8 +113,7 @@ class Validity:
         return f"from {time_text(self.start)} to {time_text(self.end) if self.end else 'nothing'}"
 
 
-@dataclass(frozen=True)
-class Certificate:
+class Certificate(Struct, frozen=True):
     """One certificate. ``extensions`` are those that X.509 does not know: raw bytes by OID.
 
     ``common_name`` is empty if there is none, or more than one. ``may_issue``: basic constraints
@@ -158,8 +156,7 @@ class Certificate:
         return True
 
 
-@dataclass(frozen=True)
-class RevocationList:
+class RevocationList(Struct, frozen=True):
     """A CRL. ``critical``: it has extensions that must not be passed over (a delta, a subset)."""
 
     der: bytes
@@ -201,8 +198,7 @@ class RevocationList:
         return certificate.serial in self.revoked
 
 
-@dataclass(frozen=True)
-class Chain:
+class Chain(Struct, frozen=True):
     """Certificates from a leaf to a root; ``what`` names the chain in messages."""
 
     what: str

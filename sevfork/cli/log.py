@@ -206,10 +206,11 @@ def _document(reading: Reading, whose: _Whose | None) -> dict[str, object]:
 
 
 def _entry(entry: Entry) -> dict[str, object]:
-    from dataclasses import asdict
+    from msgspec.structs import asdict
 
     fields = asdict(entry.deed)
-    fields |= fields.pop("recipient", {})
+    if "recipient" in fields:
+        fields |= asdict(fields.pop("recipient"))
     shown = {name: each.hex() if isinstance(each, bytes) else each for name, each in fields.items()}
     counted = {"number": entry.number, "position": entry.position, "time_s": entry.wall_ns / 1e9}
     return counted | {"what": entry.kind.name.lower()} | shown

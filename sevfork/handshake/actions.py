@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct
 
 from sevfork.handshake.audit_entries import Given
 from sevfork.handshake.lineage import Lineage
 from sevfork.handshake.manifest import Manifest
 from sevfork.handshake.messages import EventKind
+from sevfork.unshown import Unshown
 
 
-@dataclass(frozen=True)
-class NeedEvidence:
+class NeedEvidence(Struct, frozen=True):
     """Have the hardware sign these 64 bytes, and hand the evidence to ``provide_evidence``."""
 
     report_data: bytes
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(Struct, frozen=True):
     """Relay this message to the other side.
 
     ``gives`` is what it gives to whom, for the audit record; None where it is sent again.
@@ -28,31 +27,27 @@ class Send:
     gives: Given | None = None
 
 
-@dataclass(frozen=True)
-class ReleaseState:
+class ReleaseState(Unshown, Struct, frozen=True):
     """For the child: restore what the manifest names, base first, as this generation."""
 
-    manifest: Manifest = field(repr=False)
+    manifest: Manifest
     lineage: Lineage
     generation: int
 
 
-@dataclass(frozen=True)
-class HoldState:
+class HoldState(Unshown, Struct, frozen=True):
     """For a warm child: unseal what the manifest names, base first, keep it, and run none of it."""
 
-    manifest: Manifest = field(repr=False)
+    manifest: Manifest
 
 
-@dataclass(frozen=True)
-class Confirmed:
+class Confirmed(Struct, frozen=True):
     """For the parent: the child with this instance key has restored the state, or holds it."""
 
     instance_key: bytes
 
 
-@dataclass(frozen=True)
-class EventReceived:
+class EventReceived(Struct, frozen=True):
     """The other side says, authentically, that this happened to it."""
 
     sequence: int

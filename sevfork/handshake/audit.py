@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sevfork.errors import NotAuthentic
 from sevfork.handshake.audit_entries import ENTRY_LIMIT_BYTES, ChainKind, Entry
@@ -28,8 +30,7 @@ _CHAIN_LABEL = b"sevfork/1 audit chain"
 _ENTRY_LABEL = b"sevfork/1 audit entry"
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(Struct, frozen=True):
     """How far a chain goes: ``count`` entries, and the hash over all of them."""
 
     count: int
@@ -52,8 +53,7 @@ class Link:
         return cls(cursor.number(8), cursor.take(DIGEST_SIZE))
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(Struct, frozen=True):
     """One chain: what of it was ``condensed``, the oldest entries, and where it ends."""
 
     condensed: Link
@@ -65,8 +65,7 @@ class Span:
         return cls(first, first)
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(Struct, frozen=True):
     """What is signed: whose record it is, for whom it was read and when, and each chain's span."""
 
     instance_key: bytes
@@ -111,8 +110,7 @@ class Head:
         return first + self.wall_ns.to_bytes(8, "big") + b"".join(links)
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):
     """A record that is whole: every entry that is not condensed, by number."""
 
     head: Head

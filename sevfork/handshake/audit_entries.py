@@ -7,8 +7,9 @@ displace none of another.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
 
 from sevfork.handshake.codec import Cursor, MessageKind, head
 from sevfork.handshake.launch import DIGEST_SIZE
@@ -30,8 +31,7 @@ class ChainKind(IntEnum):
     ACTIVATION = 5
 
 
-@dataclass(frozen=True)
-class PlaceTaken:
+class PlaceTaken(Struct, frozen=True):
     """Where the VM stands: as a root, again once its owner has adopted it, or as a child.
 
     ``owned``: its lineage has the owner's word on its root. ``lineage_digest`` is SHA-384 of its
@@ -62,8 +62,7 @@ class PlaceTaken:
         return cls(owned, generation, fork_id, cursor.number(4), cursor.take(DIGEST_SIZE))
 
 
-@dataclass(frozen=True)
-class StateCaptured:
+class StateCaptured(Struct, frozen=True):
     """The workload's state was sealed: for a fork's children, or as a snapshot (fork id zero)."""
 
     fork_id: bytes
@@ -78,8 +77,7 @@ class StateCaptured:
         return cls(cursor.take(FORK_ID_SIZE), cursor.take(DIGEST_SIZE), _count(cursor))
 
 
-@dataclass(frozen=True)
-class RequestRefused:
+class RequestRefused(Struct, frozen=True):
     """A request that was answered by an error: the check that failed, in the error's words."""
 
     exit_code: int
@@ -103,8 +101,7 @@ class RequestRefused:
             raise cursor.error("a text is not UTF-8") from exc
 
 
-@dataclass(frozen=True)
-class Recipient:
+class Recipient(Struct, frozen=True):
     """A place in a fork, the instance key of the VM that has it, and the manifest it was given."""
 
     fork_id: bytes
@@ -122,8 +119,7 @@ class Recipient:
         return cls(fork_id, index, cursor.take(INSTANCE_KEY_SIZE), cursor.take(DIGEST_SIZE))
 
 
-@dataclass(frozen=True)
-class KeysGranted:
+class KeysGranted(Struct, frozen=True):
     """A GRANT was made. A ``warm`` one makes no child yet: that VM holds, and gets the UPDATEs."""
 
     recipient: Recipient
@@ -138,8 +134,7 @@ class KeysGranted:
         return cls(Recipient.take(cursor), warm)
 
 
-@dataclass(frozen=True)
-class ChildActivated:
+class ChildActivated(Struct, frozen=True):
     """An ACTIVATE was made: a VM that was held warm has become the child at this place."""
 
     recipient: Recipient
@@ -164,8 +159,7 @@ _KINDS: dict[type[Deed], ChainKind] = {
 _DEEDS: dict[int, type[Deed]] = {kind.value: deed for deed, kind in _KINDS.items()}
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """``number`` counts all entries of the record, ``position`` those of its chain, both from 1.
 
     ``wall_ns`` is nanoseconds since 1970 by the guest's clock, which its host sets.

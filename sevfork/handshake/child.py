@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake.actions import Actions, HoldState, NeedEvidence, Send
@@ -36,15 +38,14 @@ from sevfork.handshake.transcript import (
 )
 from sevfork.handshake.warm_child import Called, Held, Holding
 from sevfork.handshake.warm_messages import WarmGrantContent
+from sevfork.unshown import Unshown
 
 
-@dataclass(frozen=True)
-class _Waiting:
+class _Waiting(Struct, frozen=True):
     """Nothing came yet."""
 
 
-@dataclass(frozen=True)
-class _Joining:
+class _Joining(Unshown, Struct, frozen=True):
     """The OFFER is accepted; the child's own evidence is awaited, then the GRANT.
 
     ``evidence`` is what the JOIN was made with, or None until then.
@@ -54,8 +55,8 @@ class _Joining:
     core: bytes
     t1: bytes
     signature: bytes
-    secrets: SharedSecrets = field(repr=False)
-    evidence: bytes | None = field(default=None, repr=False)
+    secrets: SharedSecrets
+    evidence: bytes | None = None
 
     def again(self) -> Actions:
         if self.evidence is None:
@@ -63,11 +64,10 @@ class _Joining:
         return (Send(Join(self.core, self.signature, self.evidence).encode()),)
 
 
-@dataclass(frozen=True)
-class _Granted:
+class _Granted(Unshown, Struct, frozen=True):
     """The one GRANT, or the ACTIVATE of a warm child, was used, and its key is gone."""
 
-    boxes: LaterBoxes = field(repr=False)
+    boxes: LaterBoxes
 
 
 class ChildSession:

@@ -8,7 +8,6 @@ memory until it is used again, and the agent is never in what is captured.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,9 +16,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Struct
 
 from sevfork.attest.verdict import VerifiedReport
 from sevfork.errors import AttestationFailed, NotAuthentic
+from sevfork.unshown import Unshown
 from sevfork.wire.lp import lp
 
 _KEY_SIZE = 32
@@ -32,12 +33,11 @@ _RESUME_LABEL = b"sevfork/1 resume"
 _ACTIVATE_LABEL = b"sevfork/1 activate"
 
 
-@dataclass(frozen=True)
-class SharedSecrets:
+class SharedSecrets(Unshown, Struct, frozen=True, weakref=True):
     """What both sides can compute early, and which is no key yet."""
 
-    ecdh: bytes = field(repr=False)
-    kem: bytes = field(repr=False)
+    ecdh: bytes
+    kem: bytes
 
 
 class EcdhKey:
@@ -84,8 +84,7 @@ class OfferKeys:
         return SharedSecrets(self._ecdh.agree(share), self._kem.decapsulate(ciphertext))
 
 
-@dataclass(frozen=True)
-class JoinKeys:
+class JoinKeys(Struct, frozen=True):
     """The child's answer to an OFFER: public parts and the secrets; the private key is gone."""
 
     share: bytes
@@ -128,8 +127,7 @@ class Box:
         return plaintext
 
 
-@dataclass(frozen=True)
-class LaterBoxes:
+class LaterBoxes(Struct, frozen=True):
     """The boxes for what follows a GRANT or an ACTIVATE. None of them opens either."""
 
     confirm: Box
@@ -137,16 +135,14 @@ class LaterBoxes:
     parent_event: Box
 
 
-@dataclass(frozen=True)
-class WarmKeys:
+class WarmKeys(Unshown, Struct, frozen=True):
     """What K leaves behind for a child that is kept warm; a child that is none lets go of it."""
 
     update: Box
-    resume: bytes = field(repr=False)
+    resume: bytes
 
 
-@dataclass(frozen=True)
-class Boxes:
+class Boxes(Struct, frozen=True):
     """One box for each direction and use: the GRANT's, to be let go of once it is used."""
 
     grant: Box
@@ -154,8 +150,7 @@ class Boxes:
     warm: WarmKeys
 
 
-@dataclass(frozen=True)
-class ActiveBoxes:
+class ActiveBoxes(Struct, frozen=True):
     """The same for a warm child that is activated: the ACTIVATE's box, and what follows it."""
 
     activate: Box

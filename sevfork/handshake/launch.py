@@ -8,8 +8,9 @@ owner (48 bytes, SHA-384 of the owner's Ed25519 public key, zero if none) | SHA-
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from sevfork.errors import NotAuthentic
 from sevfork.technology import Technology
@@ -27,8 +28,7 @@ class Role(Enum):
     CHILD = 2
 
 
-@dataclass(frozen=True)
-class LaunchConfig:
+class LaunchConfig(Struct, frozen=True):
     """Role, owner's key hash (SHA-384) or None, and for a child SHA-384 of the exact OFFER."""
 
     role: Role

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
 from itertools import pairwise
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sevfork.errors import NotAuthentic, RefusedByGuest
 from sevfork.handshake.codec import Cursor, MessageKind, head
@@ -29,8 +31,7 @@ def owner_digest(owner_key: bytes) -> bytes:
     return hashlib.sha384(owner_key).digest()
 
 
-@dataclass(frozen=True)
-class ForkCertificate:
+class ForkCertificate(Struct, frozen=True):
     """A parent's word on one child: its instance key, its place, and what it was given."""
 
     parent: bytes
@@ -73,8 +74,7 @@ class ForkCertificate:
         return head(MessageKind.CERTIFICATE) + self.parent + self.child + place + given
 
 
-@dataclass(frozen=True)
-class OwnerCertificate:
+class OwnerCertificate(Struct, frozen=True):
     """The owner's word that the VM with this instance key is the root of a family."""
 
     owner_key: bytes
@@ -109,8 +109,7 @@ class OwnerCertificate:
         return head(MessageKind.OWNER_CERTIFICATE) + self.owner_key + self.root_key
 
 
-@dataclass(frozen=True)
-class Lineage:
+class Lineage(Struct, frozen=True):
     """The descent of one VM: its root's instance key, the owner's word on it, each fork since."""
 
     root_key: bytes

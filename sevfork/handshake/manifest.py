@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from sevfork.errors import NotAuthentic
 from sevfork.handshake.codec import Cursor, MessageKind, head
 from sevfork.seal import MAX_CHUNKS, chunk_offset
 from sevfork.seal.header import DIGEST_SIZE, ID_SIZE, KEY_SIZE
 from sevfork.seal.window import ALIGNMENT
+from sevfork.unshown import Unshown
 
 MAX_LAYERS = 64
 # In an OFFER that was made before the capture.
@@ -19,11 +21,10 @@ MANIFEST_LIMIT_BYTES = 4 + MAX_LAYERS * _LAYER_SIZE
 _END_LIMIT = 1 << 63  # where offsets end that a kernel takes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layer:
+class Layer(Unshown, Struct, frozen=True, kw_only=True):
     """One sealed image, from byte ``start`` of its volume on. Its base is the layer before it."""
 
-    image_key: bytes = field(repr=False)
+    image_key: bytes
     header_digest: bytes
     chunk_count: int
     image_id: bytes
@@ -47,8 +48,7 @@ class Layer:
         return self.image_key + self.header_digest + count + self.image_id + start
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """The layers in order, the base first."""
 
     layers: tuple[Layer, ...]

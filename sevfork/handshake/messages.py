@@ -6,15 +6,17 @@ message. Fields that are random, keys or digests are plain bytes of the sizes gi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Self
+
+from msgspec import Struct
 
 from sevfork.attest.evidence import CERTIFICATES_LIMIT_BYTES, REPORT_LIMIT_BYTES
 from sevfork.handshake.codec import Cursor, MessageKind, head
 from sevfork.handshake.instance import SIGNATURE_SIZE
 from sevfork.handshake.launch import DIGEST_SIZE, LAUNCH_CONFIG_SIZE
 from sevfork.technology import Technology
+from sevfork.unshown import Unshown
 from sevfork.wire.lp import lp
 
 SUITE_P384_MLKEM1024_AES256GCM_SHA384 = 1
@@ -29,8 +31,7 @@ GRANT_BOX_LIMIT_BYTES = 64 * 1024
 DETAIL_LIMIT_BYTES = 1024
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """From the parent: one child of one capture may join."""
 
     technology: Technology
@@ -72,8 +73,7 @@ class Offer:
         return offer
 
 
-@dataclass(frozen=True)
-class JoinCore:
+class JoinCore(Struct, frozen=True):
     """The part of a JOIN that the child's evidence speaks for."""
 
     technology: Technology
@@ -109,8 +109,7 @@ class JoinCore:
         return core
 
 
-@dataclass(frozen=True)
-class Join:
+class Join(Struct, frozen=True):
     """From the child: its core, as the exact bytes, and who speaks for it.
 
     ``signature`` (64 bytes) is by the instance key that the core names, over T1.
@@ -132,8 +131,7 @@ class Join:
         return join
 
 
-@dataclass(frozen=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """From the parent: its evidence, and the box with the manifest and the lineage."""
 
     evidence: bytes
@@ -151,11 +149,10 @@ class Grant:
         return grant
 
 
-@dataclass(frozen=True)
-class GrantContent:
+class GrantContent(Unshown, Struct, frozen=True):
     """What the GRANT's box holds: the encoded manifest and the child's encoded lineage."""
 
-    manifest: bytes = field(repr=False)
+    manifest: bytes
     lineage: bytes
 
     KIND: ClassVar[MessageKind] = MessageKind.GRANT_CONTENT
@@ -172,8 +169,7 @@ class GrantContent:
         return content
 
 
-@dataclass(frozen=True)
-class Confirm:
+class Confirm(Struct, frozen=True):
     """From the child: the state is restored. An empty box, for what it says is that it opens."""
 
     box: bytes
@@ -190,8 +186,7 @@ class Confirm:
         return confirm
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(Struct, frozen=True):
     """From the child: something happened to it; the box holds an EventKind and a detail."""
 
     sequence: int
@@ -212,8 +207,7 @@ class Event:
         return event
 
 
-@dataclass(frozen=True)
-class ParentEvent(Event):
+class ParentEvent(Event, frozen=True):
     """The same from the parent to a child, under a key of its own."""
 
     KIND: ClassVar[MessageKind] = MessageKind.PARENT_EVENT

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sevfork.attest.verdict import LaunchIdentity, VerifiedReport
 from sevfork.attest.verify import Expected
@@ -16,8 +17,7 @@ Verifier = Callable[[bytes, Expected], VerifiedReport]
 """Checks encoded evidence under the guest's policy; raises AttestationFailed."""
 
 
-@dataclass(frozen=True)
-class OwnLaunch:
+class OwnLaunch(Struct, frozen=True):
     """How this guest was launched. ``peer_chip_id`` is the chip that peers must be on, if any."""
 
     technology: Technology

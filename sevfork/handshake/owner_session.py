@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sevfork.errors import NotAuthentic, RefusedByGuest
 from sevfork.handshake.codec import Cursor, MessageKind, head
@@ -39,8 +40,7 @@ _ANSWER_LABEL = b"sevfork/1 signed owner answer"
 _NONCE = bytes(12)
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(Struct, frozen=True):
     """Of the owner with this key, to the instance with that one: an encoded request."""
 
     owner_key: bytes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from sevfork.attest.verdict import VerifiedReport
 from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
@@ -39,62 +40,58 @@ from sevfork.handshake.transcript import (
 )
 from sevfork.handshake.warm_messages import WarmGrantContent
 from sevfork.handshake.warm_parent import Activated, Called, Holding, WarmChild
+from sevfork.unshown import Unshown
 
 # The states hold what may still be used in them, so that leaving a state erases its secrets.
 
 
-@dataclass(frozen=True)
-class _Offered:
+class _Offered(Unshown, Struct, frozen=True, weakref=True):
     """Waiting for a JOIN, or without a manifest for the capture first.
 
     The only state with private keys.
     """
 
-    keys: OfferKeys = field(repr=False)
-    manifest: bytes | None = field(repr=False)
+    keys: OfferKeys
+    manifest: bytes | None
 
 
-@dataclass(frozen=True)
-class _Granting:
+class _Granting(Unshown, Struct, frozen=True, weakref=True):
     """Spent on one verified child; waiting for the parent's own evidence."""
 
-    received: bytes = field(repr=False)
-    join: Join = field(repr=False)
+    received: bytes
+    join: Join
     core: JoinCore
     child: VerifiedReport
     t1: bytes
-    secrets: SharedSecrets = field(repr=False)
-    manifest: bytes = field(repr=False)
+    secrets: SharedSecrets
+    manifest: bytes
 
     def again(self) -> Actions:
         return (NeedEvidence(parent_report_data(self.t1, self.join.evidence)),)
 
 
-@dataclass(frozen=True)
-class _GrantSent:
+class _GrantSent(Unshown, Struct, frozen=True, weakref=True):
     """The GRANT is made. It can be sent again byte for byte, and never be made again or opened.
 
     ``warm`` is what is needed of a child that is to be called later, and None of any other.
     """
 
-    received: bytes = field(repr=False)
-    grant: bytes = field(repr=False)
+    received: bytes
+    grant: bytes
     child_key: bytes
-    boxes: LaterBoxes = field(repr=False)
-    warm: WarmChild | None = field(default=None, repr=False)
+    boxes: LaterBoxes
+    warm: WarmChild | None = None
 
     def again(self) -> Actions:
         return (Send(self.grant),)
 
 
-@dataclass(frozen=True)
-class _Confirmed:
+class _Confirmed(Unshown, Struct, frozen=True):
     child_key: bytes
-    boxes: LaterBoxes = field(repr=False)
+    boxes: LaterBoxes
 
 
-@dataclass(frozen=True)
-class _Dead:
+class _Dead(Struct, frozen=True):
     reason: str
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sevfork.errors import NotAuthentic
 from sevfork.handshake.actions import ReleaseState
@@ -15,8 +16,7 @@ from sevfork.handshake.own_launch import OwnLaunch
 from sevfork.handshake.warm_messages import Call
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """What was promised to one child before any box came; ``what`` names the box in errors.
 
     An OFFER names no generation, so there it is None, and the certificate's counts. Nor does one

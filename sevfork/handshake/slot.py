@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from sevfork.handshake.audit_entries import Recipient
 from sevfork.handshake.instance import InstanceKey
@@ -10,8 +10,7 @@ from sevfork.handshake.lineage import ForkCertificate
 from sevfork.handshake.manifest import manifest_digest
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """Which fork, which child of it, and its generation. A parent gives each to one child."""
 
     fork_id: bytes

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from sevfork.errors import RefusedByGuest
 from sevfork.handshake.codec import Cursor, MessageKind, head
@@ -21,8 +23,7 @@ FOREVER = 0
 MAX_SIZE = 16 * 1024
 
 
-@dataclass(frozen=True)
-class Allowance:
+class Allowance(Struct, frozen=True):
     """Up to ``children`` children: in one fork, or ``standing``, child by child in many.
 
     ``not_after`` is in seconds since 1970, or FOREVER: a hint, since a guest's clock is its host's
@@ -35,8 +36,7 @@ class Allowance:
     chips: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True)
-class OwnerToken:
+class OwnerToken(Struct, frozen=True):
     """An allowance for the instance with this key, under the policy with this digest."""
 
     owner_key: bytes

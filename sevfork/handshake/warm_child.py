@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from sevfork.attest.verdict import VerifiedReport
 from sevfork.errors import NotAuthentic, WrongState
@@ -23,18 +24,18 @@ from sevfork.handshake.warm_messages import (
     Call,
     Update,
 )
+from sevfork.unshown import Unshown
 
 
-@dataclass(frozen=True)
-class Held:
+class Held(Unshown, Struct, frozen=True, weakref=True):
     """What a warm GRANT leaves behind: who gave it, in which words, and what K is still for."""
 
     offer: Offer
-    parent: VerifiedReport = field(repr=False)
+    parent: VerifiedReport
     report_data: bytes
     t2: bytes
-    keys: WarmKeys = field(repr=False)
-    boxes: LaterBoxes = field(repr=False)
+    keys: WarmKeys
+    boxes: LaterBoxes
 
     def called(self, data: bytes) -> Called:
         """Raise NotAuthentic if it is no CALL, WrongState if this child has not confirmed yet."""
@@ -47,8 +48,7 @@ class Held:
         return Called(self, data, call, core, t3, ecdh)
 
 
-@dataclass(frozen=True)
-class Holding:
+class Holding(Struct, frozen=True, weakref=True):
     """The chain of the last manifest is held, or being unsealed."""
 
     held: Held
@@ -62,8 +62,7 @@ class Holding:
         return HoldState(Manifest.decode(encoded))
 
 
-@dataclass(frozen=True)
-class Called:
+class Called(Unshown, Struct, frozen=True, weakref=True):
     """A CALL was taken; the child's own evidence is awaited, then the ACTIVATE.
 
     The private key is gone; ``evidence`` is what the ANSWER was made with, or None until then.
@@ -74,8 +73,8 @@ class Called:
     call: Call
     core: bytes
     t3: bytes
-    ecdh: bytes = field(repr=False)
-    evidence: bytes | None = field(default=None, repr=False)
+    ecdh: bytes
+    evidence: bytes | None = None
 
     def again(self) -> Actions:
         if self.evidence is None:

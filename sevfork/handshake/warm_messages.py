@@ -6,8 +6,9 @@ and keys that only the two sides of one GRANT can make, are what they are good f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
+
+from msgspec import Struct
 
 from sevfork.handshake.codec import Cursor, MessageKind, head
 from sevfork.handshake.launch import DIGEST_SIZE
@@ -21,16 +22,16 @@ from sevfork.handshake.messages import (
     TAG_SIZE,
     GrantContent,
 )
+from sevfork.unshown import Unshown
 from sevfork.wire.lp import lp
 
 _UPDATE_BOX_LIMIT_BYTES = 4 + MANIFEST_LIMIT_BYTES + TAG_SIZE
 
 
-@dataclass(frozen=True)
-class WarmGrantContent:
+class WarmGrantContent(Unshown, Struct, frozen=True):
     """What a GRANT's box holds for a child that is kept warm: the manifest, and no lineage."""
 
-    manifest: bytes = field(repr=False)
+    manifest: bytes
 
     def encode(self) -> bytes:
         return head(MessageKind.WARM_GRANT_CONTENT) + lp(self.manifest)
@@ -49,8 +50,7 @@ class WarmGrantContent:
         return box[:2] == head(MessageKind.WARM_GRANT_CONTENT)[:2]
 
 
-@dataclass(frozen=True)
-class Update:
+class Update(Struct, frozen=True):
     """From the parent: the chain as it now is. The box holds LP(manifest), all layers of it."""
 
     sequence: int
@@ -69,8 +69,7 @@ class Update:
         return update
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(Struct, frozen=True):
     """From the parent: this place in this fork is yours, with this chain, if you prove yourself."""
 
     nonce: bytes
@@ -101,8 +100,7 @@ class Call:
         return call
 
 
-@dataclass(frozen=True)
-class AnswerCore:
+class AnswerCore(Struct, frozen=True):
     """The part of an ANSWER that the warm child's new evidence speaks for."""
 
     nonce: bytes
@@ -122,8 +120,7 @@ class AnswerCore:
         return core
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """From the warm child: its core, as the exact bytes, and the evidence for it."""
 
     core: bytes
@@ -141,8 +138,7 @@ class Answer:
         return answer
 
 
-@dataclass(frozen=True)
-class Activate:
+class Activate(Struct, frozen=True):
     """From the parent: the box with the whole chain and the lineage. With it a child is one."""
 
     box: bytes
@@ -159,8 +155,7 @@ class Activate:
         return activate
 
 
-@dataclass(frozen=True)
-class ActivateContent(GrantContent):
+class ActivateContent(GrantContent, frozen=True):
     """What the ACTIVATE's box holds: the encoded manifest and the child's encoded lineage."""
 
     KIND: ClassVar[MessageKind] = MessageKind.ACTIVATE_CONTENT

@@ -6,7 +6,8 @@ As in ``parent.py``, a state holds what may still be used in it, so that leaving
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from sevfork.attest.verdict import VerifiedReport
 from sevfork.errors import AttestationFailed
@@ -26,18 +27,18 @@ from sevfork.handshake.warm_messages import (
     Call,
     Update,
 )
+from sevfork.unshown import Unshown
 from sevfork.wire.lp import lp
 
 
-@dataclass(frozen=True)
-class WarmChild:
+class WarmChild(Unshown, Struct, frozen=True, weakref=True):
     """A child that has a warm GRANT: who it was in its JOIN, and what K has left behind."""
 
-    report: VerifiedReport = field(repr=False)
-    core: JoinCore = field(repr=False)
+    report: VerifiedReport
+    core: JoinCore
     t2: bytes
-    keys: WarmKeys = field(repr=False)
-    boxes: LaterBoxes = field(repr=False)
+    keys: WarmKeys
+    boxes: LaterBoxes
 
     def update(self, manifest: Manifest) -> bytes:
         """The next UPDATE."""
@@ -53,22 +54,20 @@ class WarmChild:
             raise AttestationFailed("answer: the evidence is not that of the VM that has joined")
 
 
-@dataclass(frozen=True)
-class Holding:
+class Holding(Struct, frozen=True, weakref=True):
     """The child has confirmed that it holds. Once it was called it takes no UPDATE any more."""
 
     child: WarmChild
     was_called: bool = False
 
 
-@dataclass(frozen=True)
-class Called:
+class Called(Unshown, Struct, frozen=True, weakref=True):
     """A CALL is out: a place in a fork, and the private key that its ANSWER agrees with."""
 
     child: WarmChild
     slot: Slot
-    manifest: bytes = field(repr=False)
-    keys: EcdhKey = field(repr=False)
+    manifest: bytes
+    keys: EcdhKey
     call: bytes
 
     @classmethod
@@ -116,14 +115,13 @@ class Called:
         return Activated(data, activate, self.child.core.instance_key, boxes.later)
 
 
-@dataclass(frozen=True)
-class Activated:
+class Activated(Unshown, Struct, frozen=True, weakref=True):
     """The ACTIVATE is made. It can be sent again byte for byte, never made again or opened."""
 
-    received: bytes = field(repr=False)
-    activate: bytes = field(repr=False)
+    received: bytes
+    activate: bytes
     child_key: bytes
-    boxes: LaterBoxes = field(repr=False)
+    boxes: LaterBoxes
 
     def again(self) -> Actions:
         return (Send(self.activate),)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -58,7 +57,6 @@ def private_buffer(size_bytes: int) -> memoryview:
     return memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
-@dataclass(eq=False)
 class Chunk:
     """The two buffers of a chunk in flight; they are made once and used for many chunks.
 
@@ -67,10 +65,11 @@ class Chunk:
     Their places in ``plaintext`` stay unused.
     """
 
-    plaintext: memoryview = field(default_factory=lambda: memoryview(bytearray(PLAINTEXT_SIZE)))
-    sealed: memoryview = field(default_factory=lambda: private_buffer(CHUNK_SIZE))
-    size: int = 0
-    _held: dict[int, memoryview] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.plaintext = memoryview(bytearray(PLAINTEXT_SIZE))
+        self.sealed = private_buffer(CHUNK_SIZE)
+        self.size = 0
+        self._held: dict[int, memoryview] = {}
 
     def clear(self) -> None:
         """No data; the buffers keep what they have until it is overwritten."""

@@ -11,10 +11,10 @@ import hashlib
 import hmac
 import secrets
 import struct
-from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from msgspec import Struct
 
 from sevfork.errors import NotAuthentic
 
@@ -32,8 +32,7 @@ _CHUNK_LABEL = b"sevfork/1 chunk"
 _LAYOUT = struct.Struct(">8sHH4x16s16sQ48s32s32s")
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(Struct, frozen=True):
     """Who captured what, and the commitment to the key that opens it."""
 
     image_id: bytes

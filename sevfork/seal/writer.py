@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from msgspec import Struct
 
 from sevfork.closing import Closing
 from sevfork.errors import HostCannot, WrongState
@@ -19,8 +19,7 @@ log = logging.getLogger(__name__)
 WRITE_ATTEMPTS = 3
 
 
-@dataclass(frozen=True)
-class SealedImage:
+class SealedImage(Struct, frozen=True):
     """What a manifest says of an image besides its key."""
 
     header_digest: bytes

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from msgspec.structs import asdict
 
 from sevfork.attest.snp.certificates import CertificateTable
 from sevfork.attest.tdx.collateral import Collateral, SignedJson
@@ -138,7 +139,7 @@ def _from_pem(content: bytes) -> list[Item]:
 def _from_table(content: bytes) -> list[Item]:
     """configfs-tsm's auxblob; what other kinds of entries it has is passed over."""
     table = CertificateTable.decode(content)
-    return [item for value in vars(table).values() if value for item in decode_items(value)]
+    return [item for value in asdict(table).values() if value for item in decode_items(value)]
 
 
 def _from_http(content: bytes) -> list[Item]:

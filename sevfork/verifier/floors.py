@@ -7,8 +7,9 @@ can be met; one that could not be is refused while it can still be changed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from sevfork.attest.defaults import HARDWARE_FLOORS, Floors
 from sevfork.attest.policy import Revocation

@@ -6,11 +6,12 @@ Source: AMD 57230, "VCEK Certificate and KDS Interface Specification".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec.structs import replace
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.snp.certificates import OID_PRODUCT, CertificateTable, Endorsement

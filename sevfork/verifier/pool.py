@@ -7,12 +7,14 @@ and of lists and documents the newest that there was at the time of the verifica
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec.structs import replace
 
 from sevfork.attest.endorsements import readable
 from sevfork.attest.evidence import Evidence
@@ -143,7 +145,7 @@ class Pool:
             return None
         documents = [*self.documents, own.tcb_info, own.qe_identity]
         known = [crl for crl in decoded if crl is not None]
-        return replace(self, lists=[*self.lists, *known], documents=documents)
+        return dataclasses.replace(self, lists=[*self.lists, *known], documents=documents)
 
     def collateral(self, subject: Subject) -> Collateral | None:
         """For the quote's kind of platform; None if there is nothing of Intel's at all."""

@@ -8,8 +8,10 @@ are in hexadecimal and which hands out the root's list itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.tdx.collateral import Collateral, SignedJson

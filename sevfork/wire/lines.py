@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 VERSION = 1
 ID_SIZE = 8
@@ -29,8 +30,7 @@ class Kind:
     FAILURE = 4
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """One message; replies, progress and failures carry the id of their request."""
 
     kind: int

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.verify import Expected, judge
@@ -27,8 +28,8 @@ from tests.support.tdx_samples import tdx_policy
 from tests.support.vendor_services import Page, VendorServices
 
 PART, INTEL = Part(), FakeIntel(td={"report_data": REPORT_DATA})
-REPORT = replace(PART.evidence(), certificates=b"")
-QUOTE = replace(INTEL.evidence(), certificates=b"")
+REPORT = structs.replace(PART.evidence(), certificates=b"")
+QUOTE = structs.replace(INTEL.evidence(), certificates=b"")
 LATER = fake_intel.NOW + timedelta(days=400)
 
 
@@ -196,11 +197,23 @@ BROKEN: dict[str, tuple[Callable[[Page], Page], str]] = {
     "absent": (lambda _: Page(b"no such platform", 404), "answered 404 to"),
     "elsewhere": (lambda _: Page(b"", 302, {"Location": "http://example.org/"}), "answered 302"),
     "empty": (lambda page: replace(page, body=b""), "answered 200"),
-    "a portal": (lambda page: replace(page, body=b"<html>log in</html>"), "something else"),
+    "a portal": (
+        lambda page: replace(page, body=b"<html>log in</html>"),
+        "something else",
+    ),
     "cut short": (lambda page: replace(page, missing=7), "cut short"),
-    "oversized": (lambda page: replace(page, body=b"x" * (LIMIT_BYTES + 1)), f"{LIMIT_BYTES}"),
-    "another's": (lambda page: replace(page, body=b'{"tcbInfo":{},"signature":""}'), "else"),
-    "half": (lambda page: replace(page, body=page.body[: len(page.body) // 2]), "something else"),
+    "oversized": (
+        lambda page: replace(page, body=b"x" * (LIMIT_BYTES + 1)),
+        f"{LIMIT_BYTES}",
+    ),
+    "another's": (
+        lambda page: replace(page, body=b'{"tcbInfo":{},"signature":""}'),
+        "else",
+    ),
+    "half": (
+        lambda page: replace(page, body=page.body[: len(page.body) // 2]),
+        "something else",
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+import msgspec
 import pytest
 
 from sevfork.agent.container.container import Container
@@ -23,13 +24,12 @@ _UNSUPPORTED = "sevfork.agent.criu.unsupported"
 WORKLOAD = Workload(name="app", command=("/bin/app",), ready=Ready(tcp=80))
 
 
-@dataclass(frozen=True)
-class FakeContainer(Container):
+class FakeContainer(Container, frozen=True):
     """Its processes are not there, its files are."""
 
-    state_of_life: dict[str, bool] = field(default_factory=lambda: {"running": True})
+    state_of_life: dict[str, bool] = msgspec.field(default_factory=lambda: {"running": True})
     held: frozenset[str] = frozenset()
-    starts: list[int] = field(default_factory=lambda: [1])
+    starts: list[int] = msgspec.field(default_factory=lambda: [1])
 
     @classmethod
     def with_a_file(cls, state: Path) -> Self:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import asdict, replace
 
 from sevfork.attest.verdict import Claims, Findings, LaunchIdentity, VerifiedReport, _verified
 from sevfork.attest.verify import Expected
@@ -254,7 +255,7 @@ class Fork:
         return only(self.parent.receive_confirm(self.child.confirm()), Confirmed)
 
 
-class _Unextended(Lineage):
+class _Unextended(Lineage, frozen=True):
     def extended(self, certificate: ForkCertificate) -> Lineage:
         return self
 
@@ -290,7 +291,7 @@ class CompromisedParent:
     def certifies_nothing(self) -> None:
         """Its own lineage in place of its child's."""
         own = self._session._lineage
-        self._session._lineage = _Unextended(**vars(own))
+        self._session._lineage = _Unextended(**asdict(own))
 
     def grant(self, **state: Any) -> bytes:
         """The GRANT after fields of its session's state were changed."""

@@ -7,16 +7,18 @@ simulated processor for whatever it likes to claim.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork import errors
 from sevfork.attest.evidence import Evidence
@@ -67,8 +69,8 @@ def fork(lab: Lab, hypervisor: Hypervisor, redis_parent: Vm) -> Iterator[Fork]:
     redis_parent.redis().set("bulk", secrets.token_bytes(8 * 2**20))
     request = ForkRequest(redis_parent.name, CHILDREN, name=f"{redis_parent.name}-cheat")
     # Two at most run at a time, whatever the number of OFFERs.
-    plan = replace(
-        plan_fork(hypervisor, replace(request, count=2)),
+    plan = dataclasses.replace(
+        plan_fork(hypervisor, dataclasses.replace(request, count=2)),
         request=request,
         names=tuple(f"{redis_parent.name}-cheat{index}" for index in range(CHILDREN)),
     )
@@ -115,7 +117,7 @@ class FakeChild:
     def launched_as(self, config: LaunchConfig) -> FakeChild:
         """The hardware signs this configuration."""
         host_data = launch_config_hash(Technology.SIMULATED, config.encode())
-        self.config, self.state = config, replace(self.state, host_data=host_data)
+        self.config, self.state = config, dataclasses.replace(self.state, host_data=host_data)
         return self
 
     def join(self) -> bytes:
@@ -200,7 +202,7 @@ def test_a_child_launched_for_another_offer(child: FakeChild) -> None:
 
 
 def test_another_image(child: FakeChild) -> None:
-    child.state = replace(child.state, measurement=secrets.token_bytes(48))
+    child.state = dataclasses.replace(child.state, measurement=secrets.token_bytes(48))
     with pytest.raises(errors.AttestationFailed, match="launch identity"):
         child.ask(child.join())
 
@@ -208,7 +210,7 @@ def test_another_image(child: FakeChild) -> None:
 def test_the_parents_own_report_id(child: FakeChild) -> None:
     parent = child.fork.opened.plan.spec.metadata.processor
     assert parent is not None
-    child.state = replace(child.state, report_id=parent.report_id)
+    child.state = dataclasses.replace(child.state, report_id=parent.report_id)
     with pytest.raises(errors.AttestationFailed, match="report id"):
         child.ask(child.join())
 
@@ -323,15 +325,15 @@ def test_a_truncated_volume(fork: Fork, next_offer: Iterator[int], tmp_path: Pat
 def test_another_images_volume(fork: Fork, next_offer: Iterator[int]) -> None:
     """The whole volume of another capture of the very same parent."""
     job, opened, serial = fork.job, fork.opened, new_serial()
-    plan = replace(opened.plan, serial=serial, volume_name=f"{serial}.sealed")
+    plan = dataclasses.replace(opened.plan, serial=serial, volume_name=f"{serial}.sealed")
     with Undo() as undo:
         volume = make_volume(job.hypervisor, plan, undo)
         with plugged(job.hypervisor, plan.spec.uuid, volume, serial, readonly=False):
             another = protocol.Reserve(1, warm=False)
             fork_id = opened.parent.ask(another, protocol.Reserved).fork_id
             opened.parent.ask(protocol.Capture(fork_id, serial), protocol.Captured)
-        capture = replace(fork.capture, volume=volume, serial=serial)
-        swapped = Fork(job, replace(opened, awaited=Future()), capture)
+        capture = dataclasses.replace(fork.capture, volume=volume, serial=serial)
+        swapped = Fork(job, dataclasses.replace(opened, awaited=Future()), capture)
         swapped.opened.captured(capture)
         with pytest.raises(errors.NotAuthentic):
             swapped.make_child(next(next_offer))
@@ -340,7 +342,7 @@ def test_another_images_volume(fork: Fork, next_offer: Iterator[int]) -> None:
 def test_a_child_booted_with_another_command_line(fork: Fork, next_offer: Iterator[int]) -> None:
     def boot_something_else(spec: GuestSpec) -> GuestSpec:
         cmdline = f"{spec.boot.cmdline} sevfork.cheat=1"
-        return replace(spec, boot=replace(spec.boot, cmdline=cmdline))
+        return dataclasses.replace(spec, boot=dataclasses.replace(spec.boot, cmdline=cmdline))
 
     with pytest.raises(errors.AttestationFailed, match="launch identity"):
         fork.make_child(next(next_offer), Choices(domain=boot_something_else))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.handshake import OwnerToken
 from sevfork.owner.key_file import PrivateKey, read_key

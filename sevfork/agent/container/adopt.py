@@ -14,7 +14,8 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sevfork.deadline import Deadline
 from sevfork.errors import SevforkError, TimedOut
@@ -24,8 +25,7 @@ _KILL_TIMEOUT_S = 10.0
 _UNKNOWN = "how the process ended is not known"
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """How a process ended: its exit status, or less than 0 for a signal."""
 
     returncode: int

@@ -33,8 +33,9 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from sevfork.agent.container.holes import Range, data_ranges, pieces
 from sevfork.agent.container.tree import Node
@@ -59,8 +60,7 @@ TYPES = {
 }
 
 
-@dataclass
-class Packer:
+class Packer(Struct):
     """Writes members to a sink. ``size_bytes`` counts what is stored of regular files."""
 
     sink: Sink

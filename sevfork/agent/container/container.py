@@ -17,8 +17,9 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from sevfork import process
 from sevfork.agent.container import adopt, bundle, readiness, users
@@ -56,8 +57,7 @@ _DROPPED = '(what it printed is dropped: the image was built with logs = "none")
 _OWNERS = '(what it printed is its owner\'s to read: the image was built with logs = "guest")'
 
 
-@dataclass(frozen=True)
-class Container:
+class Container(Struct, frozen=True):
     """One workload and its files. ``busy`` is held by whoever must have it undisturbed.
 
     ``lower``: what of the measured root the workload sees as its own (``measured.py``).

@@ -6,13 +6,13 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _STEP = 1 << 20
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(Struct, frozen=True):
     """``size`` bytes at ``start``."""
 
     start: int

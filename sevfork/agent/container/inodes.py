@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from sevfork.agent.container.holes import data_ranges, move
 from sevfork.agent.container.tree import Node, describe, new_file, parent_of, set_times
@@ -31,8 +32,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 Make = Callable[[int, str], None]
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(Struct, frozen=True):
     """One name of an inode: its path relative to the layer."""
 
     number: int

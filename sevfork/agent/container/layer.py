@@ -18,8 +18,9 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from sevfork.agent.container import inodes
 from sevfork.agent.container.archive import INODES, REMOVED, Packer
@@ -35,8 +36,7 @@ _GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENODATA, errno.ESTALE)
 _MAPPING = re.compile(r"[0-9a-f-]+ .w.s [0-9a-f]+ [0-9a-f:]+ \d+ +(/.*)", re.S)
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """What a node looked like when it was copied."""
 
     inode: int
@@ -62,16 +62,14 @@ class Look:
         return max(self.changed_ns, self.modified_ns) < since_ns - _TICK_NS
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
+class Copied(Struct, frozen=True):
     """What the child has of a node: its kind, and its look if that would tell of any change."""
 
     kind: int
     look: Look | None
 
 
-@dataclass(frozen=True)
-class Frozen:
+class Frozen(Struct, frozen=True):
     """What all nodes looked like in one frozen copy, and which looks would not tell of a change."""
 
     looks: Mapping[str, Look]
@@ -84,8 +82,7 @@ class Frozen:
             yield path, Copied(look.kind, look if sure else None)
 
 
-@dataclass
-class LayerCopy:
+class LayerCopy(Struct):
     """Copies the layer at ``root``; remembers what it has copied, from one capture to the next.
 
     A capture is one ``copy_running`` and one or more ``copy_frozen``, of which the last counts;

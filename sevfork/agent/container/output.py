@@ -17,12 +17,14 @@ import struct
 import termios
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from sevfork import process
 from sevfork.deadline import Deadline
 from sevfork.errors import NotAuthentic, SevforkError
+from sevfork.unshown import Unshown
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,7 @@ _POSITION = struct.Struct(">Q")
 _SETTLE_S = 0.5
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """Consecutive bytes; ``start`` is how many were printed before. ``end`` is of all there is."""
 
     start: int
@@ -43,14 +44,13 @@ class Piece:
     end: int
 
 
-@dataclass
-class Tail:
+class Tail(Unshown, Struct):
     """The last KEPT_BYTES of all that was added; to be used by several threads."""
 
     kept_bytes: int = KEPT_BYTES
     end: int = 0
-    _data: bytearray = field(default_factory=bytearray, repr=False)
-    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _data: bytearray = field(default_factory=bytearray)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def add(self, data: bytes | memoryview) -> None:
         with self.lock:

@@ -12,8 +12,9 @@ numbers stands in ``inodes.py``; the rest is the overlay's:
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from sevfork.agent.container.mounts import mount_overlay, mount_tmpfs, unmount
 from sevfork.deadline import Deadline
@@ -24,8 +25,7 @@ _DEVICE_TIMEOUT_S = 10.0
 _POLL_S = 0.05
 
 
-@dataclass(frozen=True)
-class RootFilesystem:
+class RootFilesystem(Struct, frozen=True):
     """``layer`` holds what the workload writes over ``lower``; ``root`` is what it sees."""
 
     layer: Path

@@ -14,8 +14,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from msgspec import Struct
 
 from sevfork.errors import RefusedByGuest
 
@@ -29,8 +30,7 @@ MAX_DEPTH = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(Struct, frozen=True):
     """One name in an open directory. ``path`` is relative to the tree's root, which is ``.``."""
 
     path: str

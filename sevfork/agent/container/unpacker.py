@@ -7,8 +7,9 @@ import itertools
 import os
 import stat
 import tarfile
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from sevfork.agent.container import inodes
 from sevfork.agent.container.archive import (
@@ -30,8 +31,7 @@ from sevfork.agent.engine import Source
 from sevfork.errors import NotAuthentic
 
 
-@dataclass(frozen=True)
-class Unpacker:
+class Unpacker(Struct, frozen=True):
     """Reads streams into two directories, which exist and are empty before the first."""
 
     images: Path

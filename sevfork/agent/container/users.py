@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from sevfork.agent.container.tree import parent_of, resolve
 from sevfork.errors import RefusedByGuest, UsageError
@@ -21,8 +22,7 @@ _LARGEST_ID = 2**31 - 1
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
-class User:
+class User(Struct, frozen=True):
     """Who the workload runs as."""
 
     uid: int
@@ -31,16 +31,14 @@ class User:
     home: str
 
 
-@dataclass(frozen=True)
-class _Account:
+class _Account(Struct, frozen=True):
     name: str
     uid: int
     gid: int
     home: str
 
 
-@dataclass(frozen=True)
-class _Group:
+class _Group(Struct, frozen=True):
     name: str
     gid: int
     members: tuple[str, ...]

@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sevfork.agent.container.archive import Packer
@@ -54,29 +53,25 @@ class _TryAgain(RefusedByGuest):
     """A moment's state is in the way, which another try need not meet."""
 
 
-@dataclass
 class Attempt:
     """One capture under way; ``scratch`` gets a directory for each of CRIU's copies.
 
     ``base`` is what it builds on; where that is a copy, it lies in ``scratch`` too.
     """
 
-    container: Container
-    scratch: Path
-    packer: Packer
-    on_step: OnStep
-    base: Base
-    _copies: list[Copy] = field(init=False)
-    _pauses_ms: list[float] = field(default_factory=list)
-    _memory_bytes: list[int] = field(default_factory=list)
-    _count: int = 0  # of the copies that were begun
-    _frozen_at: float = 0.0
-    _criu_ms: float = 0.0
-    _printed: int = 0  # how much, when all was frozen
-    _last: Outflow = field(init=False, repr=False)
+    _last: Outflow
 
-    def __post_init__(self) -> None:
-        self._copies = [self.base.copy] if self.base.copy else []
+    def __init__(
+        self, container: Container, scratch: Path, packer: Packer, on_step: OnStep, base: Base
+    ) -> None:
+        self.container, self.scratch, self.packer = container, scratch, packer
+        self.on_step, self.base = on_step, base
+        self._copies: list[Copy] = [base.copy] if base.copy else []
+        self._pauses_ms: list[float] = []
+        self._memory_bytes: list[int] = []
+        self._count = 0  # of the copies that were begun
+        self._printed = 0  # how much, when all was frozen
+        self._frozen_at = self._criu_ms = 0.0
 
     def run(self) -> CaptureCost:
         self.on_step(Step.COPY)

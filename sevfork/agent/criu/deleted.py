@@ -18,8 +18,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from sevfork.agent.container.holes import Range, move
 from sevfork.agent.container.inodes import LARGEST, LARGEST_RESERVED, Make, Name
@@ -34,8 +35,7 @@ _REGULAR = 1  # file_entry's type
 _OWNER = encode({1: 0, 2: 0, 3: 0, 4: 0, 5: 0})  # fown_entry: nobody gets signals
 
 
-@dataclass(frozen=True)
-class DeletedFile:
+class DeletedFile(Struct, frozen=True):
     """A deleted regular file, as its image tells of it."""
 
     image: Path

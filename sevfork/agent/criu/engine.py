@@ -22,7 +22,6 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sevfork.agent import kernel
@@ -62,17 +61,13 @@ _IMAGES, _FILES = "images", "files"
 _KEPT_PART = 16  # of the guest's memory, what is kept for an update may take one part in so many
 
 
-@dataclass
 class CriuEngine:
     """Captures and restores a container. One call at a time."""
 
-    container: Container
-    _kept: Kept | None = None
-    _layers: Layers = field(init=False)
-
-    def __post_init__(self) -> None:
-        state = self.container.state
-        self._layers = Layers(state / _IMAGES, state / _FILES)
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self._kept: Kept | None = None
+        self._layers = Layers(container.state / _IMAGES, container.state / _FILES)
 
     def probe(self) -> str | None:
         """A capture that is thrown away: whatever CRIU refuses, it refuses now.

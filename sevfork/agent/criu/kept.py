@@ -14,8 +14,9 @@ cannot: shared memory is whole in each update, as are memfds and deleted files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from sevfork.agent.container.layer import LayerCopy
 from sevfork.agent.criu.lives import Lives
@@ -27,16 +28,14 @@ _WATCHED = "irmap-cache.img"
 _BLOCK = 512
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(Struct, frozen=True):
     """One of CRIU's copies, by the name of its directory; who was copied."""
 
     name: str
     lives: Lives
 
 
-@dataclass(frozen=True)
-class Base:
+class Base(Struct, frozen=True):
     """What a capture builds on. ``layer`` is its own number; 0, without a copy, begins a chain.
 
     ``incarnation`` is the container's: another one has nothing in common with it.
@@ -48,8 +47,7 @@ class Base:
     copy: Copy | None = None
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """A base for the next capture, whose copy lies in ``place`` until then."""
 
     base: Base

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from sevfork.agent.container import inodes
 from sevfork.agent.container.unpacker import Unpacker
@@ -27,8 +28,7 @@ def copy_name(layer: int, copy: int | str) -> str:
     return f"{layer}-{copy}"
 
 
-@dataclass
-class Layers:
+class Layers(Struct):
     """``images`` has CRIU's copies, ``files`` the workload's files, as of the last layer."""
 
     images: Path

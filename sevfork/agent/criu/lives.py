@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from sevfork.errors import SevforkError
 
@@ -21,8 +22,7 @@ PROC = Path("/proc")
 _START_TIME = 22 - 3  # proc_pid_stat(5), counted from the state, which follows the name
 
 
-@dataclass(frozen=True)
-class Life:
+class Life(Struct, frozen=True):
     """A process's number in the guest, and what no other process, and no other program, has."""
 
     pid: str

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -35,7 +34,6 @@ class Nowhere:
         return len(data)
 
 
-@dataclass
 class Outflow(Closing):
     """Sends the pages below ``directory`` as members that begin with ``prefix``.
 
@@ -44,16 +42,21 @@ class Outflow(Closing):
     context it sends by the way; ``finish`` sends the rest.
     """
 
-    packer: Packer
-    directory: Path
-    prefix: str
-    hold: Callable[[bool], None]
-    spare: Callable[[], int]
-    frozen: bool
-    sent_bytes: int = 0
-    _sent: dict[Path, int] = field(default_factory=dict)
-    _failure: Exception | None = None
-    _done: threading.Event = field(default_factory=threading.Event)
+    def __init__(
+        self,
+        packer: Packer,
+        directory: Path,
+        prefix: str,
+        hold: Callable[[bool], None],
+        spare: Callable[[], int],
+        frozen: bool,
+    ) -> None:
+        self.packer, self.directory, self.prefix = packer, directory, prefix
+        self.hold, self.spare, self.frozen = hold, spare, frozen
+        self.sent_bytes = 0
+        self._sent: dict[Path, int] = {}
+        self._failure: Exception | None = None
+        self._done = threading.Event()
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run, name="outflow", daemon=True)

@@ -7,8 +7,9 @@ map that are present, in order and with nothing between.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from sevfork.agent.criu import images, rpc
 from sevfork.errors import NotAuthentic
@@ -21,8 +22,7 @@ _ADDRESS, _COMPAT_COUNT, _IN_PARENT, _FLAGS, _COUNT = 1, 2, 3, 4, 5
 _PARENT, _PRESENT = 1 << 0, 1 << 2
 
 
-@dataclass(frozen=True)
-class AddressRange:
+class AddressRange(Struct, frozen=True):
     """Addresses from ``start`` up to, and not with, ``end``."""
 
     start: int
@@ -33,8 +33,7 @@ class AddressRange:
         return AddressRange(start, end) if start < end else None
 
 
-@dataclass(frozen=True)
-class PageRun:
+class PageRun(Struct, frozen=True):
     """Pages from ``address`` on: held by this copy, or by an earlier one."""
 
     address: int
@@ -63,8 +62,7 @@ class PageRun:
         return AddressRange(self.address, self.address + self.count * PAGE_SIZE)
 
 
-@dataclass(frozen=True)
-class PageMap:
+class PageMap(Struct, frozen=True):
     """One process's page map in one copy. Reading raises NotAuthentic for what is none."""
 
     path: Path

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _ERROR = re.compile(r"Error \((?:[\w-]+/)*([\w-]+\.[ch]:\d+)\): ?(.*)")
 # What CRIU finds missing when it looks at what the kernel can do, which is no failure (measured).
@@ -18,8 +19,7 @@ _HARMLESS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """A reason and an advice, both plain sentences without a full stop."""
 
     reason: str
@@ -29,8 +29,7 @@ class Refusal:
         return f"{self.reason}; {self.advice}"
 
 
-@dataclass(frozen=True)
-class _Known:
+class _Known(Struct, frozen=True):
     """A refusal, and what gives it away: an error line, or a kernel object that is held."""
 
     refusal: Refusal

@@ -20,9 +20,10 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+
+from msgspec import Struct
 
 from sevfork import process
 from sevfork.deadline import Deadline
@@ -92,8 +93,7 @@ class CriuEnded(SevforkError):
     """CRIU itself went away, which says nothing about the workload."""
 
 
-@dataclass(frozen=True)
-class Criu:
+class Criu(Struct, frozen=True):
     """A running ``criu swrk``; ``pid`` leads a session of its own."""
 
     connection: socket.socket

@@ -8,8 +8,9 @@ with SHA-384, MGF1-SHA-384 and a salt of 48 bytes; the leaf's key is P-384 and i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from uuid import UUID
+
+from msgspec import Struct
 
 from sevfork.attest.snp.report import Product, SigningKey, Tcb
 from sevfork.attest.x509 import Certificate, Chain, RevocationList
@@ -33,8 +34,7 @@ OID_TCB = {
 _DER_INTEGER, _DER_OCTETS, _DER_IA5 = 0x02, 0x04, 0x16
 
 
-@dataclass(frozen=True)
-class CertificateTable:
+class CertificateTable(Struct, frozen=True):
     """What a host hands a guest beside a report (GHCB specification): entries by GUID.
 
     Each entry: 16-byte GUID (big-endian) | u32 offset | u32 length, little-endian, a zero entry
@@ -101,8 +101,7 @@ def _entries(data: bytes) -> Iterable[tuple[UUID, bytes]]:
         raise AttestationFailed("certificate table: it does not end with a zero entry")
 
 
-@dataclass(frozen=True)
-class Endorsement:
+class Endorsement(Struct, frozen=True):
     """What AMD says of the chip in a VCEK or VLEK, which no host can choose."""
 
     product_name: str
@@ -161,8 +160,7 @@ def _hardware_id(data: bytes) -> bytes:
     return _der(data, _DER_OCTETS)
 
 
-@dataclass(frozen=True)
-class ReportSigner:
+class ReportSigner(Struct, frozen=True):
     """Who signed a report, as the certificates have it; nothing about them is checked yet."""
 
     chain: Chain

@@ -7,8 +7,9 @@ here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from sevfork.errors import AttestationFailed
 
@@ -38,8 +39,7 @@ class Product(Enum):
         return TURIN_CHIP_ID_SIZE if self is Product.TURIN else CHIP_ID_SIZE
 
 
-@dataclass(frozen=True)
-class Cpuid:
+class Cpuid(Struct, frozen=True):
     """Which processor a report of version 3 and up says it comes from."""
 
     family: int
@@ -94,8 +94,7 @@ class SigningKey(Enum):
         return self.name.lower()
 
 
-@dataclass(frozen=True)
-class Tcb:
+class Tcb(Struct, frozen=True):
     """Security version numbers. They compare one by one: as one integer they mean nothing."""
 
     bootloader: int
@@ -136,8 +135,7 @@ class Tcb:
         return f"{fmc}bootloader {self.bootloader}, {rest}"
 
 
-@dataclass(frozen=True)
-class FirmwareVersion:
+class FirmwareVersion(Struct, frozen=True):
     """The SNP firmware's version; compares as (major, minor, build)."""
 
     major: int
@@ -152,8 +150,7 @@ class FirmwareVersion:
         return f"{self.major}.{self.minor}.{self.build}"
 
 
-@dataclass(frozen=True)
-class SnpReport:
+class SnpReport(Struct, frozen=True):
     """A well-formed report. TCB fields stay bytes until the product says how to read them."""
 
     raw: bytes

@@ -10,10 +10,9 @@ Source: Intel PCS API v4 (``tcb``, ``qe/identity``, ``pckcrl``, ``rootcacrl``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec import Struct
 
 from sevfork.attest.tdx.chain import TCB_SIGNING_CHAIN, is_signed_by
 from sevfork.attest.tdx.tcb import QeIdentity, TcbInfo, decode_json, unhex
@@ -24,8 +23,7 @@ from sevfork.errors import AttestationFailed
 MAX_COLLATERAL_SIZE = 65536
 
 
-@dataclass(frozen=True)
-class SignedJson:
+class SignedJson(Struct, frozen=True):
     """A document's exact text, Intel's 64-byte signature (r||s) and the PEM chain of its signer."""
 
     what: str
@@ -72,8 +70,7 @@ class _CollateralFile(msgspec.Struct, frozen=True):
     pck_certificate_chain: str | None = None
 
 
-@dataclass(frozen=True)
-class Collateral:
+class Collateral(Struct, frozen=True):
     """Everything of Intel's that the verdict on one quote needs; nothing is verified yet."""
 
     tcb_info: SignedJson

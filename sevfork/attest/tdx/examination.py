@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from sevfork.attest.policy import TdxPolicy
 from sevfork.attest.tdx.pck import Platform
@@ -12,8 +13,7 @@ from sevfork.attest.verdict import Findings
 from sevfork.attest.x509 import Chain, Validity
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """What is being examined: the quote, and the certificates that it carries."""
 
     quote: Quote
@@ -27,8 +27,7 @@ class Subject:
         return cls(quote, pck, Platform.decode(pck.leaf.extensions))
 
 
-@dataclass(frozen=True)
-class Examination:
+class Examination(Struct, frozen=True):
     """By what rules, at what time, and where it is written down."""
 
     roots: tuple[str, ...]

@@ -7,7 +7,8 @@ Source: Intel SGX PCK Certificate and CRL Profile Specification, section 1.3.5.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sevfork.errors import AttestationFailed
 
@@ -19,8 +20,7 @@ _PCE_SVN = bytes([2, 17])
 _SEQUENCE, _INTEGER, _OCTET_STRING, _OID = 0x30, 0x02, 0x04, 0x06
 
 
-@dataclass(frozen=True)
-class Platform:
+class Platform(Struct, frozen=True):
     """PPID (16 bytes: which platform), FMSPC (6 bytes: what kind), PCE id (2 bytes) and its TCB."""
 
     ppid: bytes

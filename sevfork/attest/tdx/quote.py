@@ -15,8 +15,9 @@ data every length must be exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from struct import Struct
+import struct
+
+from msgspec import Struct
 
 from sevfork.errors import AttestationFailed
 
@@ -32,14 +33,14 @@ MAX_QUOTE_SIZE = 16384
 _QE_REPORT_CERTIFICATION = 6
 _PCK_CHAIN_CERTIFICATION = 5
 _BODY_SIZES = {2: 584, 3: 648}
-_HEADER = Struct("<HHI4s16s20s")
-_BODY_DESCRIPTOR = Struct("<HI")
-_CERTIFICATION = Struct("<HI")
-_LENGTH_16 = Struct("<H")
-_LENGTH_32 = Struct("<I")
-_BODY = Struct("<16s48s48s8s8s8s48s48s48s48s48s48s48s48s64s")
-_BODY_15 = Struct("<16s48s")
-_QE_REPORT = Struct("<16s4s28s16s32s32s32s96sHH60s64s")
+_HEADER = struct.Struct("<HHI4s16s20s")
+_BODY_DESCRIPTOR = struct.Struct("<HI")
+_CERTIFICATION = struct.Struct("<HI")
+_LENGTH_16 = struct.Struct("<H")
+_LENGTH_32 = struct.Struct("<I")
+_BODY = struct.Struct("<16s48s48s8s8s8s48s48s48s48s48s48s48s48s64s")
+_BODY_15 = struct.Struct("<16s48s")
+_QE_REPORT = struct.Struct("<16s4s28s16s32s32s32s96sHH60s64s")
 
 
 def _malformed(why: str) -> AttestationFailed:
@@ -59,7 +60,7 @@ class _Reader:
         self.offset += size
         return piece
 
-    def unpack(self, layout: Struct) -> tuple[int, ...]:
+    def unpack(self, layout: struct.Struct) -> tuple[int, ...]:
         return layout.unpack(self.take(layout.size))
 
     def rest(self) -> bytes:
@@ -70,8 +71,7 @@ class _Reader:
             raise _malformed(f"{len(self._data) - self.offset} bytes trail in {self._name}")
 
 
-@dataclass(frozen=True)
-class TdReport:
+class TdReport(Struct, frozen=True):
     """The body: what the TDX module measured of one TD. Sizes in bytes as in Intel's TDREPORT.
 
     The last two are None in a body of type 2, which has no such fields.
@@ -104,8 +104,7 @@ class TdReport:
         return cls(*base, *_BODY_15.unpack(body[_BODY.size :]))
 
 
-@dataclass(frozen=True)
-class QeReport:
+class QeReport(Struct, frozen=True):
     """The quoting enclave's SGX report body (384 bytes), and ``raw``, which the PCK key signed."""
 
     raw: bytes
@@ -125,8 +124,7 @@ class QeReport:
         return cls(raw, misc, attributes, mrenclave, mrsigner, prod_id, svn, data)
 
 
-@dataclass(frozen=True)
-class QuoteSignature:
+class QuoteSignature(Struct, frozen=True):
     """The quote's signature data; keys and signatures are 64 bytes, x||y or r||s."""
 
     signature: bytes
@@ -159,8 +157,7 @@ def _certification(reader: _Reader, wanted: int) -> bytes:
     return data
 
 
-@dataclass(frozen=True)
-class Quote:
+class Quote(Struct, frozen=True):
     """A parsed quote; ``signed`` is the exact bytes under the attestation key's signature."""
 
     version: int

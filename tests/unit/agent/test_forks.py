@@ -7,12 +7,12 @@ import gc
 import os
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.agent import captures
 from sevfork.agent import forks as forks_module

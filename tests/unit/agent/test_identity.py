@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.agent.evidence.endorsed import Shelf
 from sevfork.agent.identity import PolicyVerifier, establish

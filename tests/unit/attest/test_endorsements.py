@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.attest.endorsements import Endorsements, endorsements
 from sevfork.attest.evidence import Evidence
@@ -115,7 +115,9 @@ def newer_parts(intel: FakeIntel) -> set[str]:
     before, after = (
         Collateral.decode(each.certificates) for each in (evidence, tdx(intel).renewed(evidence))
     )
-    return {name for name in vars(before) if getattr(before, name) != getattr(after, name)}
+    return {
+        name for name in before.__struct_fields__ if getattr(before, name) != getattr(after, name)
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.cli import main as command
 from sevfork.cli.options import App
@@ -35,7 +36,7 @@ def _owned(house: FakeHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     write_key("owner", OWNER)
     policy = replace(house.measured.policy, fork="owner")
-    house.measured = replace(house.measured, policy=policy)
+    house.measured = dataclasses.replace(house.measured, policy=policy)
     adopted_root(house, Image.load(write_image(tmp_path / "image")))
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from sevfork import errors
 from sevfork.attest.evidence import Evidence
@@ -94,16 +95,16 @@ def verdict_with(field: str) -> Verdict:
     check = Check("name", "wanted", "got", passed=field == "passed got")
     verdict = Verdict(Technology.SIMULATED, (check,), ())
     changes: dict[str, Any] = {
-        "name": {"checks": (replace(check, name=HOSTILE),)},
-        "wanted": {"checks": (replace(check, wanted=HOSTILE),)},
-        "got": {"checks": (replace(check, got=HOSTILE),)},
-        "passed got": {"checks": (replace(check, got=HOSTILE),)},
+        "name": {"checks": (structs.replace(check, name=HOSTILE),)},
+        "wanted": {"checks": (structs.replace(check, wanted=HOSTILE),)},
+        "got": {"checks": (structs.replace(check, got=HOSTILE),)},
+        "passed got": {"checks": (structs.replace(check, got=HOSTILE),)},
         "fact name": {"facts": ((HOSTILE, "value"),)},
         "fact": {"facts": (("name", HOSTILE),)},
         "not_checked": {"not_checked": (HOSTILE,)},
         "warnings": {"warnings": (HOSTILE,)},
     }
-    return replace(verdict, **changes[field])
+    return structs.replace(verdict, **changes[field])
 
 
 VERDICT_FIELDS = ["name", "wanted", "got", "passed got", "fact name", "fact"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.cli import main as command
 from sevfork.cli.options import App
@@ -34,7 +35,7 @@ def _two_terminals(house: FakeHouse, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "image")
     policy = replace(house.measured.policy, fork="owner")
-    house.measured = replace(house.measured, policy=policy)
+    house.measured = dataclasses.replace(house.measured, policy=policy)
     root = simulators.processor().root_fingerprint
     (tmp_path / "policy.toml").write_text(verifiers_policy([Technology.SIMULATED], [root]))
 

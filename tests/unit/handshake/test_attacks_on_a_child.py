@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict, replace
 
 from sevfork.errors import AttestationFailed, NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake import (
@@ -58,7 +59,7 @@ def test_vm_launched_as_root_takes_no_offer(family: Family) -> None:
 
 def hostile_offer(family: Family, **changes: Any) -> tuple[ChildSession, bytes]:
     """A child that was launched for an OFFER of the host's own making, and that OFFER."""
-    offer = dataclasses.replace(Offer.decode(family.fork().offer), **changes).encode()
+    offer = replace(Offer.decode(family.fork().offer), **changes).encode()
     return family.session(family.child_of(offer)), offer
 
 
@@ -79,7 +80,7 @@ def test_offer_of_another_family_is_refused(family: Family, changes: Any, reason
 def test_offer_with_the_childs_own_instance_key_is_refused(family: Family) -> None:
     instance = InstanceKey()
     genuine = Offer.decode(family.fork().offer)
-    offer = dataclasses.replace(genuine, instance_key=instance.public).encode()
+    offer = replace(genuine, instance_key=instance.public).encode()
     child = family.session(family.child_of(offer, instance=instance))
     with pytest.raises(RefusedByGuest, match="this instance itself"):
         child.receive_offer(offer)
@@ -178,7 +179,7 @@ def test_changed_grant_is_rejected_and_the_true_one_still_works(fork: Fork) -> N
 
 
 def test_manifest_that_differs_from_the_offers_digest_is_rejected(fork: Fork) -> None:
-    other = Manifest((dataclasses.replace(MANIFEST.layers[0], image_key=b"K" * 32),))
+    other = Manifest((replace(MANIFEST.layers[0], image_key=b"K" * 32),))
     with pytest.raises(NotAuthentic, match="not the one that was offered"):
         fork.child.receive_grant(CompromisedParent(fork).grant(manifest=other.encode()))
 
@@ -188,7 +189,7 @@ def test_grant_of_an_early_offer_with_a_certificate_for_another_manifest_is_reje
 ) -> None:
     fork = family.uncaptured()
     fork.parent.captured(MANIFEST, 1.0)
-    other = Manifest((dataclasses.replace(MANIFEST.layers[0], image_key=b"K" * 32),))
+    other = Manifest((replace(MANIFEST.layers[0], image_key=b"K" * 32),))
     CompromisedParent(fork).certifies(manifest_digest=manifest_digest(other.encode()))
     with pytest.raises(NotAuthentic, match="another fork or place"):
         fork.child.receive_grant(fork.grant())
@@ -196,7 +197,7 @@ def test_grant_of_an_early_offer_with_a_certificate_for_another_manifest_is_reje
 
 def test_host_that_makes_an_offer_an_early_one_gets_no_grant(family: Family, fork: Fork) -> None:
     """So that the child would take any manifest."""
-    early = dataclasses.replace(Offer.decode(fork.offer), manifest_digest=TO_COME).encode()
+    early = replace(Offer.decode(fork.offer), manifest_digest=TO_COME).encode()
     with pytest.raises(NotAuthentic, match="another one"):
         fork.child.receive_offer(early)
     deceived = family.child_of(early)
@@ -209,7 +210,7 @@ def test_host_that_makes_an_offer_an_early_one_gets_no_grant(family: Family, for
 
 def test_certificate_for_another_child_is_rejected(family: Family, fork: Fork) -> None:
     core = JoinCore.decode(Join.decode(fork.join()).core)
-    other = dataclasses.replace(core, instance_key=family.child_of(fork.offer).instance.public)
+    other = replace(core, instance_key=family.child_of(fork.offer).instance.public)
     with pytest.raises(NotAuthentic, match="another child"):
         fork.child.receive_grant(CompromisedParent(fork).grant(core=other))
 
@@ -235,7 +236,7 @@ def test_root_that_claims_an_earlier_descent_is_rejected(family: Family) -> None
     lineage = first.release().lineage
     liar = family.launch(LaunchConfig(Role.ROOT), instance=first.guest.instance)
     fork = family.fork(liar, Lineage(liar.instance.public))
-    CompromisedParent(fork).claims(generation=2, **vars(lineage))
+    CompromisedParent(fork).claims(generation=2, **asdict(lineage))
     with pytest.raises(NotAuthentic, match="does not fit how the parent was launched"):
         fork.child.receive_grant(fork.grant())
 

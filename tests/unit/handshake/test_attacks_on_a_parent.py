@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.errors import AttestationFailed, NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake import (
@@ -114,7 +114,7 @@ def test_grant_is_not_sent_again_after_the_offer_expired(fork: Fork) -> None:
 def forged_join(fork: Fork, liar: Any, **changes: Any) -> bytes:
     """The fork's JOIN with other fields, and a ``liar`` who speaks for exactly these."""
     core = JoinCore.decode(Join.decode(fork.join()).core)
-    encoded = dataclasses.replace(core, **changes).encode()
+    encoded = replace(core, **changes).encode()
     t1 = transcript_1(fork.offer, encoded)
     signature = join_signature(liar.instance, t1)
     return Join(encoded, signature, liar.evidence(child_report_data(t1))).encode()
@@ -217,7 +217,7 @@ def test_join_that_names_the_instance_key_of_another_vm_is_refused(
 
 def test_join_signed_for_another_offer_is_refused(family: Family, fork: Fork) -> None:
     join, other = Join.decode(fork.join()), Join.decode(family.fork().join())
-    moved = dataclasses.replace(join, signature=other.signature)
+    moved = replace(join, signature=other.signature)
     with pytest.raises(NotAuthentic, match="sevfork/1 join"):
         fork.parent.receive_join(moved.encode(), 1.0)
 
@@ -225,7 +225,7 @@ def test_join_signed_for_another_offer_is_refused(family: Family, fork: Fork) ->
 @pytest.mark.parametrize("position", [0, 31, 63])
 def test_join_with_a_flipped_bit_in_its_signature_is_refused(fork: Fork, position: int) -> None:
     join = Join.decode(fork.join())
-    forged = dataclasses.replace(join, signature=flip(join.signature, position))
+    forged = replace(join, signature=flip(join.signature, position))
     with pytest.raises(NotAuthentic, match="sevfork/1 join"):
         fork.parent.receive_join(forged.encode(), 1.0)
     fork.grant(join.encode())
@@ -235,7 +235,7 @@ def test_evidence_of_another_instance_for_this_join_fails_attestation(
     family: Family, fork: Fork
 ) -> None:
     join, other = Join.decode(fork.join()), family.fork()
-    stolen = dataclasses.replace(join, evidence=Join.decode(other.join()).evidence).encode()
+    stolen = replace(join, evidence=Join.decode(other.join()).evidence).encode()
     with pytest.raises(AttestationFailed, match="report data"):
         fork.parent.receive_join(stolen, 1.0)
 
@@ -245,7 +245,7 @@ def test_evidence_made_by_attest_is_no_childs(fork: Fork) -> None:
     t1 = transcript_1(fork.offer, join.core)
     evidence = fork.guest.evidence(attest_report_data(b"sevfork/1 child", t1))
     with pytest.raises(AttestationFailed, match="report data"):
-        fork.parent.receive_join(dataclasses.replace(join, evidence=evidence).encode(), 1.0)
+        fork.parent.receive_join(replace(join, evidence=evidence).encode(), 1.0)
 
 
 def test_evidence_signed_by_nobody_we_trust_fails_attestation(fork: Fork) -> None:
@@ -256,9 +256,9 @@ def test_evidence_signed_by_nobody_we_trust_fails_attestation(fork: Fork) -> Non
 
 def test_key_share_swapped_by_the_relay_fails_attestation(family: Family, fork: Fork) -> None:
     join = Join.decode(fork.join())
-    core = dataclasses.replace(JoinCore.decode(join.core), share=OfferKeys().share)
+    core = replace(JoinCore.decode(join.core), share=OfferKeys().share)
     with pytest.raises(AttestationFailed, match="report data"):
-        fork.parent.receive_join(dataclasses.replace(join, core=core.encode()).encode(), 1.0)
+        fork.parent.receive_join(replace(join, core=core.encode()).encode(), 1.0)
 
 
 @pytest.mark.parametrize("share", [b"\4" + bytes(96), b"\2" + bytes(96), bytes(97)])

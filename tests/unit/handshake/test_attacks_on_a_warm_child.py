@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.errors import AttestationFailed, NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake import (
@@ -187,7 +187,7 @@ def test_call_before_the_child_has_confirmed_is_refused(family: Family) -> None:
 def test_call_with_a_share_that_is_no_point_changes_nothing(warm: WarmFork, share: bytes) -> None:
     call = warm.call()
     answer = warm.answer(call)
-    hostile = dataclasses.replace(Call.decode(call), share=share).encode()
+    hostile = replace(Call.decode(call), share=share).encode()
     with pytest.raises(NotAuthentic, match="no point"):
         warm.child.receive_call(hostile)
     assert warm.child.receive_activate(warm.activate(answer))
@@ -195,7 +195,7 @@ def test_call_with_a_share_that_is_no_point_changes_nothing(warm: WarmFork, shar
 
 def test_call_of_the_hosts_own_gets_an_answer_that_convinces_no_parent(warm: WarmFork) -> None:
     call = warm.call()
-    hostile = dataclasses.replace(Call.decode(call), share=EcdhKey().share).encode()
+    hostile = replace(Call.decode(call), share=EcdhKey().share).encode()
     with pytest.raises(AttestationFailed, match="report data"):
         warm.parent.receive_answer(warm.answer(hostile), 4.0)
     assert warm.child.receive_activate(warm.activate(warm.answer(call)))
@@ -214,7 +214,7 @@ def test_call_of_the_hosts_own_gets_an_answer_that_convinces_no_parent(warm: War
 )
 def test_call_changed_on_the_way_moves_no_child(warm: WarmFork, change: Any) -> None:
     """Neither with what the parent makes of the true CALL, nor for the parent."""
-    changed = dataclasses.replace(Call.decode(warm.call()), **change).encode()
+    changed = replace(Call.decode(warm.call()), **change).encode()
     with pytest.raises(AttestationFailed, match="report data"):
         warm.parent.receive_answer(warm.answer(changed), 4.0)
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.errors import AttestationFailed, NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake import (
@@ -39,7 +40,7 @@ def forged_answer(warm: WarmFork, liar: Guest, **changes: Any) -> bytes:
     """The true ANSWER with other fields, and evidence of ``liar`` that speaks for exactly these."""
     call = warm.call()
     core = AnswerCore.decode(Answer.decode(warm.answer(call)).core)
-    encoded = dataclasses.replace(core, **changes).encode()
+    encoded = replace(core, **changes).encode()
     report_data = answer_report_data(t3_of(warm, call, encoded))
     return Answer(encoded, liar.evidence(report_data)).encode()
 
@@ -229,7 +230,7 @@ def test_a_technology_without_report_ids_still_activates() -> None:
 
 def test_share_of_an_answer_swapped_by_the_relay_fails_attestation(warm: WarmFork) -> None:
     answer = Answer.decode(warm.answer())
-    core = dataclasses.replace(AnswerCore.decode(answer.core), share=EcdhKey().share)
+    core = replace(AnswerCore.decode(answer.core), share=EcdhKey().share)
     with pytest.raises(AttestationFailed, match="report data"):
         warm.parent.receive_answer(Answer(core.encode(), answer.evidence).encode(), 4.0)
 

@@ -5,12 +5,14 @@ Whatever a host does to a record on its way, both refuse it.
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.agent.audit import AuditLog
 from sevfork.errors import NotAuthentic, RefusedByGuest
@@ -126,14 +128,14 @@ def test_two_readers_find_the_same_in_what_the_agent_wrote(vm: Vm) -> None:
 
 
 def without(place: int) -> Callable[[Carried], Carried]:
-    return lambda c: replace(c, entries=c.entries[:place] + c.entries[place + 1 :])
+    return lambda c: dataclasses.replace(c, entries=c.entries[:place] + c.entries[place + 1 :])
 
 
 def swapped(c: Carried) -> Carried:
     first, second, _ = places_of(c.entries, ChainKind.REFUSAL)
     entries = list(c.entries)
     entries[first], entries[second] = entries[second], entries[first]
-    return replace(c, entries=tuple(entries))
+    return dataclasses.replace(c, entries=tuple(entries))
 
 
 def swapped_and_renumbered(c: Carried) -> Carried:
@@ -141,11 +143,11 @@ def swapped_and_renumbered(c: Carried) -> Carried:
     entries = list(c.entries)
     one, other = entries[first], entries[second]
     entries[first], entries[second] = one[:28] + other[28:], other[:28] + one[28:]
-    return replace(c, entries=tuple(entries))
+    return dataclasses.replace(c, entries=tuple(entries))
 
 
 def repeated(c: Carried) -> Carried:
-    return replace(c, entries=(*c.entries, c.entries[-1]))
+    return dataclasses.replace(c, entries=(*c.entries, c.entries[-1]))
 
 
 def said_otherwise(c: Carried) -> Carried:
@@ -153,7 +155,7 @@ def said_otherwise(c: Carried) -> Carried:
     (first, *_) = places_of(c.entries, ChainKind.REFUSAL)
     entry = Entry.decode(c.entries[first])
     other = replace(entry, deed=RequestRefused(23, "Reserve", "nothing of note")).encode()
-    return replace(c, entries=(*c.entries[:first], other, *c.entries[first + 1 :]))
+    return dataclasses.replace(c, entries=(*c.entries[:first], other, *c.entries[first + 1 :]))
 
 
 def as_if_condensed(c: Carried) -> Carried:
@@ -165,7 +167,7 @@ def as_if_condensed(c: Carried) -> Carried:
         **head.spans,
         ChainKind.REFUSAL: replace(span, condensed=span.condensed.after(c.entries[first])),
     }
-    return without(first)(replace(c, head=replace(head, spans=spans).encode()))
+    return without(first)(dataclasses.replace(c, head=replace(head, spans=spans).encode()))
 
 
 def from_another_vm(c: Carried) -> Carried:
@@ -173,22 +175,22 @@ def from_another_vm(c: Carried) -> Carried:
     (grant, *_) = places_of(c.entries, ChainKind.GRANT)
     entries = list(c.entries)
     entries[grant] = Vm().read().entries[grant][:-1] + b"x"
-    return replace(c, entries=tuple(entries))
+    return dataclasses.replace(c, entries=tuple(entries))
 
 
 def of_another_vm(c: Carried) -> Carried:
-    return replace(Vm().read(), key=c.key)
+    return dataclasses.replace(Vm().read(), key=c.key)
 
 
 def the_head_of_another_vm(c: Carried) -> Carried:
-    return replace(c, head=Vm().read().head)
+    return dataclasses.replace(c, head=Vm().read().head)
 
 
 def signed_by_the_host(c: Carried) -> Carried:
     """The same words, under a key that the host has made, which it also names."""
     key = InstanceKey()
     head = replace(Head.decode(c.head), instance_key=key.public).signed(key)
-    return replace(c, head=head.encode(), key=key.public)
+    return dataclasses.replace(c, head=head.encode(), key=key.public)
 
 
 TAMPERINGS = [
@@ -202,10 +204,10 @@ TAMPERINGS = [
     of_another_vm,
     the_head_of_another_vm,
     signed_by_the_host,
-    lambda c: replace(c, entries=()),
-    lambda c: replace(c, entries=(*c.entries, b"")),
-    lambda c: replace(c, head=c.head[:-1]),
-    lambda c: replace(c, head=c.head + b"\x00"),
+    lambda c: dataclasses.replace(c, entries=()),
+    lambda c: dataclasses.replace(c, entries=(*c.entries, b"")),
+    lambda c: dataclasses.replace(c, head=c.head[:-1]),
+    lambda c: dataclasses.replace(c, head=c.head + b"\x00"),
 ]
 
 
@@ -220,10 +222,10 @@ def test_each_flipped_bit_is_seen(vm: Vm) -> None:
         for at in range(len(entry)):
             changed = entry[:at] + bytes([entry[at] ^ 1]) + entry[at + 1 :]
             entries = (*carried.entries[:place], changed, *carried.entries[place + 1 :])
-            replace(carried, entries=entries).is_refused()
+            dataclasses.replace(carried, entries=entries).is_refused()
     for at in range(len(carried.head)):
         head = carried.head[:at] + bytes([carried.head[at] ^ 1]) + carried.head[at + 1 :]
-        replace(carried, head=head).is_refused()
+        dataclasses.replace(carried, head=head).is_refused()
 
 
 def test_entries_that_are_cut_short_are_seen(vm: Vm) -> None:
@@ -239,13 +241,13 @@ def test_entries_that_are_cut_short_are_seen(vm: Vm) -> None:
 def test_an_old_record_is_not_taken_for_a_new_one(vm: Vm) -> None:
     old = vm.read()
     vm.log.append(DEEDS[2])
-    replace(old, nonce=LATER).is_refused()
+    dataclasses.replace(old, nonce=LATER).is_refused()
     new = vm.read(LATER)
     assert len(new.read_by_us()) == len(old.read_by_us()) + 1
-    replace(new, entries=old.entries).is_refused()
-    replace(new, head=old.head).is_refused()
+    dataclasses.replace(new, entries=old.entries).is_refused()
+    dataclasses.replace(new, head=old.head).is_refused()
     nonce_moved = old.head[:36] + LATER + old.head[68:]
-    replace(old, head=nonce_moved, nonce=LATER).is_refused()
+    dataclasses.replace(old, head=nonce_moved, nonce=LATER).is_refused()
 
 
 def test_a_flood_of_refusals_displaces_no_grant_and_shows(vm: Vm) -> None:
@@ -326,7 +328,7 @@ def test_numbers_that_make_no_sense_are_refused_though_they_are_signed(vm: Vm) -
 def test_chains_that_began_with_another_key_are_refused_though_they_are_signed(vm: Vm) -> None:
     other = Vm().read()
     head = replace(Head.decode(other.head), instance_key=vm.key.public).signed(vm.key)
-    replace(other, key=vm.key.public, head=head.encode()).is_refused()
+    dataclasses.replace(other, key=vm.key.public, head=head.encode()).is_refused()
 
 
 def hostile_entries() -> list[bytes]:

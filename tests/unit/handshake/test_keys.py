@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from sevfork.errors import NotAuthentic
 from sevfork.handshake import Manifest, attest_report_data
@@ -134,7 +135,7 @@ def test_each_half_of_the_exchange_matters(fork: Fork, lost: str) -> None:
         fork.root.own().expect(child_report_data(state.t1), fork.guest.launch_config),
     )
     t2 = transcript_2(state.t1, state.evidence, Grant.decode(grant).evidence)
-    guessed = type(state.secrets)(**{**vars(state.secrets), lost: bytes(32)})
+    guessed = type(state.secrets)(**{**asdict(state.secrets), lost: bytes(32)})
     boxes = derive_boxes(report, report_data=report.report_data, secrets=guessed, t2=t2)
     with pytest.raises(NotAuthentic):
         boxes.grant.open(Grant.decode(grant).box)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.errors import NotAuthentic, RefusedByGuest, WrongState
 from sevfork.handshake import (
@@ -50,7 +50,7 @@ def link(parent: InstanceKey, child: InstanceKey, generation: int) -> ForkCertif
 def changed(lineage: Lineage, index: int, certificate: ForkCertificate) -> Lineage:
     links = list(lineage.certificates)
     links[index] = certificate
-    return dataclasses.replace(lineage, certificates=tuple(links))
+    return replace(lineage, certificates=tuple(links))
 
 
 def test_a_true_descent_verifies_from_its_bytes(lineage: Lineage) -> None:
@@ -74,34 +74,34 @@ def test_owners_certificate_of_another_root_is_rejected(
 ) -> None:
     other = OwnerCertificate.issue(OWNER, keys[1].public)
     with pytest.raises(NotAuthentic, match="another root"):
-        dataclasses.replace(lineage, owner_certificate=other).verify(OWNER_DIGEST)
+        replace(lineage, owner_certificate=other).verify(OWNER_DIGEST)
 
 
 def test_owners_certificate_that_the_owner_did_not_sign_is_rejected(lineage: Lineage) -> None:
     assert lineage.owner_certificate is not None
-    forged = dataclasses.replace(lineage.owner_certificate, signature=bytes(64))
+    forged = replace(lineage.owner_certificate, signature=bytes(64))
     with pytest.raises(NotAuthentic, match="signature"):
-        dataclasses.replace(lineage, owner_certificate=forged).verify(OWNER_DIGEST)
+        replace(lineage, owner_certificate=forged).verify(OWNER_DIGEST)
 
 
 def test_family_without_owner_is_not_taken_for_one_with_and_vice_versa(lineage: Lineage) -> None:
     with pytest.raises(NotAuthentic, match="missing, or extra"):
         lineage.verify(None)
     with pytest.raises(NotAuthentic, match="missing, or extra"):
-        dataclasses.replace(lineage, owner_certificate=None).verify(OWNER_DIGEST)
+        replace(lineage, owner_certificate=None).verify(OWNER_DIGEST)
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_missing_link_is_rejected(lineage: Lineage, lost: int) -> None:
     links = lineage.certificates[:lost] + lineage.certificates[lost + 1 :]
     with pytest.raises(NotAuthentic, match="does not follow"):
-        dataclasses.replace(lineage, certificates=links).verify(OWNER_DIGEST)
+        replace(lineage, certificates=links).verify(OWNER_DIGEST)
 
 
 def test_swapped_links_are_rejected(lineage: Lineage) -> None:
     first, second, third = lineage.certificates
     with pytest.raises(NotAuthentic, match="does not follow"):
-        dataclasses.replace(lineage, certificates=(second, first, third)).verify(OWNER_DIGEST)
+        replace(lineage, certificates=(second, first, third)).verify(OWNER_DIGEST)
 
 
 def test_descent_that_returns_to_an_ancestor_is_rejected(
@@ -114,7 +114,7 @@ def test_descent_that_returns_to_an_ancestor_is_rejected(
 def test_link_signed_by_another_than_the_parent_is_rejected(
     lineage: Lineage, keys: list[InstanceKey]
 ) -> None:
-    forged = dataclasses.replace(lineage.certificates[1], signature=bytes(64)).signed(keys[3])
+    forged = replace(lineage.certificates[1], signature=bytes(64)).signed(keys[3])
     with pytest.raises(NotAuthentic, match="signature"):
         changed(lineage, 1, forged).verify(OWNER_DIGEST)
 
@@ -125,7 +125,7 @@ def test_link_signed_by_another_than_the_parent_is_rejected(
     ids=lambda change: next(iter(change)),
 )
 def test_changed_field_of_a_certificate_is_rejected(lineage: Lineage, change: Any) -> None:
-    forged = dataclasses.replace(lineage.certificates[1], **change)
+    forged = replace(lineage.certificates[1], **change)
     with pytest.raises(NotAuthentic, match="signature"):
         changed(lineage, 1, forged).verify(OWNER_DIGEST)
 
@@ -227,7 +227,7 @@ def test_session_refuses_a_generation_that_does_not_grow(
 
 
 def test_session_refuses_a_root_that_its_owner_has_not_certified(owned: Family) -> None:
-    uncertified = dataclasses.replace(owned.lineage, owner_certificate=None)
+    uncertified = replace(owned.lineage, owner_certificate=None)
     with pytest.raises(NotAuthentic, match="missing"):
         owned.parent(lineage=uncertified)
 

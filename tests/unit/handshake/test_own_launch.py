@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.attest.verdict import VerifiedReport
 from sevfork.attest.verify import Expected
@@ -29,9 +29,7 @@ def test_host_that_hands_over_another_launch_config_is_refused(family: Family) -
 
 def expect_of(guest: Guest) -> Expected:
     own = guest.own()
-    return dataclasses.replace(
-        own.expect(bytes(64), guest.launch_config), other_than_report_id=b"another"
-    )
+    return replace(own.expect(bytes(64), guest.launch_config), other_than_report_id=b"another")
 
 
 def test_report_without_a_report_id_cannot_tell_instances_apart(family: Family) -> None:

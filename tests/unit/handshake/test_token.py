@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict, replace
 
 from sevfork.attest.verdict import LaunchIdentity
 from sevfork.errors import RefusedByGuest
@@ -137,7 +137,7 @@ def test_token_of_another_owner_is_refused(gate: TokenGate) -> None:
 
 
 def test_token_of_another_owner_with_this_owners_key_in_it_is_refused(gate: TokenGate) -> None:
-    forged = dataclasses.replace(token(PrivateKey.generate()), owner_key=OWNER.public)
+    forged = replace(token(PrivateKey.generate()), owner_key=OWNER.public)
     refuse(gate, forged.encode(), 1, "not valid")
 
 
@@ -195,7 +195,7 @@ def test_vm_without_owner_admits_no_token() -> None:
     refuse(TokenGate(own(None), INSTANCE), token().encode(), 1, "no owner")
 
 
-class Interrupted(OwnerToken):
+class Interrupted(OwnerToken, frozen=True):
     """Whoever looks up its serial lets another thread go first, between two steps of counting."""
 
     def __getattribute__(self, name: str) -> Any:
@@ -209,7 +209,7 @@ def test_ten_thousand_uses_of_one_token_give_the_children_it_says(
     gate: TokenGate, standing: bool, passed: int
 ) -> None:
     checked = gate.check(token(children=700, standing=standing).encode(), 1, NOW)
-    shared = Interrupted(**vars(checked))
+    shared = Interrupted(**asdict(checked))
 
     def use(_number: int) -> bool:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml
@@ -139,7 +140,7 @@ def test_a_child_on_another_chip_is_refused_where_the_policy_says_same(
     elsewhere = simulators.processor("two")
     roots = (root.processor.root_fingerprint, elsewhere.root_fingerprint)
     attest = msgspec.structs.replace(root.policy.attest, roots=roots)
-    policy = dataclasses.replace(root.policy, attest=attest)
+    policy = replace(root.policy, attest=attest)
     here, there = (Vm(chip, policy, root.config) for chip in (root.processor, elsewhere))
     report = here.verify(here.evidence(bytes(64)), Expected(bytes(64)))
     own = OwnLaunch.of(report, here.config.encode(), policy.digest, same_chip=same_chip)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.domain import metadata_xml
 from sevfork.domain.spec import GuestSpec
@@ -78,7 +78,7 @@ def test_a_child_that_is_launched_for_another_tenant_gets_nothing(
     """The host names another owner, to the child's processor and to its agent alike."""
     adopt(house, owned)
 
-    class TheirConfig(LaunchConfig):
+    class TheirConfig(LaunchConfig, frozen=True):
         @classmethod
         def decode(cls, data: bytes) -> LaunchConfig:
             return replace(LaunchConfig.decode(data), owner=owner_digest(b"t" * 32))

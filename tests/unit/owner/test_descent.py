@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from sevfork.attest.policy import Policy
 from sevfork.attest.verdict import EvidenceRejected
@@ -98,7 +97,7 @@ def relinked(saved: SavedLineage, *order: int) -> SavedLineage:
     lineage = Lineage.decode(saved.lineage)
     links = tuple(lineage.certificates[index] for index in order)
     changed = replace(lineage, certificates=links).encode()
-    return msgspec.structs.replace(saved, lineage=changed)
+    return replace(saved, lineage=changed)
 
 
 @pytest.mark.parametrize("order", [(0,), (1,), (1, 0), (0, 0, 1), ()])
@@ -116,12 +115,12 @@ def test_lineage_of_a_sibling_family_is_refused_for_this_vm(
     adopted_root(house, image, "other")
     other = saved(house, "other")
     with pytest.raises(NotAuthentic, match="none of this descent"):
-        check(msgspec.structs.replace(grandchild, lineage=other.lineage))
+        check(replace(grandchild, lineage=other.lineage))
 
 
 def test_lineage_of_a_parent_is_refused_for_its_child(grandchild: SavedLineage) -> None:
     with pytest.raises(NotAuthentic, match="that of another VM"):
-        check(msgspec.structs.replace(grandchild, statements=grandchild.statements[1:]))
+        check(replace(grandchild, statements=grandchild.statements[1:]))
 
 
 def test_lineage_of_another_member_is_refused_for_a_vm_that_was_judged(
@@ -136,7 +135,7 @@ def test_lineage_of_another_member_is_refused_for_a_vm_that_was_judged(
 
 
 def test_nothing_is_signed_for_a_lineage_without_evidence(grandchild: SavedLineage) -> None:
-    silent = msgspec.structs.replace(grandchild, statements=())
+    silent = replace(grandchild, statements=())
     with pytest.raises(AttestationFailed, match="no evidence of the VM itself"):
         authorise(silent, OWNER, policy(), AT, Allowance(1), allow_simulated=True)
 
@@ -145,10 +144,10 @@ def claiming(saved: SavedLineage, place: int, **claims: Any) -> SavedLineage:
     """One of the VMs claims something else; its evidence is for what it has said."""
     statements = list(saved.statements)
     each = statements[place]
-    changed = msgspec.structs.replace(each.statement.status, **claims)
-    statement = msgspec.structs.replace(each.statement, claims=protocol.encode(changed))
+    changed = replace(each.statement.status, **claims)
+    statement = replace(each.statement, claims=protocol.encode(changed))
     statements[place] = NamedStatement(each.vm, statement)
-    return msgspec.structs.replace(saved, statements=tuple(statements))
+    return replace(saved, statements=tuple(statements))
 
 
 @pytest.mark.parametrize("generation", [0, 1, 3])

@@ -7,12 +7,12 @@ import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from msgspec.structs import replace
 
 from sevfork.attest.defaults import SIMULATED_MINIMUM, policy_toml
 from sevfork.attest.evidence import Evidence

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.attest.defaults import HARDWARE_FLOORS
 from sevfork.attest.guest_policy import GuestPolicy, guest_policy_toml

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.verdict import Findings
@@ -22,7 +23,7 @@ INTEL = FakeIntel()
 
 
 def _snp(**changes: bytes) -> Evidence:
-    table = replace(Part().certificates(), **changes)
+    table = structs.replace(Part().certificates(), **changes)
     return Evidence(Technology.SEV_SNP, Part().report(), table.encode())
 
 

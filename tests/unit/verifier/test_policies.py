@@ -69,7 +69,7 @@ def test_every_field_has_a_comment(table: type[msgspec.Struct]) -> None:
 def test_every_comment_is_of_a_field() -> None:
     structs = (Policy, SnpPolicy, TdxPolicy, Bits, MinimumTcb)
     fields = {name for struct in structs for name in struct.__struct_fields__}
-    fields |= set(GuestPolicy.__dataclass_fields__)
+    fields |= set(GuestPolicy.__struct_fields__)
     assert {name.split(".")[-1] for name in COMMENTS} <= fields
 
 

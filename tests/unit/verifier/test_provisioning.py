@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.tdx.collateral import Collateral
@@ -49,7 +50,7 @@ def test_intel_itself_is_asked_for_the_quotes_kind_of_platform(tmp_path: Path) -
 
 def test_a_processor_ca_has_a_list_of_its_own(tmp_path: Path) -> None:
     web = web_of()
-    pck = replace(INTEL.pck, issuer_name=PROCESSOR_CA)
+    pck = dataclasses.replace(INTEL.pck, issuer_name=PROCESSOR_CA)
     ca = Certificate("Intel SGX PCK Platform CA", "Intel SGX Root CA", ca=True,
                      common_name=PROCESSOR_CA)  # fmt: skip
     source(tmp_path, web).gather(bare(INTEL.but(pck=pck, platform_ca=ca)))

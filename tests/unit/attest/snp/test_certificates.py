@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sevfork.attest.snp.certificates import (
     OID_HWID,

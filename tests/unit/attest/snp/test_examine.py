@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from sevfork.attest.bits import Bits
 from sevfork.attest.evidence import Evidence
@@ -235,13 +236,13 @@ def test_another_launch_identity_is_rejected(offset: int, value: bytes, part: st
 
 
 def test_genuine_chain_is_no_simulated_evidence() -> None:
-    evidence = replace(Part().evidence(), technology=Technology.SIMULATED)
+    evidence = structs.replace(Part().evidence(), technology=Technology.SIMULATED)
     both = fake_amd.policy(Technology.SIMULATED, Technology.SEV_SNP)
     assert failed(judge(evidence, both, Expected(REPORT_DATA), NOW)) == ["product"]
 
 
 def test_technology_that_the_policy_does_not_accept_is_rejected_unread() -> None:
-    evidence = replace(Part().evidence(), technology=Technology.SIMULATED)
+    evidence = structs.replace(Part().evidence(), technology=Technology.SIMULATED)
     verdict = judge(evidence, fake_amd.policy(), Expected(REPORT_DATA), NOW)
     assert [check.name for check in verdict.checks] == ["technology"]
 

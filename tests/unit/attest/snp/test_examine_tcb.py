@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.attest.policy import MinimumTcb
 from sevfork.attest.snp.report import Tcb
@@ -101,7 +102,7 @@ def test_a_zero_chip_id_in_version_2_leaves_the_product_to_the_certificates(vlek
     verdict = part.judge(**ANY_KEY, allow_masked_chip_id=True)
     assert failed(verdict) == []
     assert any(what.startswith("product of the report") for what in verdict.not_checked)
-    turin = replace(part, root_product="Turin")
+    turin = dataclasses.replace(part, root_product="Turin")
     assert "product of the certificate" in failed(turin.judge(allow_masked_chip_id=True))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.attest.snp.certificates import AMD_ROOTS, CertificateTable, Endorsement
 from sevfork.attest.snp.report import Product, SnpReport, Tcb

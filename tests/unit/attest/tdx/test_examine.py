@@ -6,11 +6,12 @@ no others.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.attest.bits import Bits
 from sevfork.attest.evidence import Evidence
@@ -157,7 +158,7 @@ def test_a_root_that_the_policy_does_not_pin_is_rejected() -> None:
 
 def test_a_root_of_another_maker_is_no_intel_root_though_the_policy_pins_it() -> None:
     """One policy may pin AMD's, Intel's and a simulator's roots: each is good for its own kind."""
-    foreign = INTEL.but(root=replace(INTEL.root, common_name="ARK-Simulated"))
+    foreign = INTEL.but(root=dataclasses.replace(INTEL.root, common_name="ARK-Simulated"))
     failed = rejected(foreign.evidence(), tdx_policy(foreign.root_sha256), NOW)
     assert "a certificate is 'ARK-Simulated'" in failed["PCK chain"]
 
@@ -168,7 +169,7 @@ def test_a_tcb_signer_that_issues_a_pck_certificate_is_rejected() -> None:
 
 
 def test_a_pck_certificate_that_may_issue_others_is_rejected() -> None:
-    issuing = INTEL.but(pck=replace(INTEL.pck, ca=True))
+    issuing = INTEL.but(pck=dataclasses.replace(INTEL.pck, ca=True))
     assert "the leaf is a certificate authority" in failures(issuing)["PCK chain"]
 
 
@@ -181,7 +182,7 @@ def test_a_pck_key_on_another_curve_is_rejected() -> None:
 
 
 def test_a_chain_with_other_names_is_rejected() -> None:
-    chain = INTEL.but(pck=replace(INTEL.pck, common_name="Intel SGX TCB Signing"))
+    chain = INTEL.but(pck=dataclasses.replace(INTEL.pck, common_name="Intel SGX TCB Signing"))
     assert failures(chain) == {
         "PCK chain": "PCK chain: a certificate is 'Intel SGX TCB Signing', "
         "not 'Intel SGX PCK Certificate'"
@@ -189,17 +190,17 @@ def test_a_chain_with_other_names_is_rejected() -> None:
 
 
 def test_a_link_that_the_issuer_did_not_sign_is_rejected() -> None:
-    root_again = INTEL.but(platform_ca=replace(INTEL.platform_ca, issuer=PLATFORM_CA))
+    root_again = INTEL.but(platform_ca=dataclasses.replace(INTEL.platform_ca, issuer=PLATFORM_CA))
     assert "PCK chain" in failures(root_again)
 
 
 def test_an_expired_pck_certificate_is_rejected() -> None:
-    expired = INTEL.but(pck=replace(INTEL.pck, end=NOW - DAY))
+    expired = INTEL.but(pck=dataclasses.replace(INTEL.pck, end=NOW - DAY))
     assert set(failures(expired)) == {"validity of the PCK chain"}
 
 
 def test_a_pck_certificate_of_the_future_is_rejected() -> None:
-    early = INTEL.but(pck=replace(INTEL.pck, start=NOW + DAY))
+    early = INTEL.but(pck=dataclasses.replace(INTEL.pck, start=NOW + DAY))
     assert set(failures(early)) == {"validity of the PCK chain"}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.tdx.collateral import SignedJson
@@ -70,7 +72,7 @@ def test_a_document_that_a_pck_key_signed_is_rejected() -> None:
 
 
 def test_an_expired_tcb_signer_is_rejected() -> None:
-    expired = INTEL.but(signer=replace(INTEL.signer, end=NOW - DAY))
+    expired = INTEL.but(signer=dataclasses.replace(INTEL.signer, end=NOW - DAY))
     assert set(failures(expired)) == {
         "validity of the TCB info's signing chain",
         "validity of the QE identity's signing chain",

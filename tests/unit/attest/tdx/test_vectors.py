@@ -1,9 +1,9 @@
 """Genuine TDX quotes: each gets the verdict that the samples' own README gives, for that reason."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace
 
 from sevfork.attest.evidence import Evidence
 from sevfork.attest.tdx.collateral import Collateral
