@@ -23,7 +23,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## ?/  make \1@/' | awk -F@ '{ printf "%-18s%s\n", $$1, $$2 }'
 
 demo: setup  ## install what is needed, build an image, boot a Redis, fork it, show the children
-	$(AS_ROOT) $(BIN)/python scripts/demo.py
+	$(AS_ROOT) $(BIN)/python -m scripts.demo
 
 test: setup lint fetched  ## every test, real guests included (T=... for one)
 ifdef T

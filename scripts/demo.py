@@ -10,11 +10,7 @@ import argparse
 import json
 import os
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +18,9 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
+from scripts.client import SEVFORK, LongestWait, pool
+
 HERE = Path(__file__).resolve().parent.parent
-SEVFORK = Path(sys.executable).parent / "sevfork"
 KEYS = 25_600
 VALUE_BYTES = 4096
 BATCH = 256
@@ -80,32 +77,6 @@ def holds_every_key(client: redis.Redis) -> bool:
     return True
 
 
-class Client(threading.Thread):
-    """One connection, opened before the fork, that counts up and notes its longest wait."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(daemon=True)
-        self._redis = connect(address)
-        self._stop_asked = threading.Event()
-        self.count = 0
-        self.longest_ms = 0.0
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            while not self._stop_asked.is_set():
-                before = time.monotonic()
-                self.count = int(self._redis.incr("counter"))
-                self.longest_ms = max(self.longest_ms, (time.monotonic() - before) * 1000)
-                time.sleep(0.002)
-        except redis.RedisError as exc:
-            self.error = exc
-
-    def stop(self) -> None:
-        self._stop_asked.set()
-        self.join(60)
-
-
 def demo(count: int, name: str) -> None:
     os.chdir(HERE)
     image, workload = "build/images/redis", "firmware/workloads/redis.toml"
@@ -119,14 +90,12 @@ def demo(count: int, name: str) -> None:
 
     say(f"writing {KEYS * VALUE_BYTES // 2**20} MiB of keys into the parent")
     fill(parent)
-    client = Client(address)
-    client.start()
     parent.set("last-write", "before the fork")
     counted_before = int(parent.get("counter") or 0)
 
     say(f"forking it {count} times while a client goes on writing")
-    fork = sevfork("fork", name, "-n", str(count), data=True)
-    client.stop()
+    with LongestWait(connect(address)) as client:
+        fork = sevfork("fork", name, "-n", str(count), data=True)
     counted_after = client.count
     parent.set("last-write", "after the fork, in the parent")
 
@@ -164,7 +133,8 @@ def fork_warm(name: str, parent: redis.Redis, cold: dict[str, Any]) -> None:
     """The same fork again, from a pool of warm children: launched and attested ahead."""
     count = len(cold["children"])
     say(f"keeping {count} warm children, and forking again")
-    with pool(name, count):
+    console.print(f"[dim]$ sevfork pool {name} --size {count} --every 60s &[/dim]")
+    with pool(name, count, "--every", "60s", timeout_s=POOL_TIMEOUT_S):
         parent.set("last-write", "before the warm fork")
         warm = sevfork("fork", name, "-n", str(count), data=True)
         parent.set("last-write", "after the warm fork, in the parent")
@@ -182,31 +152,6 @@ def fork_warm(name: str, parent: redis.Redis, cold: dict[str, Any]) -> None:
         f"{warm_s / cold_s:.2f} of it; sealed {cold['sealed_bytes'] / 2**20:.0f} and "
         f"{warm['sealed_bytes'] / 2**20:.0f} MiB; pause {warm['pause_ms']:.0f} ms"
     )
-
-
-@contextmanager
-def pool(name: str, size: int) -> Iterator[None]:
-    """``sevfork pool`` in the background, from when it is full on."""
-    argv = [str(SEVFORK), "pool", name, "--size", str(size), "--every", "60s"]
-    console.print(f"[dim]$ sevfork {' '.join(argv[1:])} &[/dim]", soft_wrap=True)
-    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as keeper:
-        if keeper.stderr is None:
-            raise SystemExit("the pool's messages cannot be read")
-        stopper = threading.Timer(POOL_TIMEOUT_S, keeper.terminate)
-        stopper.start()
-        try:
-            for line in keeper.stderr:
-                console.print(f"   {line.rstrip()}", markup=False)
-                if "is full" in line:
-                    break
-            else:
-                raise SystemExit("the pool never became full")
-            threading.Thread(target=keeper.stderr.read, daemon=True).start()
-            yield
-        finally:
-            stopper.cancel()
-            keeper.terminate()
-            keeper.wait(60)
 
 
 def report(fork: dict[str, Any], longest_ms: float) -> None:

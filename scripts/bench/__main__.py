@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scripts.bench import figures, guests, sealing, timeline, verification
+from scripts.bench import against, figures, guests, sealing, timeline, verification
 from scripts.bench.figures import Row, missing
 from scripts.bench.forks import Session
 from scripts.bench.guests import sevfork
@@ -26,7 +26,7 @@ from sevfork.host import connection_choice
 OUTPUT = Path("build/bench")
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_MIB, SIZES_MIB = 100, (10, 400)
-COUNTS = (4, 8, 16)
+COUNTS, POOL = (4, 8, 16), 8
 
 
 def environment(uri: str) -> dict[str, object]:
@@ -54,7 +54,7 @@ def session(name: str, mib: int, uri: str) -> Iterator[Session]:
         guests.remove(name)
 
 
-def quick(name: str, uri: str, percents: tuple[int, ...]) -> list[Row]:
+def quick(name: str, uri: str, percents: tuple[int, ...], commit: str | None) -> list[Row]:
     with session(name, QUICK_MIB, uri) as one:
         one.start("1G")
         one.cold_fork()
@@ -63,11 +63,14 @@ def quick(name: str, uri: str, percents: tuple[int, ...]) -> list[Row]:
         one.rows += one.others()
         svg = [each for each in one.timelines if each[1]]
     timeline.write_svg(OUTPUT / "timeline.svg", svg, "simulated, not confidential; one child each")
-    return one.rows
+    if commit is None:
+        return one.rows
+    taken_s = {"cold": one.cold_s, "warm": one.warm_s}
+    return [*one.rows, *against.rows(commit, QUICK_MIB, "1G", taken_s)]
 
 
-def full(name: str, uri: str) -> list[Row]:
-    rows = quick(name, uri, (1, 10, 50))
+def full(name: str, uri: str, commit: str | None) -> list[Row]:
+    rows = [*sealing.in_a_guest(f"{name}-seal", OUTPUT), *quick(name, uri, (1, 10, 50), commit)]
     for mib in SIZES_MIB:
         with session(f"{name}-{mib}", mib, uri) as one:
             one.start("2G" if mib > QUICK_MIB else "1G")
@@ -79,6 +82,8 @@ def full(name: str, uri: str) -> list[Row]:
         one.start("1G")
         one.cold_fork()
         one.many(COUNTS, "--cold")
+        one.warm_fork()
+        one.full_pool(POOL)
         rows += [row for row in one.rows if row.part == "c"]
     why = "the benchmark has no way into the guest"
     return [*rows, missing("a", "runc checkpoint --leave-running in the guest", why)]
@@ -87,6 +92,7 @@ def full(name: str, uri: str) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="100 MiB and one child only")
+    parser.add_argument("--against", metavar="COMMIT", help="measure its cold fork too, for part b")
     options = parser.parse_args()
     os.chdir(ROOT)
     began, name = time.monotonic(), f"bench-{os.getpid()}"
@@ -94,9 +100,10 @@ def main() -> None:
     uri = connection.uri
     connection.close()
     where = environment(uri)
-    sevfork("guest", "build", "-o", guests.IMAGE, "--workload", "firmware/workloads/redis.toml")
-    rows = [*sealing.rows(), *verification.rows()]
-    rows += quick(name, uri, (1, 10)) if options.quick else full(name, uri)
+    sevfork("guest", "build", "-o", guests.IMAGE, "--workload", guests.WORKLOAD)
+    rows = [*sealing.natively(), *verification.rows()]
+    commit = options.against
+    rows += quick(name, uri, (1, 10), commit) if options.quick else full(name, uri, commit)
     where["taken_s"] = round(time.monotonic() - began)
     figures.write_json(OUTPUT / "bench.json", rows, where)
     machine = f"{where['cpus']} CPUs, QEMU {where['qemu']}, libvirt {where['libvirt']}"

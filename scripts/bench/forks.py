@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 from scripts.bench import guests, peers
 from scripts.bench.figures import Row, missing
-from scripts.bench.guests import LongestWait, sevfork
+from scripts.bench.guests import sevfork
 from scripts.bench.timeline import Phase, phases
 
 _MIB = 2**20
@@ -28,6 +30,7 @@ class Session:
     timelines: list[tuple[str, Sequence[Phase]]] = field(default_factory=list)
     boot_and_load_s: float = 0.0
     cold_s: float = 0.0
+    warm_s: float = 0.0
     cold_pause_ms: float = 0.0
     kept_bytes: int = 0
 
@@ -47,7 +50,7 @@ class Session:
         self.boot_and_load_s = time.monotonic() - began
 
     def cold_fork(self) -> None:
-        with LongestWait(self.parent) as client:
+        with guests.waiting(self.parent) as client:
             forked, self.cold_s = self._fork("--cold")
         self.cold_pause_ms = forked["pause_ms"]
         peer = {"peer": "boot and load", "peer_value": self.boot_and_load_s}
@@ -85,22 +88,29 @@ class Session:
             self.kept_bytes = made["kept_bytes"]
         return statistics.median(pauses), statistics.median(states), written / _MIB
 
-    def warm_fork(self, count: int = 1) -> None:
-        with guests.pool(self.name, count):
+    def warm_fork(self) -> None:
+        with guests.pool(self.name, 1):
             warm = [vm for vm in guests.listed() if vm["state"] == "warm"]
             self.row("f", "memory of a warm child's QEMU", guests.resident_mib(warm[0]), "MiB")
             held = warm[0]["warm"]["held_bytes"] / _MIB
             self.row("f", "of it held for the fork", held, "MiB")
-            with LongestWait(self.parent) as client:
-                forked, warm_s = self._fork("-n", str(count))
-        if not all(child["was_warm"] for child in forked["children"]):
-            raise SystemExit("a child of a full pool was not warm")
+            with guests.waiting(self.parent) as client:
+                forked, self.warm_s = self._fork()
         for peer, value in (("cold fork", self.cold_s), ("boot and load", self.boot_and_load_s)):
             aim = {"peer": peer, "peer_value": value, "most": 0.25}
-            self.row("b", "first right answer, warm", warm_s, "s", **aim)
+            self.row("b", "first right answer, warm", self.warm_s, "s", **aim)
         aim = {"peer": "no snapshot", "peer_value": self.cold_pause_ms}
         self.row("a", "pause of a fork with a snapshot", forked["pause_ms"], "ms", **aim)
         self.row("a", "a client's longest wait, warm fork", client.longest_ms, "ms")
+        guests.remove(self.name, children_only=True)
+
+    def full_pool(self, size: int) -> None:
+        """All of a pool's children at once. Two cores restore two of them at a time."""
+        with guests.pool(self.name, size):
+            _, taken_s = self._fork("-n", str(size))
+        rounds = math.ceil(size / (os.cpu_count() or 1))
+        aim = {"peer": f"{rounds} times one", "peer_value": rounds * self.warm_s, "most": 1.5}
+        self.row("c", f"{size} children, warm", taken_s, "s", **aim)
         guests.remove(self.name, children_only=True)
 
     def many(self, counts: Sequence[int], *options: str) -> None:
@@ -130,6 +140,8 @@ class Session:
         """Until every child has given its first right answer."""
         began = time.monotonic()
         forked = sevfork("fork", self.name, *options)
+        if any(child["was_warm"] == ("--cold" in options) for child in forked.data["children"]):
+            raise SystemExit("a child was warm, or was not, where it should have been otherwise")
         for child in forked.data["children"]:
             guests.answers(child, self.data)
         taken_s = time.monotonic() - began

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from typing import Any
 import redis
 from rich.console import Console
 
-SEVFORK = Path(sys.executable).parent / "sevfork"
-IMAGE = "build/images/redis"
+from scripts import client
+from scripts.client import SEVFORK, LongestWait
+
+IMAGE, WORKLOAD = "build/images/redis", "firmware/workloads/redis.toml"
 PAGE_BYTES = 4096
 VALUE_BYTES = 2**20
 _TIMEOUT_S = 900
@@ -37,12 +38,26 @@ class Timed:
 
 def sevfork(*words: str) -> Timed:
     """Run it with --json and --debug; a failure shows its log and ends the run."""
-    console.print(f"[dim]$ sevfork {' '.join(words)}[/dim]", soft_wrap=True)
+    return run([str(SEVFORK), *words])
+
+
+def run(
+    argv: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Timed:
+    """The same with a ``sevfork`` that need not be this one; ``env`` is added to its own."""
+    console.print(f"[dim]$ sevfork {' '.join(argv[1:])}[/dim]", soft_wrap=True)
     began = time.monotonic()
-    argv = [str(SEVFORK), *words, "--json", "--debug"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    done = subprocess.run(
+        [*argv, "--json", "--debug"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TIMEOUT_S,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+    )
     if done.returncode:
-        raise SystemExit(f"sevfork {' '.join(words)} ended with {done.returncode}\n{done.stderr}")
+        raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}\n{done.stderr}")
     return Timed(json.loads(done.stdout), time.monotonic() - began, done.stderr.splitlines())
 
 
@@ -96,50 +111,21 @@ def resident_mib(vm: dict[str, Any]) -> float:
     return int(line.split()[1]) / 1024
 
 
-class LongestWait(threading.Thread):
-    """A client with one connection, and the longest that it waited for an answer."""
-
-    def __init__(self, vm: dict[str, Any]) -> None:
-        super().__init__(daemon=True)
-        self._redis, self._enough = connect(vm), threading.Event()
-        self.longest_ms = 0.0
-
-    def run(self) -> None:
-        with suppress(redis.RedisError):
-            while not self._enough.is_set():
-                before = time.monotonic()
-                self._redis.ping()
-                self.longest_ms = max(self.longest_ms, (time.monotonic() - before) * 1000)
-                time.sleep(0.002)
-
-    def __enter__(self) -> LongestWait:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._enough.set()
-        self.join(90)
+@contextmanager
+def waiting(vm: dict[str, Any]) -> Iterator[LongestWait]:
+    """A client that counts up meanwhile; SystemExit if it broke, since its wait is none then."""
+    with LongestWait(connect(vm)) as other:
+        yield other
+    if other.error is not None:
+        raise SystemExit(f"a client of '{vm['name']}' broke: {other.error}")
 
 
 @contextmanager
 def pool(name: str, size: int) -> Iterator[None]:
-    """``sevfork pool`` in the background, from when it is full on."""
+    """A pool that is full, and is not updated by itself meanwhile."""
     console.print(f"[dim]$ sevfork pool {name} --size {size} &[/dim]")
-    argv = [str(SEVFORK), "pool", name, "--size", str(size), "--every", "10m", "--max-lag", "30m"]
-    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as keeper:
-        if keeper.stderr is None:
-            raise SystemExit("the pool's messages cannot be read")
-        stopper = threading.Timer(_TIMEOUT_S, keeper.terminate)
-        stopper.start()
-        try:
-            if not any("is full" in line for line in keeper.stderr):
-                raise SystemExit("the pool never became full")
-            threading.Thread(target=keeper.stderr.read, daemon=True).start()
-            yield
-        finally:
-            stopper.cancel()
-            keeper.terminate()
-            keeper.wait(60)
+    with client.pool(name, size, "--every", "10m", "--max-lag", "30m", timeout_s=_TIMEOUT_S):
+        yield
 
 
 def listed() -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scripts.bench.guests import LongestWait
+from scripts.bench.guests import waiting
 
 _TIMEOUT_S = 300
 
@@ -26,7 +26,7 @@ def background_snapshot_ms(uri: str, vm: dict[str, Any]) -> float:
     """A client's longest wait while QEMU streams a background snapshot to nowhere."""
     capability = {"capability": "background-snapshot", "state": True}
     _monitor(uri, vm, "migrate-set-capabilities", {"capabilities": [capability]})
-    with _sink() as port, LongestWait(vm) as client:
+    with _sink() as port, waiting(vm) as client:
         _monitor(uri, vm, "migrate", {"uri": f"tcp:127.0.0.1:{port}"})
         _wait_for_migration(uri, vm)
     return client.longest_ms

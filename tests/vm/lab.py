@@ -10,41 +10,23 @@ import http.client
 import json
 import os
 import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from scripts.client import COMMAND_TIMEOUT_S, SEVFORK, Result, Running, running
 from sevfork.domain.xml import spec_from_xml
 from sevfork.host import connection_choice
 from sevfork.host.hypervisor import Hypervisor
 from sevfork.image.base import exclusive
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SEVFORK = Path(sys.executable).parent / "sevfork"
 IMAGES = REPOSITORY / "build" / "images"
 WORKLOADS = (REPOSITORY / "firmware" / "workloads", REPOSITORY / "tests" / "vm" / "workloads")
-# One emulated fork takes about half a minute on two cores that have nothing else to do.
-COMMAND_TIMEOUT_S = 280
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.stdout)
 
 
 @dataclass(frozen=True)
@@ -98,21 +80,9 @@ class Lab:
             raise AssertionError(f"sevfork {' '.join(words)}: {done.returncode}\n{done.stderr}")
         return result
 
-    @contextmanager
-    def running(self, *words: str) -> Iterator[Running]:
+    def running(self, *words: str) -> AbstractContextManager[Running]:
         """Run ``sevfork`` in the background, its stderr read line by line."""
-        with subprocess.Popen(
-            [SEVFORK, *words],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        ) as child:
-            try:
-                yield Running(child)
-            finally:
-                with suppress(ProcessLookupError):
-                    child.kill()
+        return running(*words)
 
     def image(self, workload: str) -> Path:
         """The image of a workload of ours, built on first use."""
@@ -185,70 +155,3 @@ def _hypervisor() -> Iterator[Hypervisor]:
         yield connection
     finally:
         connection.close()
-
-
-@dataclass
-class Running:
-    """A command in the background."""
-
-    process: subprocess.Popen[str]
-    lines: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line)
-
-    def wait_for(self, text: str, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
-        """Wait until a line of stderr holds the text."""
-        deadline = time.monotonic() + timeout_s
-        while not any(text in line for line in list(self.lines)):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"never said '{text}':\n{''.join(self.lines)}")
-            time.sleep(0.02)
-
-    def signal(self, number: int) -> int:
-        """Send a signal and return the exit code."""
-        self.process.send_signal(number)
-        return self.ended().returncode
-
-    def ended(self) -> Result:
-        """Wait for its end."""
-        code = self.process.wait(120)
-        self._reader.join(10)
-        return Result(code, "", "".join(self.lines))
-
-
-class LongestWait(threading.Thread):
-    """A client with one connection that was open before; notes its longest wait and any error."""
-
-    def __init__(self, vm: Vm) -> None:
-        super().__init__(daemon=True)
-        self._redis = vm.redis()
-        self._redis.ping()
-        self._enough = threading.Event()
-        self.count = 0
-        self.longest_ms = 0.0
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            while not self._enough.is_set():
-                before = time.monotonic()
-                self.count = int(self._redis.incr("counter"))
-                self.longest_ms = max(self.longest_ms, (time.monotonic() - before) * 1000)
-                time.sleep(0.005)
-        except redis.RedisError as exc:
-            self.error = exc
-
-    def __enter__(self) -> LongestWait:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._enough.set()
-        self.join(90)

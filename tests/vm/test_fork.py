@@ -10,8 +10,9 @@ from typing import cast
 
 import redis
 
+from scripts.client import SEVFORK, LongestWait
 from tests.support import audit_reader
-from tests.vm.lab import SEVFORK, Lab, LongestWait, Vm
+from tests.vm.lab import Lab, Vm
 
 KEYS = 25_600  # of 4 KiB: 100 MiB
 
@@ -38,7 +39,7 @@ def test_children_hold_every_key_of_one_instant_and_go_their_own_way(lab: Lab) -
     client = parent.redis()
     fill(client)
     client.set("last-write", "before")
-    with LongestWait(parent) as other:
+    with LongestWait(parent.redis()) as other:
         forked, children = lab.fork(parent, "-n", "2")
     client.set("last-write", "after")
 

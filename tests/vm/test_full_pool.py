@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from scripts.client import Result
 from tests.support.small_pool import SmallPool, small_pool
-from tests.vm.lab import Lab, Result, Vm
+from tests.vm.lab import Lab, Vm
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small pool is root's")
 

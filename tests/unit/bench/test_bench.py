@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import redis
 from rich.console import Console
 
-from scripts.bench import guests
+from scripts.bench import against, guests, sealing
 from scripts.bench.figures import Row, missing, table, write_json
-from scripts.bench.sealing import parse_openssl
+from scripts.bench.forks import Session
+from scripts.bench.seal_speed import parse_openssl
 from scripts.bench.timeline import Phase, phases, write_svg
 
 SLOW = Row("b", "warm", 5.0, "s", peer="cold", peer_value=10.0, most=0.25)
@@ -106,3 +110,52 @@ def test_so_many_of_the_pages_are_written_as_was_said() -> None:
         assert size == len(client.places) * guests.PAGE_BYTES
         assert abs(len(client.places) - 512 * percent / 100) <= 2
         assert "key:2" not in {name for name, _ in client.places}, "the one that is asked for"
+
+
+REPORT = {"threads": 2, "sevfork": {"seal": 500.0, "unseal": 250.0}, "openssl": 1000.0}
+
+
+@pytest.mark.parametrize(("where", "aim"), [("natively", 1.25), ("in a guest", None)])
+def test_rates_become_times_beside_openssl(where: str, aim: float | None) -> None:
+    found = list(sealing.rows(REPORT, where))
+    assert [(row.value, row.peer_value, row.most) for row in found] == [
+        (200.0, 100.0, aim),
+        (400.0, 100.0, aim),
+    ]
+
+
+def test_what_a_fork_takes_is_set_against_an_earlier_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @contextmanager
+    def checked_out(commit: str) -> Iterator[against.Earlier]:
+        yield against.Earlier(commit, Path("tree"), Path("state"))
+
+    monkeypatch.setattr(against, "checked_out", checked_out)
+    monkeypatch.setattr(against.Earlier, "fork_s", lambda *_: 24.0)
+    cold, warm = against.rows("90f3c5e", 100, "1G", {"cold": 12.0, "warm": 6.0})
+    assert (cold.ratio, cold.met) == (0.5, True)
+    assert (warm.ratio, warm.met) == (0.25, False)
+
+
+def test_a_full_pool_is_compared_with_one_child_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests, "pool", lambda *_: nullcontext())
+    monkeypatch.setattr(guests, "remove", lambda *_, **__: None)
+    monkeypatch.setattr(Session, "_fork", lambda *_: ({}, 9.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    session = Session("parent", 1, "", warm_s=2.0)
+    session.full_pool(8)
+    (row,) = session.rows
+    assert (row.peer, row.peer_value, row.ratio, row.met) == ("4 times one", 8.0, 1.125, True)
+
+
+def test_a_client_that_broke_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def ping(self) -> None: ...
+
+        def incr(self, _: str) -> int:
+            raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(guests, "connect", lambda _: Broken())
+    with pytest.raises(SystemExit, match="broke: gone"), guests.waiting({"name": "web"}):
+        pass
