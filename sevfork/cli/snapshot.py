@@ -78,6 +78,8 @@ def _drop(app: App, hypervisor: Hypervisor, vm: str, timeout: float, as_json: bo
 
 def _print(app: App, vm: str, snapshot: Snapshot, as_json: bool) -> None:
     made = snapshot.made
+    for note in snapshot.notes:
+        app.output.note(note)
     if as_json:
         app.output.json(
             {

@@ -14,6 +14,7 @@ from sevfork.lifecycle.undo import Undo
 from sevfork.wire.volume_serial import new_serial
 
 _UNPLUG_TIMEOUT_S = 30.0
+_SUFFIX = ".snapshot"
 # In sizes of the guest's memory: a base that is begun anew lies behind the one that it replaces,
 # and the updates of both. It is sparse: only what is written takes room.
 _MEMORIES = 4
@@ -43,7 +44,7 @@ def plugged_snapshot(hypervisor: Hypervisor, uuid: str) -> PluggedSnapshot | Non
 def plug_new(hypervisor: Hypervisor, spec: GuestSpec) -> PluggedSnapshot:
     """A new volume in place of what the VM had; what is made is undone when something fails."""
     serial = new_serial()
-    name = f"{serial}.snapshot"
+    name = f"{serial}{_SUFFIX}"
     former = _metadata(hypervisor, spec.uuid)
     with Undo() as undo:
         undo.on_failure(_write, hypervisor, spec.uuid, former)
@@ -57,8 +58,7 @@ def plug_new(hypervisor: Hypervisor, spec: GuestSpec) -> PluggedSnapshot:
         snapshot = PluggedSnapshot(volume, serial)
         undo.on_failure(unplug, hypervisor, spec.uuid, volume.path)
         plug(hypervisor, spec.uuid, snapshot, readonly=False)
-    if former.snapshot is not None:
-        delete(hypervisor, spec.uuid, former.snapshot)
+    delete_former(hypervisor, spec.uuid)
     return snapshot
 
 
@@ -70,14 +70,27 @@ def plug(hypervisor: Hypervisor, uuid: str, snapshot: PluggedSnapshot, *, readon
     hypervisor.attach_device(uuid, xml)
 
 
-def delete(hypervisor: Hypervisor, uuid: str, snapshot: SnapshotVolume) -> None:
-    """Unplug a snapshot's volume, delete it, and take it out of the VM's metadata."""
-    unplug(hypervisor, uuid, hypervisor.storage.path_of(snapshot.name))
-    hypervisor.storage.delete(snapshot.name)
+def delete_former(hypervisor: Hypervisor, uuid: str) -> tuple[str, ...]:
+    """Take away all of the VM's snapshot volumes but the one that it keeps now; their names.
+
+    Whoever calls this holds the VM's channel: what is left over is a killed command's then.
+    """
     metadata = _metadata(hypervisor, uuid)
-    left = tuple(name for name in metadata.volumes if name != snapshot.name)
-    kept = None if metadata.snapshot == snapshot else metadata.snapshot
-    _write(hypervisor, uuid, replace(metadata, volumes=left, snapshot=kept))
+    kept = metadata.snapshot.name if metadata.snapshot else None
+    former = tuple(name for name in metadata.volumes if name.endswith(_SUFFIX) and name != kept)
+    for name in former:
+        unplug(hypervisor, uuid, hypervisor.storage.path_of(name))
+        hypervisor.storage.delete(name)
+    if former:
+        left = tuple(name for name in metadata.volumes if name not in former)
+        _write(hypervisor, uuid, replace(metadata, volumes=left))
+    return former
+
+
+def delete_all(hypervisor: Hypervisor, uuid: str) -> tuple[str, ...]:
+    """The VM keeps no snapshot any more; the names of the volumes that it had."""
+    _write(hypervisor, uuid, replace(_metadata(hypervisor, uuid), snapshot=None))
+    return delete_former(hypervisor, uuid)
 
 
 def unplug(hypervisor: Hypervisor, uuid: str, path: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from sevfork import errors
+from sevfork.deadline import Deadline
 from sevfork.domain import metadata_xml
 from sevfork.domain.disks import disks
 from sevfork.domain.metadata import Metadata, Phase
@@ -23,11 +24,13 @@ from sevfork.handshake.audit_entries import (
     StateCaptured,
 )
 from sevfork.host import maker
+from sevfork.host.hypervisor import DomainState
 from sevfork.lifecycle.fork import ForkOutcome, ForkRequest, plan_fork, run_fork
 from sevfork.lifecycle.reap import reap
 from sevfork.lifecycle.relay import Relay
 from sevfork.lifecycle.remove import plan_remove, remove
 from sevfork.lifecycle.snapshot.update import drop_snapshot, update_snapshot
+from sevfork.lifecycle.snapshot.volume import plug_new
 from sevfork.lifecycle.warm.find import warm_children
 from sevfork.lifecycle.warm.pool import Pool, PoolRequest
 from sevfork.wire import protocol
@@ -160,6 +163,36 @@ def test_a_full_volume_is_followed_by_another(
     ]
 
 
+class Killed(BaseException):
+    """What no code of ours gets to see the end of."""
+
+
+@pytest.mark.parametrize("deed", ["create", "attach_device", "detach_disk", "delete"])
+def test_one_killed_between_two_volumes_is_tidied_up_after(
+    house: FakeHouse, parent: FakeGuest, deed: str
+) -> None:
+    """Killed as it was about to do this, with nothing undone."""
+    update_snapshot(job_on(house), spec_of(house))
+
+    def die(*_args: object, **_options: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(house.storage if hasattr(house.storage, deed) else house, deed, die)
+        patch.setattr("sevfork.lifecycle.snapshot.volume.Undo.on_failure", lambda *_: None)
+        with pytest.raises(Killed):
+            plug_new(house, spec_of(house))
+    after = update_snapshot(job_on(house), spec_of(house))
+    assert after.made.begun_anew
+    assert len(after.notes) == 1, "one of the two was not in use"
+    snapshots = [name for name in house.storage.files if name.endswith(".snapshot")]
+    assert snapshots == [after.plugged.volume.name]
+    assert len(disks(house.xml(spec_of(house).uuid))) == 2
+    assert drop_snapshot(job_on(house), spec_of(house))
+    assert len(disks(house.xml(spec_of(house).uuid))) == 1
+    assert not metadata_of(house, "web").snapshot
+
+
 def test_a_pool_fills_says_so_and_leaves_nothing(house: FakeHouse, parent: FakeGuest) -> None:
     seen: list[Phase] = []
     filled(
@@ -269,7 +302,7 @@ def test_a_pool_brings_its_children_along(house: FakeHouse, parent: FakeGuest) -
     while pool._step() == 0.0:  # noqa: SLF001
         pass
     parent.state = STATE + MORE
-    pool._update()  # noqa: SLF001
+    pool._update(spec_of(house))  # noqa: SLF001
     (child,) = warm_children(house, spec_of(house).uuid)
     assert house.guests[child.domain.uuid].unpacked == STATE + MORE
 
@@ -280,7 +313,7 @@ def test_a_snapshot_begun_anew_reaches_warm_children(house: FakeHouse, parent: F
         pass
     parent.engine.forget()
     parent.state = os.urandom(2**20)
-    pool._update()  # noqa: SLF001
+    pool._update(spec_of(house))  # noqa: SLF001
     (child,) = warm_children(house, spec_of(house).uuid)
     assert house.guests[child.domain.uuid].unpacked == parent.state
     assert forked(house).children[0].warm
@@ -309,6 +342,82 @@ def test_a_pool_whose_parent_has_ended_ends(house: FakeHouse, parent: FakeGuest)
     pool.keep(wait)
     assert "has ended" in notes[-1]
     assert [domain.name for domain in house.domains()] == ["web"]
+
+
+def test_a_pool_whose_parent_is_paused_waits_for_it(house: FakeHouse, parent: FakeGuest) -> None:
+    notes: list[str] = []
+    house.pause(house.find("web").uuid)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            house.pause(house.find("web").uuid, DomainState.RUNNING)
+        if "full" in notes:
+            raise Stop
+
+    with pytest.raises(Stop):
+        pool_of(house, 1, notes).keep(wait)
+    assert waits[:3] == [5.0, 10.0, 20.0]
+    assert [note for note in notes if "is paused" in note] == notes[:1]
+
+
+def test_a_pool_that_cannot_launch_goes_on_with_updates(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a token that is used up: told once, tried later each time."""
+    attempts: list[int] = []
+
+    def refuse(*_: object) -> None:
+        attempts.append(heard(house, protocol.UpdateSnapshot))
+        raise errors.RefusedByGuest("the token is used up")
+
+    monkeypatch.setattr("sevfork.lifecycle.warm.pool.make_warm", refuse)
+    notes: list[str] = []
+    pool = pool_of(house, 1, notes)
+    for _ in range(5):
+        assert pool._step() > 0.0  # noqa: SLF001
+        pool._due = Deadline.after(0)  # noqa: SLF001
+    assert attempts == [1]
+    assert heard(house, protocol.UpdateSnapshot) == 5
+    assert len([note for note in notes if "used up" in note]) == 1
+
+
+def test_a_pool_without_libvirt_ends(
+    house: FakeHouse, parent: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise errors.HypervisorUnreachable("the connection broke")
+
+    def wait(_seconds: float) -> None:
+        monkeypatch.setattr(house, "find", gone)
+        monkeypatch.setattr(house, "domains", lambda: ())
+
+    with pytest.raises(errors.HypervisorUnreachable):
+        pool_of(house, 1).keep(wait)
+
+
+def test_a_look_reads_the_parents_xml_once(
+    house: FakeHouse, warm: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    uuid, read, looks = spec_of(house).uuid, [], []
+    pool, xml = pool_of(house, 2, notes), house.xml
+
+    def reading(asked: str) -> str:
+        read.append(asked)
+        return xml(asked)
+
+    def wait(_seconds: float) -> None:
+        if "full" in notes:
+            monkeypatch.setattr(house, "xml", reading)
+            looks.append(read.count(uuid))
+            if len(looks) == 4:
+                raise Stop
+
+    with pytest.raises(Stop):
+        pool.keep(wait)
+    assert looks == [0, 1, 2, 3]
 
 
 def test_a_killed_pools_children_are_removed_by_the_next_command(
