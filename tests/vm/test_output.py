@@ -18,6 +18,7 @@ from typing import cast
 
 import pytest
 
+from scripts.client import SEVFORK
 from sevfork.deadline import Deadline
 from sevfork.domain.xml import spec_from_xml
 from sevfork.errors import RefusedByGuest
@@ -27,7 +28,7 @@ from sevfork.lifecycle.logs import AskLogs, Reader, ask_as_host
 from sevfork.owner.key_file import read_key
 from sevfork.owner.reading import OwnersReading
 from tests.vm.eavesdropping import Listening, consoles, decoded, logs
-from tests.vm.lab import SEVFORK, Lab, Vm
+from tests.vm.lab import Lab, Vm
 
 KEPT_BYTES = 1 << 20
 MUCH_BYTES = 50_000_000
