@@ -62,7 +62,7 @@ def _member(entry: Entry) -> tarfile.TarInfo:
 
 def layout(
     target: Path,
-    layers: Sequence[Sequence[Entry]],
+    layers: Sequence[Sequence[Entry] | bytes],
     config: Mapping[str, Any],
     *,
     zstd: bool = False,
@@ -70,12 +70,12 @@ def layout(
 ) -> str:
     """Write an OCI layout; the name of its image, tagged ``image``, for skopeo.
 
-    ``others``: architectures beside amd64, whose images have a configuration and no layer; the tag
-    is then that of an index.
+    A layer is its entries, or a tar stream. ``others``: architectures beside amd64, whose images
+    have a configuration and no layer; the tag is then that of an index.
     """
     blobs = target / "blobs/sha256"
     blobs.mkdir(parents=True)
-    tars = [layer(entries) for entries in layers]
+    tars = [each if isinstance(each, bytes) else layer(each) for each in layers]
     manifests = [
         {**_image(blobs, [], {}, other, zstd=False), "platform": _platform(other)}
         for other in others
@@ -118,7 +118,7 @@ def _blob(blobs: Path, content: bytes, media_type: str) -> dict[str, Any]:
 
 
 def _gzip(data: bytes) -> bytes:
-    return gzip.compress(data, mtime=0)
+    return gzip.compress(data, compresslevel=1, mtime=0)
 
 
 def _zstd(data: bytes) -> bytes:

@@ -190,3 +190,12 @@ def test_the_least_kernel_has_a_multiboot_header() -> None:
     assert (magic + flags + checksum) % 2**32 == 0
     assert header == load
     assert end - load == len(kernel)
+
+
+@pytest.mark.parametrize("program", ["skopeo", "umoci"])
+def test_what_only_container_images_need_is_named_and_prevents_nothing(
+    monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    found = finding(FakeHypervisor(), f"{program} (guest build --oci, optional)")
+    assert (found.verdict, found.remedy) == (Standing.LIMITED, f"apt install {program}")
