@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sevfork.cli.options import App, as_json, common, duration, owners_token, port_pair, recorded
+from sevfork.cli.options import (
+    App,
+    as_json,
+    common,
+    duration,
+    owners_token,
+    published_port,
+    recorded,
+)
 from sevfork.cli.output import error_document
 from sevfork.wire.protocol import MAX_CHILDREN
 
@@ -15,6 +23,7 @@ if TYPE_CHECKING:
     from sevfork.domain.child import PlannedDevice
     from sevfork.host.hypervisor import Hypervisor
     from sevfork.lifecycle.fork import ForkedChild, ForkOutcome, ForkPlan
+    from sevfork.lifecycle.ports import PortWish
 
 
 _COLUMNS = ("CHILD", "ADDRESS", "PARENT'S PAUSE", "READY AFTER", "WAS", "TECHNOLOGY")
@@ -33,9 +42,9 @@ _COLUMNS = ("CHILD", "ADDRESS", "PARENT'S PAUSE", "READY AFTER", "WAS", "TECHNOL
 @click.option("--name", metavar="NAME", help="The children: NAME, NAME1, ...  [default: VM-fork]")
 @click.option(
     "--publish",
-    metavar="HOST:GUEST",
+    metavar="[[ADDRESS:]HOST:]GUEST[/udp]",
     multiple=True,
-    type=port_pair,
+    type=published_port,
     help="A guest port to publish; may be repeated.  [default: the parent's, on free host ports]",
 )
 @click.option("--replace", is_flag=True, help="Remove VMs that have a child's name first.")
@@ -58,7 +67,7 @@ def fork(
     vm: str,
     count: int,
     name: str | None,
-    publish: tuple[tuple[int | None, int], ...],
+    publish: tuple[PortWish, ...],
     replace: bool,
     token: bytes | None,
     cold: bool,
@@ -70,14 +79,13 @@ def fork(
 ) -> None:
     """Fork the running VM (a name, id or UUID) into COUNT children, which run on by themselves."""
     from sevfork.lifecycle.fork import ForkRequest, plan_fork
-    from sevfork.lifecycle.ports import PortWish
 
     request = ForkRequest(
         parent=vm,
         count=count,
         name=name,
         replace=replace,
-        publish=tuple(PortWish(*pair) for pair in publish) or None,
+        publish=publish or None,
         token=token,
         cold=cold,
         all_or_nothing=not keep_going,
@@ -164,7 +172,7 @@ def _print_outcome(app: App, hypervisor: Hypervisor, outcome: ForkOutcome, as_js
 def _row(child: ForkedChild, outcome: ForkOutcome) -> list[str]:
     if child.error:
         return [child.name, "-", "-", "failed", "-", child.error.message]
-    addresses = ", ".join(f"127.0.0.1:{port.host} -> {port.guest}" for port in child.ports)
+    addresses = ", ".join(map(str, child.ports))
     pause, ready = f"{outcome.pause_ms:.0f} ms", f"{child.ready_s:.1f} s"
     was = "warm" if child.warm else "cold"
     return [child.name, addresses or "-", pause, ready, was, outcome.technology.label]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import os
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sevfork.cli.output import Output, indented
 if TYPE_CHECKING:
     from sevfork.host.hypervisor import Hypervisor
     from sevfork.lifecycle.gathered import Gather
+    from sevfork.lifecycle.ports import PortWish
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -177,10 +179,30 @@ owners_token = click.option(
 )
 
 
-def port_pair(text: str) -> tuple[int | None, int]:
-    """``HOST:GUEST``, or ``GUEST`` alone for a host port of sevfork's choice."""
-    found = re.fullmatch(r"(?:([0-9]{1,5}):)?([0-9]{1,5})", text)
-    ports = [int(each) for each in found.groups() if each] if found else []
-    if not found or not all(1 <= port <= 65535 for port in ports):
-        raise click.BadParameter(f"'{text}' is not HOST:GUEST with two TCP ports")
-    return int(found[1]) if found[1] else None, int(found[2])
+_PORT_SHAPE = "[[ADDRESS:]HOST:]GUEST[/udp], such as 8080:80 or 0.0.0.0:53:53/udp"
+_PORT = re.compile(
+    r"(?:(?P<address>[0-9.]{7,15}):(?P<there>[0-9]{1,5})?:|(?P<host>[0-9]{1,5}):)?"
+    r"(?P<guest>[0-9]{1,5})(?:/(?P<transport>tcp|udp))?"
+)
+
+
+def published_port(text: str) -> PortWish:
+    """``GUEST``, ``HOST:GUEST``, ``ADDRESS:HOST:GUEST`` or ``ADDRESS::GUEST``, and ``/udp``.
+
+    Without HOST it is a port of sevfork's choice.
+    """
+    from sevfork.domain.metadata import LOOPBACK, Transport
+    from sevfork.lifecycle.ports import PortWish
+
+    found = _PORT.fullmatch(text)
+    if not found:
+        raise click.BadParameter(f"'{text}' is not {_PORT_SHAPE}")
+    host, guest = found["there"] or found["host"], found["guest"]
+    if not all(1 <= int(port) <= 65535 for port in (host, guest) if port):
+        raise click.BadParameter(f"'{text}' has a port that is not from 1 to 65535")
+    try:
+        address = str(ipaddress.IPv4Address(found["address"] or LOOPBACK))
+    except ValueError as exc:
+        raise click.BadParameter(f"'{found['address']}' is no IPv4 address") from exc
+    transport = Transport(found["transport"] or "tcp")
+    return PortWish(int(host) if host else None, int(guest), address, transport)

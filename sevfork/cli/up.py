@@ -14,12 +14,13 @@ from sevfork.cli.options import (
     duration,
     memory_size,
     owner_key,
-    port_pair,
+    published_port,
     recorded,
 )
 
 if TYPE_CHECKING:
     from sevfork.host.hypervisor import Hypervisor
+    from sevfork.lifecycle.ports import PortWish
     from sevfork.lifecycle.up import UpOutcome, UpPlan
 
 
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--publish",
-    metavar="HOST:GUEST",
+    metavar="[[ADDRESS:]HOST:]GUEST[/udp]",
     multiple=True,
-    type=port_pair,
-    help="Make the guest's TCP port reachable on the libvirt host; may be repeated.",
+    type=published_port,
+    help="Make the guest's port reachable at ADDRESS (127.0.0.1) of the libvirt host; repeatable.",
 )
 @click.option("--memory", metavar="SIZE", type=memory_size, default="1G", show_default=True)
 @click.option(
@@ -69,7 +70,7 @@ def up(
     app: App,
     name: str,
     image: Path,
-    publish: tuple[tuple[int | None, int], ...],
+    publish: tuple[PortWish, ...],
     memory: int,
     vcpus: int | None,
     owner: bytes | None,
@@ -84,7 +85,6 @@ def up(
     from sevfork.domain.spec import Accelerator
     from sevfork.domain.xml import domain_xml
     from sevfork.image.image import Image
-    from sevfork.lifecycle.ports import PortWish
     from sevfork.lifecycle.up import UpRequest, plan_up
 
     request = UpRequest(
@@ -92,7 +92,7 @@ def up(
         image=Image.load(image),
         memory_mib=memory,
         vcpus=vcpus,
-        publish=tuple(PortWish(host, guest) for host, guest in publish),
+        publish=publish,
         replace=replace,
         accelerator=None if virt_type == "auto" else Accelerator(virt_type),
         owner=owner,
@@ -160,7 +160,7 @@ def _print_outcome(app: App, hypervisor: Hypervisor, outcome: UpOutcome, as_json
         return
     if spec.metadata.owner:
         app.output.note(f"to be run by its owner: sevfork owner adopt {spec.name} --policy FILE")
-    addresses = ", ".join(f"127.0.0.1:{p.host} -> {p.guest}" for p in spec.metadata.ports)
+    addresses = ", ".join(map(str, spec.metadata.ports))
     app.output.table(
         ["NAME", "ADDRESS", "READY AFTER", "TECHNOLOGY", "RUNS ON"],
         [

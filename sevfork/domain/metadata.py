@@ -32,12 +32,26 @@ class Maker:
     start: int
 
 
+class Transport(Enum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+LOOPBACK = "127.0.0.1"
+
+
 @dataclass(frozen=True)
 class PublishedPort:
-    """A TCP port of the guest, reachable at ``host`` on the libvirt host's loopback."""
+    """A port of the guest, reachable at ``host`` of an IPv4 address of the libvirt host."""
 
     host: int
     guest: int
+    address: str = LOOPBACK
+    transport: Transport = Transport.TCP
+
+    def __str__(self) -> str:
+        suffix = "" if self.transport is Transport.TCP else f"/{self.transport.value}"
+        return f"{self.address}:{self.host} -> {self.guest}{suffix}"
 
 
 @dataclass(frozen=True)

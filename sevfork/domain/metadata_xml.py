@@ -5,6 +5,7 @@ libvirt files an element under its namespace. Ours is a UUID, which nobody can r
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 
@@ -12,12 +13,14 @@ from lxml import etree
 
 from sevfork.domain.elements import parse, to_text
 from sevfork.domain.metadata import (
+    LOOPBACK,
     Maker,
     Metadata,
     Phase,
     ProcessorState,
     PublishedPort,
     SnapshotVolume,
+    Transport,
     Warmth,
 )
 from sevfork.errors import WrongState
@@ -86,7 +89,7 @@ def _plain(metadata: Metadata) -> etree._Element:
     for guest in metadata.workload_ports:
         _add(root, "listens", port=guest)
     for port in metadata.ports:
-        _add(root, "publish", host=port.host, guest=port.guest)
+        _add_port(root, port)
     for volume in metadata.volumes:
         _add(root, "volume", name=volume)
     if maker := metadata.maker:
@@ -103,6 +106,13 @@ def _plain(metadata: Metadata) -> etree._Element:
     if metadata.processor:
         _add_processor(root, metadata.processor)
     return root
+
+
+def _add_port(root: etree._Element, port: PublishedPort) -> None:
+    """What an older sevfork reads too; an address or UDP it knows nothing of."""
+    address = None if port.address == LOOPBACK else port.address
+    transport = None if port.transport is Transport.TCP else port.transport.value
+    _add(root, "publish", host=port.host, guest=port.guest, address=address, transport=transport)
 
 
 def _add_fork(root: etree._Element, metadata: Metadata) -> None:
@@ -152,9 +162,7 @@ def _read(root: etree._Element) -> Metadata:
         fork_id=fork.get("id"),
         index=int(fork["index"]) if "index" in fork else None,
         workload_ports=tuple(int(each["port"]) for each in _all(root, "listens")),
-        ports=tuple(
-            PublishedPort(int(each["host"]), int(each["guest"])) for each in _all(root, "publish")
-        ),
+        ports=tuple(_read_port(each) for each in _all(root, "publish")),
         volumes=tuple(_volume_name(each["name"]) for each in _all(root, "volume")),
         maker=_read_maker(_only(root, "maker")),
         snapshot=_read_snapshot(_only(root, "snapshot")),
@@ -174,6 +182,12 @@ def _only(root: etree._Element, name: str) -> dict[str, str]:
     if len(found) > 1:
         raise ValueError(f"more than one '{name}'")
     return found[0] if found else {}
+
+
+def _read_port(port: dict[str, str]) -> PublishedPort:
+    address = str(ipaddress.IPv4Address(port.get("address", LOOPBACK)))
+    transport = Transport(port.get("transport", "tcp"))
+    return PublishedPort(int(port["host"]), int(port["guest"]), address, transport)
 
 
 def _volume_name(name: str) -> str:

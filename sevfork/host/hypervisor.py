@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from sevfork.domain.metadata import LOOPBACK, PublishedPort
 from sevfork.domain.spec import Accelerator
 from sevfork.errors import WrongState
 
@@ -75,9 +76,10 @@ class PortTaken(WrongState):
     """A port of the libvirt host is in use."""
 
     @classmethod
-    def of(cls, port: int) -> PortTaken:
+    def of(cls, port: PublishedPort) -> PortTaken:
         hint = "choose another with --publish HOST:GUEST"
-        return cls(f"port {port} of the libvirt host is taken", hint=hint)
+        where = "" if port.address == LOOPBACK else f" at {port.address}"
+        return cls(f"port {port.host} of the libvirt host is taken{where}", hint=hint)
 
 
 class VolumeExists(WrongState):
@@ -176,9 +178,11 @@ class Hypervisor(Protocol):
     def set_link(self, uuid: str, mac: str, *, up: bool) -> None:
         """Plug or unplug the cable of a running guest's interface with this MAC address."""
 
-    def publish(self, uuid: str, host_port: int, guest_port: int) -> None:
-        """Make a guest's TCP port reachable on the libvirt host's loopback, until the guest ends;
-        raises PortTaken."""
+    def publish(self, uuid: str, port: PublishedPort) -> None:
+        """Make a guest's port reachable on the libvirt host, until the guest ends.
+
+        Raises PortTaken, HostCannot.
+        """
 
     def open_channel(self, uuid: str) -> Channel:
         """The agent's channel; raises ChannelBusy while another holds it."""

@@ -10,7 +10,6 @@ from sevfork.domain import metadata_xml
 from sevfork.domain.metadata import Metadata, Phase
 from sevfork.errors import WrongState
 from sevfork.host.hypervisor import Domain
-from sevfork.lifecycle.ports import LOOPBACK
 from sevfork.wire.protocol import status_and_signal
 
 
@@ -50,7 +49,12 @@ class Branch:
 def port_documents(metadata: Metadata) -> tuple[dict[str, object], ...]:
     """The JSON form: ``address`` on the libvirt host, ``guest`` port."""
     return tuple(
-        {"address": f"{LOOPBACK}:{port.host}", "host": port.host, "guest": port.guest}
+        {
+            "address": f"{port.address}:{port.host}",
+            "host": port.host,
+            "guest": port.guest,
+            "transport": port.transport.value,
+        }
         for port in metadata.ports
     )
 

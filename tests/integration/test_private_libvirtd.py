@@ -24,7 +24,7 @@ import pytest
 from sevfork.deadline import Deadline
 from sevfork.domain import metadata_xml
 from sevfork.domain.disks import disk_xml, has_target
-from sevfork.domain.metadata import Metadata, Phase, ProcessorState
+from sevfork.domain.metadata import Metadata, Phase, ProcessorState, PublishedPort, Transport
 from sevfork.domain.spec import Accelerator, Boot, GuestSpec, random_mac
 from sevfork.domain.xml import domain_xml, spec_from_xml
 from sevfork.errors import HostCannot, HypervisorUnreachable, TimedOut, WrongState
@@ -272,11 +272,20 @@ def test_a_disk_is_plugged_in_and_the_link_pulled(hypervisor: Hypervisor) -> Non
         assert spec_from_xml(hypervisor.xml(spec.uuid)).link_up is up
 
 
-def test_a_port_is_published_once(hypervisor: Hypervisor) -> None:
+@pytest.mark.parametrize(
+    "port",
+    [
+        PublishedPort(28379, 6379),
+        PublishedPort(28379, 6379, "127.0.0.2"),
+        PublishedPort(28379, 53, transport=Transport.UDP),
+    ],
+    ids=str,
+)
+def test_a_port_is_published_once(hypervisor: Hypervisor, port: PublishedPort) -> None:
     spec = running(hypervisor)
-    hypervisor.publish(spec.uuid, 28379, 6379)
+    hypervisor.publish(spec.uuid, port)
     with pytest.raises(PortTaken):
-        hypervisor.publish(spec.uuid, 28379, 6379)
+        hypervisor.publish(spec.uuid, port)
 
 
 def test_metadata_of_a_running_guest_is_replaced_for_good(hypervisor: Hypervisor) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from sevfork.domain.elements import parse, to_text
+from sevfork.domain.metadata import PublishedPort
 from sevfork.domain.metadata_xml import NAMESPACE
 from sevfork.domain.spec import Accelerator
 from sevfork.errors import HostCannot, NameTaken, TimedOut, WrongState
@@ -179,11 +180,11 @@ class FakeHypervisor:
     def set_link(self, uuid: str, mac: str, *, up: bool) -> None:
         self._require(uuid)
 
-    def publish(self, uuid: str, host_port: int, guest_port: int) -> None:
+    def publish(self, uuid: str, port: PublishedPort) -> None:
         self._require(uuid)
-        if host_port in self.published:
-            raise PortTaken.of(host_port)
-        self.published[host_port] = uuid
+        if port.host in self.published:
+            raise PortTaken.of(port)
+        self.published[port.host] = uuid
 
     def open_channel(self, uuid: str) -> Channel:
         raise WrongState("no agent lives in a fake VM")

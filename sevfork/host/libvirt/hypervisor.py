@@ -16,6 +16,7 @@ from sevfork.deadline import Deadline
 from sevfork.domain import xml as domain_xml
 from sevfork.domain.disks import has_target
 from sevfork.domain.elements import parse
+from sevfork.domain.metadata import PublishedPort
 from sevfork.domain.spec import Accelerator
 from sevfork.errors import HostCannot, HypervisorUnreachable, NameTaken, SevforkError, WrongState
 from sevfork.host import hypervisor as hv
@@ -165,15 +166,16 @@ class LibvirtHypervisor(Closing):
         domain.updateDeviceFlags(interface, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
     @asks
-    def publish(self, uuid: str, host_port: int, guest_port: int) -> None:
+    def publish(self, uuid: str, port: PublishedPort) -> None:
         # hostnet0 is libvirt's name for the netdev of the first interface.
-        forward = f"hostfwd_add hostnet0 tcp:127.0.0.1:{host_port:d}-:{guest_port:d}"
+        at = f"{port.transport.value}:{port.address}:{port.host:d}"
+        forward = f"hostfwd_add hostnet0 {at}-:{port.guest:d}"
         hmp = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
         answer = libvirt_qemu.qemuMonitorCommand(self._domain(uuid), forward, hmp)
         if "could not set up host forwarding" in answer.lower():
-            raise hv.PortTaken.of(host_port)
+            raise hv.PortTaken.of(port)
         if answer.strip():
-            raise HostCannot(f"cannot publish port {guest_port}: {answer.strip()}")
+            raise HostCannot(f"cannot publish port {port.guest}: {answer.strip()}")
 
     @asks
     def open_channel(self, uuid: str) -> hv.Channel:

@@ -101,7 +101,7 @@ def _warm_ready(hypervisor: Hypervisor, domain: Domain, request: ForkRequest) ->
 
 def _wishes(request: ForkRequest, spec: GuestSpec) -> tuple[PortWish, ...]:
     if request.publish is None:
-        return tuple(PortWish(None, port.guest) for port in spec.metadata.ports)
+        return tuple(PortWish.like(port, host=None) for port in spec.metadata.ports)
     if request.count > 1 and any(wish.host for wish in request.publish):
         raise UsageError(
             f"{request.count} children cannot share one port of the host",

@@ -12,10 +12,12 @@ import pytest
 
 from sevfork import errors
 from sevfork.cli import main as command
-from sevfork.cli.options import App, duration, memory_size, port_pair
+from sevfork.cli.options import App, duration, memory_size, published_port
 from sevfork.cli.output import Output
+from sevfork.domain.metadata import PublishedPort, Transport
 from sevfork.host import connection_choice
 from sevfork.host.hypervisor import ChannelBusy, HostFacts, PortTaken
+from sevfork.lifecycle.ports import PortWish
 from tests.support.fake_hypervisor import FakeHypervisor
 from tests.support.image_factory import write_image
 
@@ -112,7 +114,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
         (errors.SevforkError("x"), 1),
         (errors.HypervisorUnreachable("x"), 10),
         (ChannelBusy("x"), 11),
-        (PortTaken.of(1), 11),
+        (PortTaken.of(PublishedPort(1, 2)), 11),
         (errors.HostCannot("x"), 13),
         (ModuleNotFoundError("x", name="libvirt"), 13),
         (ModuleNotFoundError("x", name="nonsuch"), 1),
@@ -197,18 +199,31 @@ def test_what_is_not_a_memory_size_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "pair"), [("8080:80", (8080, 80)), ("80", (None, 80)), ("65535:1", (65535, 1))]
+    ("text", "wish"),
+    [
+        ("8080:80", PortWish(8080, 80)),
+        ("80", PortWish(None, 80)),
+        ("65535:1/tcp", PortWish(65535, 1)),
+        ("53/udp", PortWish(None, 53, transport=Transport.UDP)),
+        ("192.0.2.7:8080:80", PortWish(8080, 80, "192.0.2.7")),
+        ("192.0.2.7::53/udp", PortWish(None, 53, "192.0.2.7", Transport.UDP)),
+    ],
 )
-def test_port_pairs(text: str, pair: tuple[int | None, int]) -> None:
-    assert port_pair(text) == pair
+def test_ports_to_publish(text: str, wish: PortWish) -> None:
+    assert published_port(text) == wish
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", "80:", ":80", "0:80", "80:0", "70000:80", "a:b", "1:2:3"]
+    "text",
+    [
+        *("", ":", "80:", ":80", "0:80", "80:0", "70000:80", "a:b", "1:2:3"),
+        *("80/sctp", "80/", "192.0.2.7:80", "192.0.2.256:1:2", "1.2.3.4.5:1:2", "[::1]:80:80"),
+        *("0.0.0.0:0:80", "127.0.0.1:1:70000"),
+    ],
 )
-def test_what_is_not_a_port_pair_is_refused(text: str) -> None:
+def test_what_is_not_a_port_to_publish_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter):
-        port_pair(text)
+        published_port(text)
 
 
 def test_doctor_exits_13_when_no_guest_can_run(

@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 
 from sevfork.domain import metadata_xml
 from sevfork.domain.elements import to_text
-from sevfork.domain.metadata import Maker, Metadata, Phase, ProcessorState, PublishedPort
+from sevfork.domain.metadata import Maker, Metadata, Phase, ProcessorState, PublishedPort, Transport
 from sevfork.errors import WrongState
 from sevfork.handshake.launch import Role
 from sevfork.technology import Technology
 
 words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), min_size=1)
 ports = st.integers(1, 65535)
+addresses = st.ip_addresses(v=4).map(str)
+published = st.builds(PublishedPort, ports, ports, addresses, st.sampled_from(Transport))
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}", fullmatch=True)
 metadatas = st.builds(
     Metadata,
@@ -29,7 +31,7 @@ metadatas = st.builds(
     fork_id=st.none() | st.binary(min_size=16, max_size=16).map(bytes.hex),
     index=st.none() | st.integers(0, 63),
     workload_ports=st.lists(ports).map(tuple),
-    ports=st.lists(st.builds(PublishedPort, ports, ports)).map(tuple),
+    ports=st.lists(published).map(tuple),
     volumes=st.lists(names).map(tuple),
     maker=st.none() | st.builds(Maker, words, words, st.integers(1, 2**22), st.integers(0)),
     ended=st.none() | st.integers(-64, 255),

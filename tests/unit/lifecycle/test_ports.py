@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sevfork.errors import UsageError
+from sevfork.domain.metadata import LOOPBACK, Transport
+from sevfork.errors import HostCannot, UsageError
 from sevfork.host.hypervisor import PortTaken
 from sevfork.image.image import Image
 from sevfork.lifecycle.fork import ForkRequest, plan_fork, run_fork
-from sevfork.lifecycle.ports import LOOPBACK, PortWish
+from sevfork.lifecycle.ports import PortWish
 from sevfork.lifecycle.up import UpRequest, plan_up
 from tests.support.fake_guests import FakeGuest, FakeHouse
 from tests.support.image_factory import write_image
@@ -65,6 +66,25 @@ def test_the_ports_of_another_machine_are_not_looked_at(
     house: FakeHouse, parent: FakeGuest, taken: int
 ) -> None:
     assert plan_fork(house, ForkRequest("web", publish=(PortWish(taken, 6379),))).publish
+
+
+def test_a_port_of_another_transport_or_address_is_another_port(
+    local: FakeHouse, parent: FakeGuest, taken: int
+) -> None:
+    udp = PortWish(taken, 53, transport=Transport.UDP)
+    assert plan_fork(local, ForkRequest("web", publish=(udp,))).publish == (udp,)
+    with pytest.raises(HostCannot, match="no address of the libvirt host"):
+        plan_fork(local, ForkRequest("web", publish=(PortWish(8080, 80, "192.0.2.1"),)))
+
+
+def test_a_child_publishes_as_its_parent_does_on_ports_of_its_own(
+    house: FakeHouse, parent: FakeGuest
+) -> None:
+    udp = PortWish(5353, 53, "192.0.2.7", Transport.UDP)
+    made = run_fork(job_on(house), plan_fork(house, ForkRequest("web", publish=(udp,))))
+    assert [str(port) for port in made.children[0].ports] == ["192.0.2.7:5353 -> 53/udp"]
+    plan = plan_fork(house, ForkRequest("web-fork"))
+    assert plan.publish == (PortWish(None, 53, "192.0.2.7", Transport.UDP),)
 
 
 def test_one_port_for_two_is_refused(house: FakeHouse, parent: FakeGuest) -> None:
