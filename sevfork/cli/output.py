@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from sevfork.errors import SevforkError
-from sevfork.lifecycle.progress import Watcher, unwatched
+from sevfork.lifecycle.progress import Watcher, logged, unwatched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,13 +96,13 @@ class Output:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Watcher]:
-        """A Watcher that draws a line for each VM, on a terminal."""
+        """A Watcher that draws a line for each VM, on a terminal; --debug tells each phase."""
         console = _console(sys.stderr)
         if self.quiet or not console.is_terminal:
-            yield unwatched
+            yield logged(unwatched)
             return
         with _progress(console) as bars:
-            yield Lines(bars)
+            yield logged(Lines(bars))
 
     @staticmethod
     def _stderr(text: str) -> None:

@@ -16,7 +16,6 @@ from sevfork.lifecycle.fork.child import ForkedChild, make_child
 from sevfork.lifecycle.fork.plan import ForkPlan
 from sevfork.lifecycle.fork.warm import TakenChild, activate_child, take_warm
 from sevfork.lifecycle.job import Job
-from sevfork.lifecycle.progress import logged
 from sevfork.lifecycle.undo import Undo
 from sevfork.technology import Technology
 
@@ -47,7 +46,6 @@ def run_fork(job: Job, plan: ForkPlan) -> ForkOutcome:
 
     Raises if no child came to be, or if one did not where all were wanted.
     """
-    job = replace(job, watch=logged(job.watch))
     # Children outlive the capture, but not a failure, or a signal, while that is cleaned up.
     with Undo() as undo:
         taken = take_warm(job, plan, undo)

@@ -16,6 +16,7 @@ from sevfork.lifecycle.fork.plan import ForkRequest, plan_fork
 from sevfork.lifecycle.gathered import Gather, as_it_is
 from sevfork.lifecycle.job import Job
 from sevfork.lifecycle.parent import parent_of
+from sevfork.lifecycle.progress import logged, unwatched
 from sevfork.lifecycle.remove import remove_domain
 from sevfork.lifecycle.snapshot.update import update_of
 from sevfork.lifecycle.snapshot.volume import PluggedSnapshot, plugged_snapshot
@@ -179,4 +180,5 @@ class Pool:
         return Freshness(self.request.max_lag_s)
 
     def _job(self) -> Job:
-        return Job(self.hypervisor, Deadline.after(_STEP_TIMEOUT_S), gather=self.gather)
+        watch = logged(unwatched)
+        return Job(self.hypervisor, Deadline.after(_STEP_TIMEOUT_S), watch, gather=self.gather)

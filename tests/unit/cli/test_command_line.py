@@ -172,6 +172,14 @@ def test_progress_is_silent_off_a_terminal(capsys: pytest.CaptureFixture[str]) -
     assert printed.out + printed.err == ""
 
 
+def test_each_phase_that_is_watched_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG"), Output().watching() as watch:
+        for done in range(3):
+            watch("web", "copy", done, 3)
+        watch("web", "freeze")
+    assert caplog.messages == ["web, phase: copy", "web, phase: freeze"]
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("2m", 120), ("1h", 3600), ("5", 5), ("0.5s", 0.5)]
 )
