@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +29,16 @@ def find_volume(serial: str, timeout_s: float = 20.0) -> Path:
         for candidate in SYS_BLOCK.glob("vd*/serial"):
             # The host may name a disk by any bytes, and pull it out while it is looked at.
             with suppress(OSError):
-                if candidate.read_bytes().strip() == serial.encode():
-                    return DEV / candidate.parent.name
+                node = DEV / candidate.parent.name
+                if candidate.read_bytes().strip() == serial.encode() and not _is_early(node):
+                    return node
     raise AssertionError("poll ends by raising")
+
+
+def _is_early(node: Path) -> bool:
+    """A disk is listed a moment before it can be opened (Linux 6.12: device_add, then bdev_add)."""
+    try:
+        os.close(os.open(node, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as exc:
+        return exc.errno == errno.ENXIO
+    return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,21 @@ def test_a_volume_is_found_by_its_serial(disks: Path) -> None:
     plug(disks, "vdb", "sf-fedcba9876543210")
     plug(disks, "vdc", SERIAL)
     assert find_volume(SERIAL) == Path("/dev/vdc")
+
+
+def test_a_volume_that_cannot_be_opened_yet_is_waited_for(
+    disks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [errno.ENXIO, errno.ENXIO, errno.ENOENT]
+
+    def early(*_: object) -> int:
+        raise OSError(errors.pop(0), "not yet")
+
+    monkeypatch.setattr(os, "open", early)
+    monkeypatch.setattr(volume, "_POLL_S", 0.001)
+    plug(disks, "vdc", SERIAL)
+    assert find_volume(SERIAL) == Path("/dev/vdc")
+    assert errors == [], "whoever opens it says what else is wrong with it"
 
 
 @pytest.mark.parametrize(
