@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -21,7 +21,12 @@ from sevfork.cli.options import (
 if TYPE_CHECKING:
     from sevfork.host.hypervisor import Hypervisor
     from sevfork.lifecycle.ports import PortWish
-    from sevfork.lifecycle.up import UpOutcome, UpPlan
+    from sevfork.lifecycle.restart import RestartPlan
+    from sevfork.lifecycle.up import UpOutcome, UpPlan, UpRequest
+
+
+# Characters; libvirt takes no more either.
+_LONGEST_XML = 10 * 2**20
 
 
 @click.command()
@@ -29,9 +34,9 @@ if TYPE_CHECKING:
 @click.option(
     "--image",
     metavar="DIR",
-    required=True,
     type=click.Path(path_type=Path),
-    help="The guest image, as 'sevfork guest build -o DIR' made it.",
+    help="The guest image, as 'sevfork guest build -o DIR' made it.  [default: that of a VM NAME "
+    "which has ended, and is started anew as it was edited]",
 )
 @click.option(
     "--publish",
@@ -40,7 +45,15 @@ if TYPE_CHECKING:
     type=published_port,
     help="Make the guest's port reachable at ADDRESS (127.0.0.1) of the libvirt host; repeatable.",
 )
-@click.option("--memory", metavar="SIZE", type=memory_size, default="1G", show_default=True)
+@click.option(
+    "--memory", metavar="SIZE", type=memory_size, help="[default: 1G, or what --xml says]"
+)
+@click.option(
+    "--xml",
+    metavar="FILE",
+    type=click.File(),
+    help="Begin with a libvirt domain of your own, and add what a fork needs; '-' is stdin.",
+)
 @click.option(
     "--vcpus",
     type=click.IntRange(1, 64),
@@ -69,9 +82,10 @@ if TYPE_CHECKING:
 def up(
     app: App,
     name: str,
-    image: Path,
+    image: Path | None,
     publish: tuple[PortWish, ...],
-    memory: int,
+    memory: int | None,
+    xml: TextIO | None,
     vcpus: int | None,
     owner: bytes | None,
     timeout: float,
@@ -82,43 +96,75 @@ def up(
     as_json: bool,
 ) -> None:
     """Define and start a fork-ready VM called NAME, and wait until its workload is ready."""
-    from sevfork.domain.spec import Accelerator
-    from sevfork.domain.xml import domain_xml
-    from sevfork.image.image import Image
-    from sevfork.lifecycle.up import UpRequest, plan_up
+    from sevfork.domain.child import without_passwords
+    from sevfork.lifecycle.restart import plan_restart
+    from sevfork.lifecycle.up import plan_up
 
-    request = UpRequest(
-        name=name,
-        image=Image.load(image),
-        memory_mib=memory,
-        vcpus=vcpus,
-        publish=publish,
-        replace=replace,
-        accelerator=None if virt_type == "auto" else Accelerator(virt_type),
-        owner=owner,
-    )
+    request = _request(name, image, publish, memory, xml, vcpus, owner, virt_type, replace=replace)
     hypervisor = app.hypervisor(change_nothing=dry_run or print_xml)
-    plan = plan_up(hypervisor, request)
+    plan = plan_up(hypervisor, request) if request else plan_restart(hypervisor, name, publish)
     if print_xml:
-        app.output.text(domain_xml(plan.spec))
+        app.output.text(without_passwords(plan.xml(plan.spec)))
     elif dry_run:
         _print_plan(app, plan, as_json)
     else:
         _run(app, hypervisor, plan, timeout, as_json)
 
 
-def _run(app: App, hypervisor: Hypervisor, plan: UpPlan, timeout_s: float, as_json: bool) -> None:
+def _request(
+    name: str,
+    image: Path | None,
+    publish: tuple[PortWish, ...],
+    memory: int | None,
+    xml: TextIO | None,
+    vcpus: int | None,
+    owner: bytes | None,
+    virt_type: str,
+    *,
+    replace: bool,
+) -> UpRequest | None:
+    """For a new VM; None where one that has ended is meant. Raises UsageError."""
+    from sevfork.domain.spec import Accelerator
+    from sevfork.errors import UsageError
+    from sevfork.image.image import Image
+    from sevfork.lifecycle.up import DEFAULT_MEMORY_MIB, UpRequest, with_template
+
+    if image is None:
+        if any((memory, xml, vcpus, owner, replace, virt_type != "auto")):
+            raise UsageError("a new VM needs --image", hint="see 'sevfork guest build'")
+        return None
+    request = UpRequest(
+        name=name,
+        image=Image.load(image),
+        memory_mib=memory or DEFAULT_MEMORY_MIB,
+        vcpus=vcpus,
+        publish=publish,
+        replace=replace,
+        accelerator=None if virt_type == "auto" else Accelerator(virt_type),
+        owner=owner,
+    )
+    return request if xml is None else with_template(request, memory, xml.read(_LONGEST_XML))
+
+
+def _run(
+    app: App,
+    hypervisor: Hypervisor,
+    plan: UpPlan | RestartPlan,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
     from sevfork.deadline import Deadline
     from sevfork.lifecycle.job import Job
-    from sevfork.lifecycle.up import run_up
+    from sevfork.lifecycle.restart import run_restart
+    from sevfork.lifecycle.up import UpPlan, run_up
 
     with app.output.watching() as watch:
         job = Job(hypervisor, Deadline.after(timeout_s), watch, gather=app.gather())
-        outcome = run_up(job, plan)
+        outcome = run_up(job, plan) if isinstance(plan, UpPlan) else run_restart(job, plan)
     _print_outcome(app, hypervisor, outcome, as_json)
 
 
-def _print_plan(app: App, plan: UpPlan, as_json: bool) -> None:
+def _print_plan(app: App, plan: UpPlan | RestartPlan, as_json: bool) -> None:
     spec = plan.spec
     replaced = plan.replaced.name if plan.replaced else None
     if as_json:

@@ -40,6 +40,14 @@ def to_text(element: etree._Element, *, indent: bool = False) -> str:
     return etree.tostring(element, encoding="unicode", pretty_print=indent)
 
 
+def child_of(element: etree._Element, path: str) -> etree._Element:
+    """What has to be there. Raises WrongState."""
+    found = element.find(path)
+    if found is None:
+        raise WrongState(f"the VM's domain XML has no '{path}' in '{element.tag}'")
+    return found
+
+
 def unset(elements: Iterable[etree._Element], *names: str) -> None:
     """Take attributes away, where they are."""
     for each in elements:

@@ -128,7 +128,7 @@ def spec_from_xml(text: str) -> GuestSpec:
     return GuestSpec(
         name=_text(domain, "name"),
         uuid=_text(domain, "uuid"),
-        memory_mib=_memory_mib(domain),
+        memory_mib=memory_mib(domain),
         vcpus=_number(domain, "vcpu"),
         accelerator=_accelerator(domain),
         boot=_read_boot(domain),
@@ -150,7 +150,7 @@ def metadata_of(domain: etree._Element) -> Metadata:
 
 def write_boot(domain: etree._Element, spec: GuestSpec) -> None:
     """Set in a domain what the spec boots, with how much memory and how many processors."""
-    if _memory_mib(domain) != spec.memory_mib:
+    if memory_mib(domain) != spec.memory_mib:
         for current in domain.findall("currentMemory"):
             domain.remove(current)
         _set_text(domain, "memory", str(spec.memory_mib)).set("unit", "MiB")
@@ -166,6 +166,18 @@ def _set_text(domain: etree._Element, path: str, text: str) -> etree._Element:
         raise WrongState(f"the VM's domain XML has no '{path}'")
     found.text = text
     return found
+
+
+def require_agent_ready(text: str) -> None:
+    """Raises WrongState where an admin has taken out what sevfork's agent in the guest needs."""
+    domain = parse(text)
+    channels = domain.findall("devices/channel/target")
+    if CHANNEL_NAME not in {each.get("name") for each in channels}:
+        raise WrongState(f"the VM's domain XML has no channel '{CHANNEL_NAME}'")
+    for event in ("on_poweroff", "on_reboot", "on_crash"):
+        if domain.findtext(event) != "destroy":
+            # A guest that starts again by itself would be one that nobody has told what it is.
+            raise WrongState(f"the VM's domain XML has another '{event}' than 'destroy'")
 
 
 def link_xml(domain_text: str, mac: str, *, link_up: bool) -> str:
@@ -223,7 +235,8 @@ _MEMORY_UNITS: Mapping[str, int] = {
 }
 
 
-def _memory_mib(domain: etree._Element) -> int:
+def memory_mib(domain: etree._Element) -> int:
+    """Raises WrongState for what is no size."""
     found = domain.find("memory")
     unit = "KiB" if found is None else found.get("unit", "KiB")
     if unit not in _MEMORY_UNITS:

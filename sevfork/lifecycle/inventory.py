@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from sevfork.domain import metadata_xml
 from sevfork.domain.metadata import Metadata, Phase
@@ -60,16 +60,20 @@ def port_documents(metadata: Metadata) -> tuple[dict[str, object], ...]:
 
 
 def vms(domains: Iterable[Domain]) -> tuple[Vm, ...]:
-    """sevfork's own among the domains, by name."""
-    mine = (_vm(domain) for domain in domains if domain.metadata_xml is not None)
+    """sevfork's own among the domains, by name; parents by the name that they have now."""
+    known = tuple(domains)
+    names = {domain.uuid: domain.name for domain in known}
+    mine = (_vm(domain, names) for domain in known if domain.metadata_xml is not None)
     return tuple(sorted(mine, key=lambda vm: vm.domain.name))
 
 
-def _vm(domain: Domain) -> Vm:
+def _vm(domain: Domain, names: Mapping[str, str]) -> Vm:
     try:
-        return Vm(domain, metadata_xml.read(domain.metadata_xml or ""))
+        metadata = metadata_xml.read(domain.metadata_xml or "")
     except WrongState as exc:
         return Vm(domain, None, exc.message)
+    parent_name = names.get(metadata.parent or "", metadata.parent_name)
+    return Vm(domain, replace(metadata, parent_name=parent_name))
 
 
 def forest(listed: Iterable[Vm]) -> tuple[Branch, ...]:

@@ -11,11 +11,13 @@ import time
 import uuid as uuids
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from sevfork.domain import metadata_xml
 from sevfork.domain.launch_security import hardware_launch
 from sevfork.domain.metadata import Metadata, Phase
 from sevfork.domain.spec import Accelerator, GuestSpec, HardwareLaunch, console_log_name, random_mac
+from sevfork.domain.template import Template, fork_ready_xml
 from sevfork.domain.xml import domain_xml
 from sevfork.errors import (
     HostCannot,
@@ -41,6 +43,8 @@ from sevfork.lifecycle.undo import Undo
 from sevfork.technology import Technology
 
 log = logging.getLogger(__name__)
+_Said = TypeVar("_Said")
+DEFAULT_MEMORY_MIB = 1024
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class UpRequest:
 
     name: str
     image: Image
-    memory_mib: int = 1024
+    memory_mib: int = DEFAULT_MEMORY_MIB
     vcpus: int | None = None
     publish: tuple[PortWish, ...] = ()
     replace: bool = False
     accelerator: Accelerator | None = None
     owner: bytes | None = None
+    # An admin's own domain, to which what a fork needs is added; None: sevfork's.
+    template: Template | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,11 @@ class UpPlan:
     spec: GuestSpec
     replaced: Domain | None
 
+    def xml(self, spec: GuestSpec) -> str:
+        """The domain as libvirt is given it. Raises UsageError for a template that does not fit."""
+        template = self.request.template
+        return domain_xml(spec) if template is None else fork_ready_xml(template, spec)
+
 
 @dataclass(frozen=True)
 class UpOutcome:
@@ -75,6 +86,27 @@ class UpOutcome:
     spec: GuestSpec
     boot_s: float
     ready_s: float
+
+
+def with_template(request: UpRequest, memory_mib: int | None, text: str) -> UpRequest:
+    """The request with an admin's own domain, and with what that says.
+
+    ``memory_mib`` is what was asked for beside it. Raises UsageError where the two differ.
+    """
+    template = Template.read(text)
+    return replace(
+        request,
+        template=template,
+        accelerator=_agreed("--virt-type", request.accelerator, template.accelerator),
+        memory_mib=_agreed("--memory", memory_mib, template.memory_mib) or request.memory_mib,
+        vcpus=_agreed("--vcpus", request.vcpus, template.vcpus),
+    )
+
+
+def _agreed(option: str, asked: _Said | None, written: _Said | None) -> _Said | None:
+    if asked is not None and written is not None and asked != written:
+        raise UsageError(f"{option} and the file of --xml say two things")
+    return written if asked is None else asked
 
 
 Configure = Callable[[Job, GuestSpec], float]
@@ -93,7 +125,9 @@ def plan_up(hypervisor: Hypervisor, request: UpRequest) -> UpPlan:
         raise InsecureRefused(f"'{name}' was not made by sevfork: it is not replaced")
     _require_memory(hypervisor, request, replaced)
     ports.require_free(hypervisor, request.publish, (replaced,) if replaced else ())
-    return UpPlan(request, _spec(hypervisor, request), replaced)
+    plan = UpPlan(request, _spec(hypervisor, request), replaced)
+    plan.xml(plan.spec)  # refuses a template before anything is made
+    return plan
 
 
 def _require_memory(hypervisor: Hypervisor, request: UpRequest, replaced: Domain | None) -> None:
@@ -132,7 +166,7 @@ def _spec(hypervisor: Hypervisor, request: UpRequest) -> GuestSpec:
         vcpus=request.vcpus or chosen.default_vcpus,
         accelerator=chosen,
         boot=boot,
-        mac=random_mac(),
+        mac=(request.template and request.template.mac) or random_mac(),
         console_log=hypervisor.storage.path_of(log_name),
         metadata=metadata,
         hardware=hardware,
@@ -161,7 +195,7 @@ def run_up(job: Job, plan: UpPlan, configure: Configure | None = None) -> UpOutc
             serial_log.add_to(exc, job.hypervisor, spec)
             raise
         ready_s = time.monotonic() - started
-        spec = _publish_all(job.hypervisor, spec, plan.request.publish)
+        spec = publish_all(job.hypervisor, spec, plan.request.publish)
         job.hypervisor.set_metadata(spec.uuid, metadata_xml.write(spec.metadata))
     job.watch(spec.name, "ready")
     return UpOutcome(spec, boot_s, ready_s)
@@ -189,7 +223,7 @@ def _launch(job: Job, plan: UpPlan, undo: Undo) -> GuestSpec:
             remove_domain(hypervisor, plan.replaced)
         job.watch(name, "launch")
         undo.on_failure(remove_made, hypervisor, spec)
-        hypervisor.define(domain_xml(spec))
+        hypervisor.define(plan.xml(spec))
     hypervisor.start(spec.uuid)
     return spec
 
@@ -231,9 +265,7 @@ def converse(job: Job, spec: GuestSpec) -> float:
     return boot_s
 
 
-def _publish_all(
-    hypervisor: Hypervisor, spec: GuestSpec, wishes: tuple[PortWish, ...]
-) -> GuestSpec:
+def publish_all(hypervisor: Hypervisor, spec: GuestSpec, wishes: tuple[PortWish, ...]) -> GuestSpec:
     """The spec as it is when all is done: ports published, no maker any more."""
     published = tuple(ports.publish(hypervisor, spec.uuid, wish) for wish in wishes)
     metadata = replace(spec.metadata, phase=Phase.READY, maker=None, ports=published)

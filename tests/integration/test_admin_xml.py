@@ -14,10 +14,11 @@ from lxml import etree
 from sevfork.domain.child import child_xml, links_to_plug, require_forkable
 from sevfork.domain.elements import parse
 from sevfork.domain.spec import GuestSpec, child_spec, random_mac
-from sevfork.domain.xml import spec_from_xml
+from sevfork.domain.template import Template, fork_ready_xml
+from sevfork.domain.xml import require_agent_ready, spec_from_xml
 from sevfork.host.hypervisor import Hypervisor
 from tests.integration import test_private_libvirtd as private_libvirtd
-from tests.support.admin_xml import edited
+from tests.support.admin_xml import OWN, edited
 
 pytestmark = private_libvirtd.pytestmark
 private, hypervisor = private_libvirtd.private, private_libvirtd.hypervisor
@@ -41,6 +42,30 @@ def child_of(hypervisor: Hypervisor, parent: GuestSpec) -> GuestSpec:
         console_log=hypervisor.storage.path_of("tiny-fork.log"),
         metadata=replace(parent.metadata, volumes=("tiny-fork.log",), parent=parent.uuid),
     )
+
+
+PORTS = """
+    <controller type="pci" index="0" model="pcie-root"/>
+    <controller type="pci" index="1" model="pcie-root-port"/>
+    <controller type="pci" index="2" model="pcie-root-port"/>
+"""
+
+
+@pytest.mark.parametrize("ports", ["", PORTS, PORTS.splitlines()[2]])
+def test_an_admins_own_domain_starts_and_so_does_what_libvirt_makes_of_it(
+    hypervisor: Hypervisor, ports: str
+) -> None:
+    spec = private_libvirtd.guest(hypervisor, private_libvirtd.PATIENT_KERNEL)
+    text = OWN.replace("768", str(spec.memory_mib)).replace("<devices>", "<devices>" + ports)
+    own = replace(spec, mac="52:54:00:aa:bb:cc")
+    hypervisor.define(fork_ready_xml(Template.read(text), own))
+    hypervisor.start(own.uuid)
+    live = hypervisor.xml(own.uuid)
+    assert spec_from_xml(live) == own
+    require_agent_ready(live)
+    child = child_of(hypervisor, own)
+    hypervisor.define(child_xml(live, child))
+    hypervisor.start(child.uuid)
 
 
 def addresses(domain: etree._Element) -> list[str]:

@@ -147,3 +147,57 @@ def _put(domain: str, metadata: str, settings: str, devices: str, end: str) -> s
     ):
         domain = domain.replace(mark, text + mark)
     return domain.replace("</metadata>", "</metadata>" + settings)
+
+
+OWN = """<domain type="qemu">
+  <name>whatever</name>
+  <metadata>
+    <acme:ticket xmlns:acme="https://acme.example/tickets">OPS-4711</acme:ticket>
+  </metadata>
+  <memory unit="MiB">768</memory>
+  <vcpu placement="static">1</vcpu>
+  <iothreads>2</iothreads>
+  <cputune>
+    <shares>2048</shares>
+    <vcpupin vcpu="0" cpuset="0"/>
+    <emulatorpin cpuset="0"/>
+  </cputune>
+  <memoryBacking>
+    <nosharepages/>
+    <source type="memfd"/>
+  </memoryBacking>
+  <os>
+    <type arch="x86_64">hvm</type>
+    <boot dev="hd"/>
+  </os>
+  <features>
+    <acpi/>
+    <pmu state="off"/>
+  </features>
+  <cpu>
+    <topology sockets="1" dies="1" cores="1" threads="1"/>
+    <feature policy="require" name="cx16"/>
+    <numa>
+      <cell id="0" cpus="0" memory="768" unit="MiB"/>
+    </numa>
+  </cpu>
+  <on_reboot>restart</on_reboot>
+  <devices>
+    <interface type="user">
+      <mac address="52:54:00:aa:bb:cc"/>
+      <model type="virtio"/>
+    </interface>
+    <serial type="pty">
+      <target type="isa-serial" port="0"/>
+    </serial>
+    <console type="pty">
+      <target type="serial" port="0"/>
+    </console>
+    <watchdog model="i6300esb" action="none"/>
+    <rng model="virtio">
+      <rate bytes="4096" period="1000"/>
+      <backend model="builtin"/>
+    </rng>
+  </devices>
+</domain>
+"""

@@ -15,7 +15,7 @@ from sevfork.domain import launch_security, metadata_xml
 from sevfork.domain.child import characters, live
 from sevfork.domain.child.devices import planned
 from sevfork.domain.child.plans import Plan, PlannedDevice
-from sevfork.domain.elements import E, parse, to_text, unset
+from sevfork.domain.elements import E, child_of, parse, to_text, unset
 from sevfork.domain.metadata import Metadata
 from sevfork.domain.spec import GuestSpec, random_mac
 from sevfork.domain.xml import metadata_of, write_boot
@@ -30,7 +30,7 @@ def planned_devices(parent_text: str) -> tuple[PlannedDevice, ...]:
     """What becomes of each device of a domain; raises WrongState where sevfork did not make it."""
     domain = parse(parent_text)
     devices = tuple(plan for _, plan in _planned(domain, metadata_of(domain)))
-    return devices + _variables(domain) + _arguments(domain)
+    return devices + refused_settings(domain)
 
 
 def require_forkable(parent_text: str) -> None:
@@ -95,6 +95,11 @@ def _planned(
             yield device, planned(device, parent)
 
 
+def refused_settings(domain: etree._Element) -> tuple[PlannedDevice, ...]:
+    """What stands outside of ``<devices>``, and is refused like a device."""
+    return _variables(domain) + _arguments(domain)
+
+
 def _variables(domain: etree._Element) -> tuple[PlannedDevice, ...]:
     """Firmware that can be written to is no part of what is measured, and state of one VM."""
     return tuple(
@@ -115,13 +120,13 @@ def _arguments(domain: etree._Element) -> tuple[PlannedDevice, ...]:
 
 def _set_identity(domain: etree._Element, child: GuestSpec) -> None:
     """Name, UUID, sevfork's metadata (an admin's stays), and where these stand a second time."""
-    _child_of(domain, "name").text = child.name
-    _child_of(domain, "uuid").text = child.uuid
+    child_of(domain, "name").text = child.name
+    child_of(domain, "uuid").text = child.uuid
     for system in domain.iterfind("sysinfo/system/entry[@name='uuid']"):
         system.text = child.uuid
     for generation in domain.findall("genid"):
         generation.text = None  # libvirt makes one
-    metadata = _child_of(domain, "metadata")
+    metadata = child_of(domain, "metadata")
     for namespace in (metadata_xml.NAMESPACE, metadata_xml.FORMER_NAMESPACE):
         for former in metadata.findall(f"{{{namespace}}}vm"):
             metadata.remove(former)
@@ -131,7 +136,7 @@ def _set_identity(domain: etree._Element, child: GuestSpec) -> None:
 def _set_interfaces(domain: etree._Element, child: GuestSpec) -> None:
     """Nothing leaves a child before its hooks have passed: every cable is unplugged."""
     for number, interface in enumerate(domain.findall("devices/interface")):
-        _child_of(interface, "mac").set("address", _own_mac(child, number))
+        child_of(interface, "mac").set("address", _own_mac(child, number))
         for link in interface.findall("link"):
             interface.remove(link)
         interface.append(E.link(state="up" if child.link_up else "down"))
@@ -149,13 +154,6 @@ def _own_mac(child: GuestSpec, number: int) -> str:
     if number == 0:
         return child.mac
     return random_mac(hashlib.sha256(f"{child.mac} {number}".encode()).digest()[:5])
-
-
-def _child_of(element: etree._Element, path: str) -> etree._Element:
-    found = element.find(path)
-    if found is None:
-        raise WrongState(f"the VM's domain XML has no '{path}' in '{element.tag}'")
-    return found
 
 
 def _parent_of(element: etree._Element) -> etree._Element:

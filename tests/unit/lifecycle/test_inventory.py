@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sevfork.domain import metadata_xml
@@ -93,3 +95,13 @@ def test_json_says_that_simulated_is_not_confidential() -> None:
     document = inventory.document(listed)
     assert document["confidential"] is False
     assert document["technology_label"] == "simulated, not confidential"
+
+
+def test_a_parent_that_was_renamed_is_shown_by_its_name_now() -> None:
+    renamed = replace(vm("a"), name="shop")
+    child, _ = inventory.vms([vm("b", "a"), renamed])
+    assert child.metadata is not None
+    assert child.metadata.parent_name == "shop"
+    (orphan,) = inventory.vms([vm("b", "a")])
+    assert orphan.metadata is not None
+    assert orphan.metadata.parent_name == "a"
