@@ -159,3 +159,15 @@ def test_a_client_that_broke_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(guests, "connect", lambda _: Broken())
     with pytest.raises(SystemExit, match="broke: gone"), guests.waiting({"name": "web"}):
         pass
+
+
+def test_a_guest_that_fails_is_a_row_that_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: str) -> None:
+        raise SystemExit("sevfork guest build ended with 13\nits log")
+
+    monkeypatch.setattr(sealing, "sevfork", fails)
+    monkeypatch.setattr("shutil.copy", lambda *_: None)
+    (row,) = sealing.in_a_guest("bench", tmp_path)
+    assert row.note == "not measured: sevfork guest build ended with 13"
