@@ -1,4 +1,4 @@
-"""kill -9, at each moment of an update of a snapshot: nothing is lost by it.
+"""kill -9, at each moment of an update, and of a pool: nothing is lost by it.
 
 The tests share one parent.
 """
@@ -43,6 +43,12 @@ def snapshots_in_the_pool() -> list[str]:
     with host() as hypervisor:
         found = [each.path for each in hypervisor.storage.volumes()]
     return [path for path in found if path.endswith(".snapshot")]
+
+
+def children_of(parent: Vm) -> list[str]:
+    with host() as hypervisor:
+        named = [domain.name for domain in hypervisor.domains()]
+    return [name for name in named if name.startswith(f"{parent.name}-fork")]
 
 
 def when(happens: Callable[[], object], process: Running) -> None:
@@ -99,3 +105,31 @@ def test_a_kill_between_two_volumes(lab: Lab, parent: Vm, monkeypatch: pytest.Mo
     assert len(snapshots_plugged_into(parent.uuid)) == 2
     after = assert_snapshots_go_on(lab, parent)
     assert "the command that took it out of use was killed" in after.stderr
+
+
+def test_the_pool_is_killed_while_a_child_boots(lab: Lab, parent: Vm) -> None:
+    with lab.running("pool", parent.name) as pool:
+        when(lambda: children_of(parent), pool)
+        pool.signal(signal.SIGKILL)
+    assert_tidied_by_ls(lab, parent)
+
+
+def test_the_pool_is_killed_while_a_child_gets_the_snapshot(lab: Lab, parent: Vm) -> None:
+    with lab.running("pool", parent.name) as pool:
+        when(lambda: has_the_snapshot(parent), pool)
+        pool.signal(signal.SIGKILL)
+    assert_tidied_by_ls(lab, parent)
+
+
+def has_the_snapshot(parent: Vm) -> bool:
+    with host() as hypervisor:
+        children = [each for each in hypervisor.domains() if each.name in children_of(parent)]
+        return any(".snapshot" in hypervisor.xml(child.uuid) for child in children)
+
+
+def assert_tidied_by_ls(lab: Lab, parent: Vm) -> None:
+    told = lab.run("ls").stderr
+    assert "the command that made it was killed" in told
+    assert children_of(parent) == []
+    assert_it_serves_on(lab, parent)
+    assert_snapshots_go_on(lab, parent)
