@@ -154,6 +154,8 @@ class Layout:
             self.state / "cache": "/var/cache/libvirt",
             self.state / "log": "/var/log/libvirt",
             self.run / "libvirt": "/run/libvirt",
+            # Locks of agents' channels, named after VMs, with the process that holds each.
+            self.run / "lock": "/var/lock",
         }
 
 

@@ -169,7 +169,7 @@ def test_two_commands_at_once_start_one_libvirtd(private: Private) -> None:
 def test_the_systems_directories_are_not_touched(private: Private, hypervisor: Hypervisor) -> None:
     (pid,) = private.pids()
     theirs, ours = (Path(f"/proc/{each}/mountinfo").read_text() for each in (pid, "self"))
-    for covered in ("/etc/libvirt", "/run/libvirt", "/var/lib/libvirt"):
+    for covered in ("/etc/libvirt", "/run/libvirt", "/var/lib/libvirt", "/run/lock"):
         assert f" {covered} " in theirs
     assert str(private.layout.state) in theirs
     assert str(private.layout.state) not in ours
@@ -213,6 +213,22 @@ def test_the_channel_has_one_holder_and_can_be_opened_again(hypervisor: Hypervis
     with pytest.raises(ChannelClosed):
         again.receive(10)
     again.close()
+
+
+def test_a_channel_is_held_for_as_long_as_the_process_of_its_lock_lives(
+    private: Private, hypervisor: Hypervisor
+) -> None:
+    spec = running(hypervisor)
+    channel = hypervisor.open_channel(spec.uuid)
+    (lock,) = (private.layout.run / "lock").glob(f"LCK..*-{spec.name}_*")
+    channel.close()
+    wait_for("the lock to be given back", lambda: not lock.exists())
+    with subprocess.Popen(["sleep", "infinity"]) as holder:
+        lock.write_text(f"{holder.pid}\n")
+        with pytest.raises(ChannelBusy):
+            hypervisor.open_channel(spec.uuid)
+        holder.kill()
+    hypervisor.open_channel(spec.uuid).close()
 
 
 def test_calls_do_not_hang_while_a_channel_is_open(hypervisor: Hypervisor) -> None:

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 DESTROY_TIMEOUT_S = 30.0
 _DETACH_POLL_S = 0.1
+# What libvirt says of a channel that is held: by another stream; by a lock file whose process
+# lives, as that of a libvirtd that was killed may for a moment.
+_CHANNEL_HELD = ("Active channel stream exists", "is locked by lock file")
 
 
 def connect(uri: str, *, pool_path: str | None = None) -> LibvirtHypervisor:
@@ -185,7 +188,7 @@ class LibvirtHypervisor(Closing):
             connection.lookupByUUIDString(uuid).openChannel(domain_xml.CHANNEL_NAME, stream, 0)
         except libvirt.libvirtError as exc:
             close_connection(connection)
-            if "Active channel stream exists" not in str(exc):
+            if not any(words in str(exc) for words in _CHANNEL_HELD):
                 raise
             hint = "wait for it to end"
             raise hv.ChannelBusy("another command talks to the VM's agent", hint=hint) from exc

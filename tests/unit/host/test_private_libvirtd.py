@@ -28,6 +28,7 @@ def test_a_state_directory_too_long_for_sockets_is_refused() -> None:
 def test_the_private_libvirtd_shares_none_of_the_systems_directories() -> None:
     covered = set(LAYOUT.mounts.values())
     assert covered >= {"/etc/libvirt", "/run/libvirt", "/var/lib/libvirt", "/var/cache/libvirt"}
+    assert "/var/lock" in covered
 
 
 @pytest.fixture
