@@ -89,3 +89,27 @@ def test_a_parent_that_is_given_a_disk_is_not_forked_until_it_is_taken_away(
         virsh(hypervisor, "detach-disk", parent.uuid, "vdx", "--live")
         hypervisor.storage.delete(f"{lab.prefix}-data")
     assert parent.redis().ping()
+
+
+def test_a_vm_that_was_renamed_and_edited_is_started_anew_and_forked(
+    lab: Lab, hypervisor: Hypervisor, parent: Vm, tmp_path: Path
+) -> None:
+    virsh(hypervisor, "destroy", parent.uuid)
+    name = f"{lab.prefix}-renamed"
+    virsh(hypervisor, "domrename", parent.name, name)
+    edited = tmp_path / "edited.xml"
+    shares = "<shares>2048</shares>"
+    text = hypervisor.xml(parent.uuid)
+    assert shares in text
+    edited.write_text(text.replace(shares, "<shares>256</shares>"))
+    virsh(hypervisor, "define", str(edited), "--validate")
+
+    again = Vm.of(lab.run("up", name, "--json").data["vm"])
+    assert (again.uuid, again.name) == (parent.uuid, name)
+    again.redis().set("key", "anew")
+    _, [child] = lab.fork(again)
+    assert child.redis().get("key") == b"anew"
+    assert has(hypervisor, child)["shares"] == "256"
+    assert child.name == f"{name}-fork"
+    assert lab.vms()[child.name]["parent_uuid"] == parent.uuid
+    lab.remove(child)
