@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from sevfork.agent.image_technology import TECHNOLOGY
 from sevfork.agent.workload import CONTAINER_ROOT, GUEST_PATH, Workload
@@ -11,8 +12,7 @@ from sevfork.attest.guest_policy import POLICY_PATH, GuestPolicy
 from sevfork.technology import Technology
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(Struct, frozen=True):
     """Technology, policy and workload; none of them can be chosen at run time.
 
     ``container_root``: what the workload's container is made of. The guest's own root, where the

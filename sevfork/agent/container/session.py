@@ -14,7 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sevfork.agent.container import adopt
 from sevfork.deadline import Deadline
@@ -29,8 +30,7 @@ Begin = Callable[[Sequence[str], tuple[int, int, int]], int]
 """Starts a command with these standard streams; returns its process id."""
 
 
-@dataclass(frozen=True)
-class Heard:
+class Heard(Struct, frozen=True):
     """What came of one exchange. ``returncode`` is None while it runs or has more to say."""
 
     taken: int

@@ -14,7 +14,8 @@ import re
 from sevfork.agent.criu.refusal import Refusal, error_lines
 
 _NO_MEMORY = os.strerror(errno.ENOMEM)
-# Not as one pattern, which takes a guest 0.3 s to compile at each start (measured, emulated).
+# Not as one pattern: that takes 6 to 9 ms to compile at each start, and many times that where the
+# guest is emulated.
 _ERRNO_WORDS = frozenset(map(os.strerror, errno.errorcode))
 _PREFIX = re.compile(r"^(?:[a-z_-]+: )+")  # the part of CRIU that speaks
 _GENERAL_ADVICE = "the parent runs on; see that place in the source of CRIU 4.2"

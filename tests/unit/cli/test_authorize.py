@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shlex
@@ -36,7 +35,7 @@ def _owned(house: FakeHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     write_key("owner", OWNER)
     policy = replace(house.measured.policy, fork="owner")
-    house.measured = dataclasses.replace(house.measured, policy=policy)
+    house.measured = replace(house.measured, policy=policy)
     adopted_root(house, Image.load(write_image(tmp_path / "image")))
 
 

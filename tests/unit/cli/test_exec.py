@@ -8,12 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from sevfork.agent.agent import Agent
 from sevfork.agent.container import adopt, session
@@ -73,7 +73,7 @@ def _connected(monkeypatch: pytest.MonkeyPatch, house: FakeHouse) -> None:
 
 
 def let_in(house: FakeHouse, word: Literal["host", "never"]) -> Measured:
-    workload = msgspec.structs.replace(house.measured.workload, exec=word)
+    workload = replace(house.measured.workload, exec=word)
     return replace(house.measured, workload=workload)
 
 

@@ -6,11 +6,10 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from sevfork.agent.serve import OnProgress
 from sevfork.cli import main as command
@@ -135,7 +134,7 @@ class Owned:
     """A family whose words are their owner's, with the owner's and a stranger's key in files."""
 
     def __init__(self, house: FakeHouse, folder: Path) -> None:
-        workload = msgspec.structs.replace(house.measured.workload, logs="guest")
+        workload = replace(house.measured.workload, logs="guest")
         house.measured = replace(house.measured, workload=workload)
         adopted_root(house, Image.load(write_image(folder / "image")))
         run_fork(job_on(house), plan_fork(house, ForkRequest("web")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -35,7 +34,7 @@ def _two_terminals(house: FakeHouse, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "image")
     policy = replace(house.measured.policy, fork="owner")
-    house.measured = dataclasses.replace(house.measured, policy=policy)
+    house.measured = replace(house.measured, policy=policy)
     root = simulators.processor().root_fingerprint
     (tmp_path / "policy.toml").write_text(verifiers_policy([Technology.SIMULATED], [root]))
 
