@@ -94,7 +94,7 @@ def test_a_workload_that_does_not_start_is_told_with_command_and_status(lab: Lab
     image = lab.image("no-start")
     failed = lab.run("up", lab.name(), "--image", str(image), check=False)
     assert failed.returncode == 23, failed.stderr
-    assert "/bin/sh -c 'exit 7'" in failed.stderr
+    assert "/bin/sh -c 'echo the address is taken >&2; exit 7'" in failed.stderr
     assert "exited with 7" in failed.stderr
 
 
