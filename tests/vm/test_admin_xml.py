@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from tests.vm.lab import Lab, Vm
 
 
 @pytest.fixture(scope="module")
-def parent(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Vm:
+def parent(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vm]:
     path = tmp_path_factory.mktemp("own") / "own.xml"
     path.write_text(OWN)
-    return lab.up("redis", "--xml", str(path))
+    parent = lab.up("redis", "--xml", str(path))
+    yield parent
+    lab.run("rm", parent.uuid)  # whatever it is called by then
 
 
 def virsh(hypervisor: Hypervisor, *words: str) -> None:
@@ -84,7 +87,7 @@ def test_a_parent_that_is_given_a_disk_is_not_forked_until_it_is_taken_away(
         refused = lab.run("fork", parent.name, check=False)
         assert refused.returncode == 11
         assert "disk 'vdx'" in refused.stderr
-        assert list(lab.vms()) == [parent.name]
+        assert f"{parent.name}-fork" not in lab.vms()
     finally:
         virsh(hypervisor, "detach-disk", parent.uuid, "vdx", "--live")
         hypervisor.storage.delete(f"{lab.prefix}-data")

@@ -30,8 +30,11 @@ def host() -> Iterator[Hypervisor]:
 
 
 @pytest.fixture(scope="module")
-def parent(lab: Lab) -> Vm:
-    return lab.up("family")
+def parent(lab: Lab) -> Iterator[Vm]:
+    parent = lab.up("family")
+    yield parent
+    lab.remove(parent)
+    assert lab.leftovers() == []
 
 
 def snapshots_plugged_into(uuid: str) -> list[str]:
