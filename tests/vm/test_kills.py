@@ -102,6 +102,7 @@ def test_the_updater_is_killed_as_soon_as_its_volume_is_plugged_in(lab: Lab, par
 
 
 def test_a_kill_between_two_volumes(lab: Lab, parent: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.run("snapshot", parent.name)
     monkeypatch.setattr(volume, "delete_former", lambda *_: ())  # it never came to that
     with host() as hypervisor:
         volume.plug_new(hypervisor, spec_from_xml(hypervisor.xml(parent.uuid)))
