@@ -254,8 +254,8 @@ def _make_directories(layout: Layout) -> None:
     try:
         for ours, theirs in layout.mounts.items():
             ours.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Mount points: empty directories where the system has no libvirtd.
-            Path(theirs).mkdir(mode=0o755, parents=True, exist_ok=True)
+            # Mount points: empty directories where the system has no libvirtd; /var/lock is a link.
+            Path(theirs).resolve().mkdir(mode=0o755, parents=True, exist_ok=True)
         layout.pool.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
         raise HostCannot(f"cannot make '{exc.filename}': {exc.strerror}") from exc
