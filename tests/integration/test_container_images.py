@@ -93,6 +93,14 @@ def test_an_archive_is_the_same_image(tmp_path: Path) -> None:
     assert second.source.configuration == first.source.configuration
 
 
+def test_what_docker_saves_is_unpacked(tmp_path: Path) -> None:
+    """Its layers are plain, and its manifest, as skopeo makes it, calls them compressed."""
+    saved = f"docker-archive:{tmp_path}/saved.tar"
+    found = layout(tmp_path / "image", [[APP]], CONFIG)
+    subprocess.run(["skopeo", "copy", "-q", found, f"{saved}:app:1"], check=True)
+    assert (fetched(saved, tmp_path / "taken").root.directory / "app").read_bytes() == b"program"
+
+
 @pytest.mark.parametrize(
     "entries",
     [

@@ -3,8 +3,9 @@
 Three copies. The first is of the image as it is found, for linux/amd64 where there are several, so
 that the manifest's digest is that of the registry and the configuration has what other formats have
 no place for (a health check). In the second the layers are plain tar, since umoci 0.4 of Debian 12
-knows no zstd. The third is the layout that umoci reads. What skopeo fetches it compares with its
-digests; umoci compares the layers with the configuration's.
+knows no zstd. The third is the layout that umoci reads. Its layers are gzip and said to be: of the
+plain layers of ``docker save`` the manifest says so too, and umoci believes it. What skopeo fetches
+it compares with its digests; umoci compares the layers with the configuration's.
 """
 
 from __future__ import annotations
@@ -67,8 +68,7 @@ def fetch(reference: Reference, directory: Path, authfile: Path | None = None) -
     local = "--insecure-policy"  # its policy on signatures was asked for the first copy
     _copy(f"dir:{original}", f"dir:{plain}", [local, "--dest-decompress"], reference)
     _require_size(plain, reference)
-    uncompressed = [local, "--dest-oci-accept-uncompressed-layers"]
-    _copy(f"dir:{plain}", f"oci:{layout}:{TAG}", uncompressed, reference)
+    _copy(f"dir:{plain}", f"oci:{layout}:{TAG}", [local], reference)
     return Fetched(layout, f"sha256:{_sha256(content)}", digest, configuration)
 
 
